@@ -1,0 +1,96 @@
+"""The Transformer block: pre-norm attention and MLP, each added to the stream."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit.config import ViTConfig
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, q, k and v from one matrix: [B, T, D] -> [B, T, D].
+
+    With `relative_tokens` every query also attends to an embedding of the distance to each key
+    (appendix D.4 of arXiv:2010.11929); the distances are along the token sequence.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, dropout: float = 0.0, relative_tokens: int = 0
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.proj_drop = nn.Dropout(dropout)
+        shape = (2 * relative_tokens - 1, width // heads)
+        table = nn.Parameter(torch.empty(*shape)) if relative_tokens else None
+        self.register_parameter("rel_pos", table)
+        self.rel_pos: nn.Parameter | None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Mix the tokens of each image: [B, T, D] -> [B, T, D]."""
+        batch, length, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
+        bias = None if self.rel_pos is None else self._relative_bias(q, self.rel_pos)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(batch, length, width)))
+
+    @staticmethod
+    def _relative_bias(q: Tensor, table: Tensor) -> Tensor:
+        """Logits of each query for each distance: [B, h, T, d], [2T - 1, d] -> [B, h, T, T]."""
+        length, size = q.shape[-2:]
+        by_distance = q @ table.to(q.dtype).t() * size**-0.5  # [B, h, T, 2T - 1]
+        at = torch.arange(length, device=q.device)
+        distance = at[:, None] - at[None, :] + length - 1  # [T, T]
+        return by_distance.gather(-1, distance.expand(*q.shape[:2], -1, -1))
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU between them: [..., D] -> [..., D]."""
+
+    def __init__(self, width: int, hidden: int, *, gelu: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Transform each token on its own: [..., D] -> [..., D]."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(tokens)))))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a sample's whole branch, scale the kept ones (arXiv:1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Zero some samples of [B, ...] while training; the mean stays."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = 1.0 - self.rate
+        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+        return branch * branch.new_empty(shape).bernoulli_(keep).div_(keep)
+
+
+class Block(nn.Module):
+    """Pre-norm block, figure 1 of arXiv:2010.11929: [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, config: ViTConfig, *, drop_path: float) -> None:
+        super().__init__()
+        width, eps = config.width, config.norm_eps
+        relative = config.num_tokens if config.pos_embed == "relative" else 0
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = Attention(width, config.heads, dropout=config.dropout, relative_tokens=relative)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """One step of the stream: [B, T, D] -> [B, T, D]."""
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))

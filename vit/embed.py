@@ -1,0 +1,93 @@
+"""From images to tokens: patches, class and register tokens, position.
+
+A learned-2d table has no rows for the prefix tokens: they are learned themselves and see no place.
+The sincos table is a buffer that is not saved; it is computed again from the grid.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vit.config import ViTConfig
+
+
+class PatchEmbed(nn.Module):
+    """Cut into patches and project: [B, C, H, W] -> [B, h*w, D]."""
+
+    def __init__(self, in_channels: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Project every patch: [B, C, H, W] -> [B, h*w, D]."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class TokenEmbed(nn.Module):
+    """Mixin of the model that owns the tokens in front and the position tables.
+
+    The names of its tensors are timm's, which is why they sit on the model and not in a child.
+    """
+
+    cls_token: nn.Parameter | None
+    reg_token: nn.Parameter | None
+    pos_embed: nn.Parameter | None
+    pos_embed_y: nn.Parameter | None
+    pos_embed_x: nn.Parameter | None
+    pos_table: Tensor | None
+
+    def make_tokens(self, config: ViTConfig) -> None:
+        """Register the tensors that `config` asks for, all others as None."""
+        width, (rows, columns) = config.width, config.grid_size
+        self.cls_token = _parameter(1, 1, width) if config.pool == "token" else None
+        self.reg_token = _parameter(1, config.registers, width) if config.registers else None
+        learned = dict.fromkeys(("pos_embed", "pos_embed_y", "pos_embed_x"))
+        if config.pos_embed == "learned-1d":
+            prefix = config.num_prefix_tokens if config.pos_embed_prefix else 0
+            learned["pos_embed"] = _parameter(1, prefix + rows * columns, width)
+        elif config.pos_embed == "learned-2d":
+            learned["pos_embed_y"] = _parameter(1, rows, 1, width // 2)
+            learned["pos_embed_x"] = _parameter(1, 1, columns, width // 2)
+        for name, parameter in learned.items():
+            self.register_parameter(name, parameter)
+        sincos = config.pos_embed == "sincos-2d"
+        table = torch.empty(1, rows * columns, width) if sincos else None
+        self.register_buffer("pos_table", table, persistent=False)
+
+    def add_tokens(self, patches: Tensor) -> Tensor:
+        """Add position, put class and register tokens in front: [B, L, D] -> [B, P + L, D]."""
+        batch, num_patches, _ = patches.shape
+        prefix = [
+            token.expand(batch, -1, -1)
+            for token in (self.cls_token, self.reg_token)
+            if token is not None
+        ]
+        if self.pos_embed is not None and self.pos_embed.shape[1] > num_patches:
+            return torch.cat([*prefix, patches], dim=1) + self.pos_embed
+        if self.pos_embed is not None:
+            patches = patches + self.pos_embed
+        elif self.pos_table is not None:
+            patches = patches + self.pos_table.to(patches.dtype)
+        elif self.pos_embed_y is not None and self.pos_embed_x is not None:
+            rows, columns = self.pos_embed_y.shape[1], self.pos_embed_x.shape[2]
+            y = self.pos_embed_y.expand(-1, -1, columns, -1)
+            x = self.pos_embed_x.expand(-1, rows, -1, -1)
+            patches = patches + torch.cat([x, y], dim=-1).flatten(1, 2)  # [1, h, w, D] -> [1, L, D]
+        return torch.cat([*prefix, patches], dim=1) if prefix else patches
+
+
+def sincos_table(grid: tuple[int, int], width: int, *, temperature: float = 10_000.0) -> Tensor:
+    """Fixed 2-D sine-cosine positions as in big_vision (arXiv:2205.01580): [1, h*w, D].
+
+    The four quarters of a row are sin x, cos x, sin y, cos y.
+    """
+    rows, columns = grid
+    # float64 while computing: the reference does, and angles reach the grid's side.
+    omega = torch.arange(width // 4, dtype=torch.float64) / max(width // 4 - 1, 1)
+    omega = 1.0 / temperature**omega
+    y = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)[:, None] * omega
+    x = torch.arange(columns, dtype=torch.float64).repeat(rows)[:, None] * omega
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()[None]
+
+
+def _parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape))

@@ -1,0 +1,46 @@
+"""From tokens to one vector an image: attention pooling, and the paper's pre-training layer."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit.blocks import Mlp
+from vit.config import ViTConfig
+
+
+class AttentionPool(nn.Module):
+    """A learned probe attends to all tokens (MAP head, arXiv:2106.04560): [B, T, D] -> [B, D]."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.latent = nn.Parameter(torch.empty(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.mlp = Mlp(width, config.mlp_dim, gelu=config.gelu)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool the tokens: [B, T, D] -> [B, D]."""
+        batch, length, width = tokens.shape
+        size = width // self.heads
+        q = self.q(self.latent.expand(batch, -1, -1)).reshape(batch, 1, self.heads, size)
+        kv = self.kv(tokens).reshape(batch, length, 2, self.heads, size)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
+        pooled = F.scaled_dot_product_attention(q.transpose(1, 2), k, v)  # [B, heads, 1, d]
+        pooled = self.proj(pooled.transpose(1, 2).reshape(batch, width))
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class PreLogits(nn.Module):
+    """The hidden layer of the pre-training head, linear then tanh: [B, D] -> [B, D]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, width)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Apply the layer: [B, D] -> [B, D]."""
+        return torch.tanh(self.fc(pooled))

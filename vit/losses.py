@@ -1,0 +1,43 @@
+"""The paper's losses: softmax, and sigmoid summed over classes for JFT and ImageNet-21k."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Literal["softmax", "sigmoid"]
+Reduction = Literal["mean", "sum"]
+
+
+def loss_fn(
+    kind: Loss,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Loss of logits [B, C] against labels [B] (int64) or distributions [B, C] (float): [].
+
+    Computed in float32. The mean is over the batch, so that equal micro-batches average to the
+    whole batch; `reduction="sum"` is for unequal ones. Sigmoid sums over classes, as the reference.
+    """
+    classes = logits.shape[-1]
+    logits = logits.float()
+    if kind == "softmax":
+        return F.cross_entropy(
+            logits, targets, label_smoothing=label_smoothing, reduction=reduction
+        )
+    if kind != "sigmoid":
+        raise ValueError(f"unknown loss {kind!r}; known: 'softmax', 'sigmoid'")
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, classes).to(logits.dtype)
+    targets = targets * (1.0 - label_smoothing) + label_smoothing / classes
+    per_sample = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
+    return per_sample.mean() if reduction == "mean" else per_sample.sum()
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels [B] (int64) as distributions [B, C] (float32)."""
+    return F.one_hot(labels, num_classes).to(torch.float32)

@@ -1,0 +1,168 @@
+"""Optimiser, schedule and averaging, as values and pure functions.
+
+The schedule is the reference's (big_vision): the first of `warmup_steps` updates has rate 0. Decay
+is decoupled (AdamW) and on kernels only; with coupled Adam the paper's 0.1 trains to nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How weights move: optimiser, learning-rate schedule, decay, clipping, averaging."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum (whose weight decay is the classical, coupled one)."""
+    peak_lr: float = 1e-3
+    """Learning rate after warm-up."""
+    weight_decay: float = 0.0
+    """Decay of kernels; biases, norms, class token and position table have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's running averages."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    momentum: float = 0.9
+    """SGD's momentum."""
+    clip_norm: float = 0.0
+    """Largest global norm of the gradient; 0 leaves it alone."""
+    schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"
+    """Shape of the rate after warm-up."""
+    warmup_steps: int = 0
+    """Steps from 0 up to the peak."""
+    cooldown_steps: int = 0
+    """Steps of a final linear descent to 0, on top of the schedule."""
+    end_lr: float = 0.0
+    """Where linear and cosine end."""
+    rsqrt_timescale_steps: int = 10_000
+    """Timescale of rsqrt: the rate halves in three of these."""
+    layer_decay: float = 1.0
+    """Factor on the rate for each layer further from the head; 1 treats all alike."""
+    ema_decay: float | None = None
+    """Decay of the running average of the weights (0.9999 in the paper); none keeps no average."""
+
+    def __post_init__(self) -> None:
+        for name in ("peak_lr", "eps", "layer_decay", "rsqrt_timescale_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+        for name in ("weight_decay", "clip_norm", "warmup_steps", "cooldown_steps", "end_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        for name, value in (
+            ("betas[0]", self.betas[0]),
+            ("betas[1]", self.betas[1]),
+            ("momentum", self.momentum),
+            ("ema_decay", self.ema_decay or 0.0),
+        ):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), found {value}")
+        if self.layer_decay > 1:
+            raise ValueError(f"layer_decay must be in (0, 1], found {self.layer_decay}")
+        if self.end_lr > self.peak_lr:
+            raise ValueError(f"end_lr {self.end_lr} is above peak_lr {self.peak_lr}")
+
+
+def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Learning rate of update `step` in [0, total_steps).
+
+    Raises ValueError if warm-up and cool-down do not fit into `total_steps`.
+    """
+    warmup, cooldown = config.warmup_steps, config.cooldown_steps
+    if warmup + cooldown > total_steps:
+        raise ValueError(
+            f"warmup_steps {warmup} + cooldown_steps {cooldown} exceed the {total_steps} steps"
+        )
+    progress = min(max((step - warmup) / max(total_steps - warmup, 1), 0.0), 1.0)
+    lr = config.peak_lr
+    if config.schedule == "linear":
+        lr = config.end_lr + (lr - config.end_lr) * (1.0 - progress)
+    elif config.schedule == "cosine":
+        lr = config.end_lr + (lr - config.end_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    elif config.schedule == "rsqrt" and step > warmup:
+        timescale = config.rsqrt_timescale_steps
+        lr /= math.sqrt((step - warmup + timescale) / timescale)
+    if cooldown:
+        lr *= min(1.0, (total_steps - step) / cooldown)
+    if warmup:
+        lr *= min(1.0, step / warmup)
+    return lr
+
+
+class Layered(Protocol):
+    """What layer-wise decay asks of a model."""
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        ...
+
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter, in [0, num_layers)."""
+        ...
+
+    def named_parameters(self) -> Any:
+        """Names and parameters, as of `nn.Module`."""
+        ...
+
+
+def param_groups(model: Layered, config: OptimConfig) -> list[dict[str, Any]]:
+    """Group trainable parameters by decay and rate.
+
+    Each group has `params`, `names`, `weight_decay` and `lr_scale`; its rate at a step is
+    `lr_at(...) * lr_scale`, which `set_lr` sets.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = config.weight_decay if is_kernel(name, parameter) else 0.0
+        scale = config.layer_decay ** (model.num_layers - 1 - model.layer_of(name))
+        group = groups.setdefault(
+            (decay, scale),
+            {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale},
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def is_kernel(name: str, parameter: Tensor) -> bool:
+    """Whether decay applies: matrices and convolutions, no bias, norm, token or position table."""
+    return name.endswith(".weight") and parameter.ndim >= 2
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """Torch's AdamW or SGD over `param_groups`, at the peak rate until `set_lr`."""
+    groups = [group | {"lr": config.peak_lr * group["lr_scale"]} for group in groups]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, eps=config.eps)
+
+
+def set_lr(groups: list[dict[str, Any]], lr: float) -> None:
+    """Set the rate of every group (`optimizer.param_groups`) to `lr` times its `lr_scale`."""
+    for group in groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+@torch.no_grad()
+def update_average(
+    average: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float
+) -> None:
+    """Polyak averaging, in place: average <- decay * average + (1 - decay) * weights."""
+    if average.keys() != weights.keys():
+        raise ValueError(f"average and weights differ in {sorted(average.keys() ^ weights.keys())}")
+    for name in average:
+        average[name].lerp_(weights[name], 1.0 - decay)
+
+
+def clip_gradients(model: nn.Module, config: OptimConfig) -> Tensor | None:
+    """Clip the global norm if the config says so; returns the norm before clipping."""
+    if not config.clip_norm:
+        return None
+    return nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
