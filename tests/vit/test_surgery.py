@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import vit
+
+SOURCE = vit.ViTConfig(
+    image_size=32, patch_size=8, width=32, depth=2, heads=2, mlp_dim=64, num_classes=7, head="mlp"
+)
+
+
+def weights_of(config=SOURCE):
+    return vit.build_model(config, seed=3).state_dict()
+
+
+def test_an_equal_config_changes_nothing():
+    weights = weights_of()
+    adapted, changes = vit.adapt_state_dict(weights, SOURCE, SOURCE)
+    assert changes == ()
+    assert adapted.keys() == weights.keys()
+    assert all(torch.equal(adapted[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("pos_embed", ["learned-1d", "learned-2d"])
+def test_a_new_resolution_resizes_the_position_table_alone(pos_embed):
+    source = replace(SOURCE, pos_embed=pos_embed)
+    target = replace(source, image_size=(48, 64))
+    adapted, changes = vit.adapt_state_dict(weights_of(source), source, target)
+    assert changes == ("pos_embed 4x4 -> 6x8",)
+    vit.build_model(target).load_state_dict(adapted)
+    for name, tensor in weights_of(source).items():
+        assert name.startswith("pos_embed") or torch.equal(adapted[name], tensor), name
+
+
+def test_the_class_tokens_row_survives_a_new_resolution():
+    weights = weights_of()
+    adapted, _ = vit.adapt_state_dict(weights, SOURCE, replace(SOURCE, image_size=64))
+    assert torch.equal(adapted["pos_embed"][:, 0], weights["pos_embed"][:, 0])
+
+
+def test_new_classes_get_a_zero_head_with_the_targets_bias():
+    target = replace(SOURCE, num_classes=3, head_bias_init=-2.0)
+    adapted, changes = vit.adapt_state_dict(weights_of(), SOURCE, target)
+    assert changes == ("head 7 -> 3: reset",)
+    assert torch.equal(adapted["head.weight"], torch.zeros(3, 32))
+    assert torch.equal(adapted["head.bias"], torch.full((3,), -2.0))
+    assert "pre_logits.fc.weight" in adapted
+
+
+def test_a_linear_head_drops_the_pre_training_layer():
+    target = replace(SOURCE, head="linear", num_classes=3)
+    adapted, changes = vit.adapt_state_dict(weights_of(), SOURCE, target)
+    assert changes == ("head mlp -> linear: reset", "head 7 -> 3: reset")
+    vit.build_model(target).load_state_dict(adapted)
+
+
+def test_a_head_can_be_taken_off_and_put_on():
+    bare = replace(SOURCE, num_classes=0)
+    adapted, changes = vit.adapt_state_dict(weights_of(), SOURCE, bare)
+    assert changes == ("head 7 -> 0: reset",)
+    back, _ = vit.adapt_state_dict(adapted, bare, SOURCE)
+    vit.build_model(SOURCE).load_state_dict(back)
+
+
+def test_what_only_training_sees_is_no_change():
+    _, changes = vit.adapt_state_dict(weights_of(), SOURCE, replace(SOURCE, dropout=0.1))
+    assert changes == ()
+
+
+def test_another_function_of_the_same_weights_is_told():
+    target = replace(SOURCE, gelu="exact", norm_eps=1e-5)
+    _, changes = vit.adapt_state_dict(weights_of(), SOURCE, target)
+    assert changes == ("gelu tanh -> exact", "norm_eps 1e-06 -> 1e-05")
+
+
+def test_the_input_is_left_as_it_was():
+    weights = weights_of()
+    before = dict(weights)
+    vit.adapt_state_dict(weights, SOURCE, replace(SOURCE, image_size=64, num_classes=3))
+    assert all(weights[name] is before[name] for name in before)
+
+
+def test_every_key_that_does_not_fit_is_named():
+    weights = weights_of()
+    weights["extra"] = torch.zeros(1)
+    del weights["norm.bias"]
+    weights["cls_token"] = torch.zeros(1, 1, 5)
+    with pytest.raises(ValueError, match=r"cls_token is \(1, 1, 5\), wanted \(1, 1, 32\)") as error:
+        vit.adapt_state_dict(weights, SOURCE, SOURCE)
+    assert "unknown extra" in str(error.value)
+    assert "missing norm.bias" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"width": 64}, "width 32 into 64"), ({"depth": 3}, "depth 2 into 3")],
+)
+def test_what_no_surgery_can_do_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        vit.adapt_state_dict(weights_of(), SOURCE, replace(SOURCE, **change))
+
+
+def test_relative_positions_cannot_change_grids():
+    source = replace(SOURCE, pos_embed="relative")
+    with pytest.raises(ValueError, match="4x4 grid"):
+        vit.adapt_state_dict(weights_of(source), source, replace(source, image_size=64))
