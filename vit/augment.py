@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from vit.losses import one_hot
+from vit.randaugment import rand_augment
 
 # The purposes a sample draws random numbers for, so that switching one off leaves the others be.
-_MIX, _ERASE = 1, 2
+_MIX, _ERASE, _RANDAUGMENT = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,15 @@ class AugmentConfig:
     """Alpha of mixup's Beta distribution (arXiv:1710.09412); 0 is off."""
     cutmix: float = 0.0
     """Alpha of cutmix's Beta distribution (arXiv:1905.04899); with mixup too, a coin decides."""
+    randaugment_layers: int = 0
+    """RandAugment operations an image (arXiv:1909.13719); 0 is off."""
+    randaugment_magnitude: float = 10.0
+    """Strength of RandAugment's operations, usually 5 to 30."""
     random_erasing: float = 0.0
     """Probability of erasing a rectangle (arXiv:1708.04896); 0 is off."""
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
+        for name in ("mixup", "cutmix", "randaugment_layers", "randaugment_magnitude"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
         if not 0 <= self.random_erasing <= 1:
@@ -61,6 +66,13 @@ def augment_batch(
     Raises ValueError if samples shall be mixed and the batch is odd.
     """
     keys = list(zip(epoch.tolist(), sample_index.tolist(), strict=True))
+    if config.randaugment_layers:
+        images = torch.stack(
+            [
+                _rand_augment(image, _rng(seed, *key, _RANDAUGMENT), config)
+                for image, key in zip(images, keys, strict=True)
+            ]
+        )
     pixels = normalize(images)
     if config.random_erasing:
         for image, key in zip(pixels, keys, strict=True):
@@ -75,6 +87,17 @@ def augment_batch(
 
 def _rng(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index, purpose])
+
+
+def _rand_augment(image: Tensor, rng: np.random.Generator, config: AugmentConfig) -> Tensor:
+    """RandAugment on the CPU, where its operations live: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
+    augmented = rand_augment(
+        image.cpu().numpy(),
+        rng,
+        layers=config.randaugment_layers,
+        magnitude=config.randaugment_magnitude,
+    )
+    return torch.from_numpy(augmented.copy()).to(image.device)
 
 
 def _mix(

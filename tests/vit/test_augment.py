@@ -10,7 +10,7 @@ IMAGES = torch.randint(
 )
 LABELS = torch.arange(8) % 5
 INDEX = torch.tensor([40, 7, 3, 99, 12, 13, 5, 6])
-ALL = AugmentConfig(mixup=0.2, cutmix=1.0, random_erasing=0.5)
+ALL = AugmentConfig(mixup=0.2, cutmix=1.0, randaugment_layers=2, random_erasing=0.5)
 
 
 def augmented(config=ALL, at=slice(None), seed=0, epoch=0):
@@ -45,8 +45,14 @@ def test_all_off_is_normalisation():
 
 @pytest.mark.parametrize(
     "config",
-    [ALL, AugmentConfig(mixup=0.2), AugmentConfig(cutmix=1.0), AugmentConfig(random_erasing=0.9)],
-    ids=["all", "mixup", "cutmix", "erasing"],
+    [
+        ALL,
+        AugmentConfig(mixup=0.2),
+        AugmentConfig(cutmix=1.0),
+        AugmentConfig(random_erasing=0.9),
+        AugmentConfig(randaugment_layers=2),
+    ],
+    ids=["all", "mixup", "cutmix", "erasing", "randaugment"],
 )
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_the_batch_is_the_same_for_any_number_of_workers(config, workers):
