@@ -1,8 +1,8 @@
 """RandAugment (arXiv:1909.13719) as big_vision has it: 16 operations, each drawn alike, gray fill.
 
 Surprising, and kept: at magnitude 10 solarize does nothing (its threshold is 256), and
-strength does not grow with magnitude for every operation. Different: distances in pixels are taken
-at 224 px and scale with the image, and contrast pivots on the mean gray (there: on the pixel count).
+strength does not grow with magnitude for every operation. Different: distances in pixels are
+those at 224 px and scale with the image; contrast pivots on the mean gray, not the pixel count.
 """
 
 from collections.abc import Callable
