@@ -1,0 +1,199 @@
+"""A dataset is WebDataset tars, one index a split, and `dataset.json`, which is written last.
+
+    <uri>/train-000000.tar ...   samples KEY.jpg (.png .webp) + KEY.cls
+          index-train.npy        32 bytes a sample: where its image lies in which tar, its label
+          dataset.json           format version, classes, splits -> shards, digest
+
+The digest names the content (shard checksums, index, classes), never a host, a path or a time.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+from storage.errors import BadDataset, DatasetNotFound, ObjectNotFound
+from storage.index import SampleIndex, load_index
+from storage.objects import open_store
+from storage.selection import EVERYTHING, Selection, select
+
+__all__ = [
+    "EVERYTHING",
+    "Dataset",
+    "IndexFile",
+    "SampleIndex",
+    "Selection",
+    "Shard",
+    "check_shards",
+    "from_json",
+    "load_dataset",
+    "load_index",
+    "select",
+    "to_json",
+]
+
+FORMAT_VERSION = 1
+MANIFEST = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file of a split."""
+
+    name: str
+    bytes: int
+    samples: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFile:
+    """Where a split's index lies, and what it must hash to."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The manifest, read and checked."""
+
+    uri: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, tuple[Shard, ...]]
+    indexes: Mapping[str, IndexFile]
+    format_version: int = FORMAT_VERSION
+    left_out: tuple[tuple[str, str], ...] = ()
+    """What of the source was not packed, and why. No part of the digest."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of the content: equal for equal bytes wherever they lie."""
+        content = {
+            "format_version": self.format_version,
+            "classes": list(self.classes),
+            "splits": {
+                name: {
+                    "shards": [[s.bytes, s.samples, s.sha256] for s in shards],
+                    "index": self.indexes[name].sha256,
+                }
+                for name, shards in self.splits.items()
+            },
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def samples(self, split: str) -> int:
+        """Samples of a split. Raises BadDataset if there is no such split."""
+        return sum(shard.samples for shard in self.shards(split))
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """Shards of a split. Raises BadDataset if there is no such split."""
+        if split not in self.splits:
+            raise BadDataset(
+                f"{self.uri} has no split {split!r}; it has {', '.join(sorted(self.splits))}"
+            )
+        return self.splits[split]
+
+
+def to_json(dataset: Dataset) -> bytes:
+    """The bytes of dataset.json. The place it lies at is not in it, so it may be copied
+    elsewhere."""
+    content = {
+        "format_version": dataset.format_version,
+        "digest": dataset.digest,
+        "classes": list(dataset.classes),
+        "splits": {
+            name: {
+                "samples": dataset.samples(name),
+                "index": asdict(dataset.indexes[name]),
+                "shards": [asdict(shard) for shard in shards],
+            }
+            for name, shards in dataset.splits.items()
+        },
+        "left_out": [list(pair) for pair in dataset.left_out],
+    }
+    return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def load_dataset(uri: str) -> Dataset:
+    """Read and check the manifest. Raises DatasetNotFound, BadDataset, Unavailable."""
+    store = open_store(uri)
+    try:
+        data = store.read(MANIFEST)
+    except ObjectNotFound:
+        raise DatasetNotFound(
+            f"no {MANIFEST} under {store.uri}: it is written last, so either nothing was packed "
+            "there "
+            f"or packing did not finish - run: pipelines/pack.py digits --out {store.uri}"
+        ) from None
+    return from_json(store.uri, data)
+
+
+def from_json(uri: str, data: bytes) -> Dataset:
+    """Parse dataset.json. Raises BadDataset, which names what is wrong with it."""
+    where = f"{uri}/{MANIFEST}"
+    try:
+        content = json.loads(data)
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadDataset(f"{where} is not a dataset manifest ({error}): pack it again") from None
+    if version != FORMAT_VERSION:
+        raise BadDataset(
+            f"{where} has format version {version}, this code reads {FORMAT_VERSION}: pack it again"
+        )
+    try:
+        dataset = _parse(uri, content)
+        digest = content["digest"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadDataset(f"{where} lacks or garbles {error}: pack it again") from None
+    if dataset.digest != digest:
+        raise BadDataset(
+            f"{where} was edited: it names digest {digest}, its content has {dataset.digest}. Pack "
+            "it again"
+        )
+    return dataset
+
+
+def _parse(uri: str, content: dict[str, Any]) -> Dataset:
+    splits = content["splits"]
+    return Dataset(
+        uri=uri,
+        classes=tuple(str(name) for name in content["classes"]),
+        splits=MappingProxyType(
+            {
+                name: tuple(Shard(**shard) for shard in split["shards"])
+                for name, split in splits.items()
+            }
+        ),
+        indexes=MappingProxyType(
+            {name: IndexFile(**split["index"]) for name, split in splits.items()}
+        ),
+        left_out=tuple((what, why) for what, why in content["left_out"]),
+    )
+
+
+def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> None:
+    """Ask for the size of every shard. Raises BadDataset, which names the first that differs."""
+    store = open_store(dataset.uri)
+    shards = [shard for name in splits or dataset.splits for shard in dataset.shards(name)]
+
+    def check(shard: Shard) -> None:
+        try:
+            found = store.size(shard.name)
+        except ObjectNotFound:
+            raise BadDataset(
+                f"shard {shard.name} of {dataset.uri} is missing: pack it again"
+            ) from None
+        if found != shard.bytes:
+            raise BadDataset(
+                f"shard {shard.name} of {dataset.uri} has {found} bytes, its manifest says "
+                f"{shard.bytes}: it changed after packing. Pack it again"
+            )
+
+    with ThreadPoolExecutor(store.parallel_reads) as pool:
+        list(pool.map(check, shards))

@@ -1,0 +1,121 @@
+"""Read samples of a split by position: few ranged reads, every sample checked.
+
+Positions are sorted by place, neighbours become one ranged read, and ranges of a remote store are
+read side by side. Each image is checked against its index row: the tar header in front of it must
+carry the indexed name and size, and the bytes their crc32. A shard that changed is named, never
+decoded.
+"""
+
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound
+from storage.index import SampleIndex, name_hash
+from storage.objects import ObjectStore
+
+HEADER_BYTES = 512
+_GAP_BYTES = 64 << 10  # reading a gap of this size is cheaper than a second request
+_RANGE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """The encoded image of one request."""
+
+    request: int
+    """Which of the requested positions this is."""
+    shard: str
+    key: str
+    data: bytes
+
+
+def read_samples(
+    store: ObjectStore, index: SampleIndex, positions: np.ndarray
+) -> Iterator[RawSample]:
+    """Yield every requested sample once, in order of place: positions int64 [n], repeats allowed.
+
+    Raises BadDataset (shard missing or shorter), BadSample (bytes that are not the indexed ones),
+    Unavailable.
+    """
+    rows = index.rows[positions]  # [n], a copy
+    order = np.lexsort((rows["offset"], rows["shard"]))  # [n]
+    groups = list(_ranges(rows, order))
+    if store.parallel_reads == 1 or len(groups) == 1:
+        for group in groups:
+            yield from _cut(index, rows, group, _fetch(store, index, rows, group))
+        return
+    with ThreadPoolExecutor(min(store.parallel_reads, len(groups))) as pool:
+        waiting: deque[tuple[np.ndarray, Future[bytes]]] = deque()
+        for group in groups:
+            waiting.append((group, pool.submit(_fetch, store, index, rows, group)))
+            if len(waiting) > 2 * store.parallel_reads:  # bounds the bytes held
+                done, future = waiting.popleft()
+                yield from _cut(index, rows, done, future.result())
+        for done, future in waiting:
+            yield from _cut(index, rows, done, future.result())
+
+
+def _ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut `order` where the next image is far away, in another shard, or the range gets long."""
+    if not len(order):
+        return
+    start = rows["offset"][order].astype(np.int64) - HEADER_BYTES  # [n]
+    stop = start + HEADER_BYTES + rows["size"][order]
+    shard = rows["shard"][order]
+    first = 0
+    for i in range(1, len(order)):
+        far = start[i] - stop[i - 1] > _GAP_BYTES or shard[i] != shard[i - 1]
+        if far or stop[i] - start[first] > _RANGE_BYTES:
+            yield order[first:i]
+            first = i
+    yield order[first:]
+
+
+def _fetch(store: ObjectStore, index: SampleIndex, rows: np.ndarray, group: np.ndarray) -> bytes:
+    """The bytes from the first sample's header to the last sample's end."""
+    name = index.shards[int(rows["shard"][group[0]])].name
+    start = int(rows["offset"][group[0]]) - HEADER_BYTES
+    stop = int((rows["offset"][group] + rows["size"][group]).max())
+    try:
+        return store.read_range(name, start, stop)
+    except ObjectNotFound:
+        raise BadDataset(f"shard {name} of {store.uri} is missing: pack it again") from None
+    except ObjectChanged as error:
+        raise BadDataset(f"{error}. The shard changed after packing: pack it again") from None
+
+
+def _cut(
+    index: SampleIndex, rows: np.ndarray, group: np.ndarray, data: bytes
+) -> Iterator[RawSample]:
+    """The samples of one range, each checked."""
+    shard = index.shards[int(rows["shard"][group[0]])].name
+    base = int(rows["offset"][group[0]]) - HEADER_BYTES
+    for request in group.tolist():
+        row = rows[request]
+        start = int(row["offset"]) - base
+        name = member_name(data[start - HEADER_BYTES : start])
+        if name is None or name_hash(name) != int(row["name"]):
+            raise BadSample(shard, name or "?", _changed("another member lies there"))
+        image = data[start : start + int(row["size"])]
+        if zlib.crc32(image) != int(row["crc"]):
+            raise BadSample(shard, name, _changed("its bytes have another checksum"))
+        yield RawSample(request, shard, name.partition(".")[0], image)
+
+
+def _changed(what: str) -> str:
+    return f"{what}: the shard changed after packing, or was damaged. Pack it again"
+
+
+def member_name(header: bytes) -> str | None:
+    """The name in a tar header [512], or None if it is not one."""
+    if len(header) != HEADER_BYTES or header[257:262] != b"ustar":
+        return None
+    name = header[:100].split(b"\0", 1)[0]
+    prefix = b"" if header[257:263] == b"ustar " else header[345:500].split(b"\0", 1)[0]
+    whole = prefix + b"/" + name if prefix else name
+    return whole.decode("utf-8", "surrogateescape")

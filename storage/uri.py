@@ -1,0 +1,88 @@
+"""Places: `s3://bucket/prefix`, `file:///path` or a local path; anything else is refused by name.
+
+Refusing matters: webdataset runs `pipe:` URLs in a shell, and a typo such as `s3:/bucket` would
+otherwise become a directory of that name.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from storage.errors import BadUri
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
+_BUCKET = re.compile(r"^[a-z0-9][a-z0-9._-]{1,254}$")
+_ACCEPTED = "accepted: s3://bucket/prefix, file:///absolute/path, or a local path"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A parsed URI: `bucket` is None for the local file system."""
+
+    bucket: str | None
+    """S3 bucket, or None."""
+    path: str
+    """S3 key prefix without leading or trailing slash, or an absolute local path."""
+
+    def __str__(self) -> str:
+        if self.bucket is None:
+            return self.path
+        return f"s3://{self.bucket}/{self.path}" if self.path else f"s3://{self.bucket}"
+
+
+def parse(uri: str) -> Place:
+    """Parse a place; local paths become absolute, because tasks run in other working directories.
+
+    Raises BadUri. The message repeats the scheme, never the whole text: it may hold a password.
+    """
+    if not uri or "\x00" in uri:
+        raise BadUri(f"an empty place; {_ACCEPTED}")
+    found = _SCHEME.match(uri)
+    if found is None:
+        return Place(bucket=None, path=str(Path(uri).expanduser().absolute()))
+    scheme = found.group(1).lower()
+    if scheme == "file":
+        return _parse_file(uri)
+    if scheme == "s3":
+        return _parse_s3(uri)
+    raise BadUri(f"places of scheme {scheme!r} are not read; {_ACCEPTED}")
+
+
+def _parse_file(uri: str) -> Place:
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise BadUri(f"file: needs an absolute path on this machine (file:///path); {_ACCEPTED}")
+    return Place(bucket=None, path=str(Path(unquote(parts.path)).absolute()))
+
+
+def _parse_s3(uri: str) -> Place:
+    rest = uri[len("s3:") :]
+    if not rest.startswith("//"):
+        raise BadUri(f"s3: needs two slashes (s3://bucket/prefix); {_ACCEPTED}")
+    bucket, _, prefix = rest[2:].partition("/")
+    if "@" in bucket:
+        raise BadUri("credentials do not belong into a URI: use the AWS environment variables")
+    if not _BUCKET.match(bucket):
+        raise BadUri(f"{bucket!r} is not a bucket name; {_ACCEPTED}")
+    return Place(bucket=bucket, path=_clean_key(prefix))
+
+
+def _clean_key(key: str) -> str:
+    parts = [part for part in key.split("/") if part]
+    if any(part in (".", "..") for part in parts):
+        raise BadUri(f"{key!r} has a '.' or '..' part, which names no object")
+    return "/".join(parts)
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append parts to a place: join("s3://b/runs", "x", "manifest.json") ->
+    "s3://b/runs/x/manifest.json"."""
+    place = parse(uri)
+    tail = _clean_key("/".join(parts))
+    head = place.path.rstrip("/") if place.bucket is None else place.path
+    if not tail:
+        return str(place)
+    return str(
+        Place(bucket=place.bucket, path=f"{head}/{tail}" if head or not place.bucket else tail)
+    )
