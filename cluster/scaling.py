@@ -1,0 +1,68 @@
+"""How many workers, and what each holds - pure decisions that say the numbers they come from."""
+
+from ray.train import ScalingConfig
+
+from cluster.errors import BadPlace
+from cluster.settings import Workers
+
+
+def worker_range(workers: Workers, *, global_batch: int) -> tuple[int, int]:
+    """The (fewest, most) workers to ask Ray for, such that any count between shares the batch.
+
+    Ray's elastic group may take any count in its range. Where one of them does not divide the
+    global batch, the range shrinks to the largest count that does: the batch never changes.
+
+    Raises:
+        BadPlace: no count in the range divides the global batch.
+    """
+    counts = range(workers.min, workers.max + 1)
+    dividing = [n for n in counts if global_batch % n == 0]
+    if not dividing:
+        raise BadPlace(
+            f"global batch {global_batch} is shared equally by none of {workers.min} to"
+            f" {workers.max} workers - change workers.min, workers.max or the recipe's global_batch"
+        )
+    if len(dividing) == len(counts):
+        return workers.min, workers.max
+    return dividing[-1], dividing[-1]
+
+
+def worker_cpus(workers: Workers, *, most: int, cluster_cpus: float) -> float:
+    """CPUs one worker holds: as set, else 1 beside a GPU, else its share of half the cluster."""
+    if workers.cpus is not None:
+        return workers.cpus
+    if workers.gpus:
+        return 1.0
+    return round(min(1.0, cluster_cpus / 2 / most), 3)
+
+
+def check_room(
+    *, fewest: int, cpus: float, gpus: int, decode_cpus: float, have_cpus: float, have_gpus: float
+) -> None:
+    """Refuse a cluster of fixed size that cannot hold the workers and one decoding task.
+
+    Without a CPU left for Ray Data the workers would wait for their first batch for ever.
+
+    Raises:
+        BadPlace: with the sum spelled out.
+    """
+    need_cpus = fewest * cpus + decode_cpus
+    if need_cpus > have_cpus + 1e-6:
+        raise BadPlace(
+            f"{fewest} workers x {cpus:g} CPUs + {decode_cpus:g} for decoding = {need_cpus:g} CPUs,"
+            f" but the cluster has {have_cpus:g} - lower workers.cpus, workers.min or decode_cpus"
+        )
+    if fewest * gpus > have_gpus:
+        raise BadPlace(
+            f"{fewest} workers x {gpus} GPU = {fewest * gpus} GPUs, but the cluster has"
+            f" {have_gpus:g} - set workers.gpus 0 to train on CPUs, or lower workers.min"
+        )
+
+
+def scaling_config(*, fewest: int, most: int, cpus: float, gpus: int) -> ScalingConfig:
+    """Ray Train's own words for it; a range makes the worker group elastic."""
+    return ScalingConfig(
+        num_workers=most if fewest == most else (fewest, most),
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus},
+    )

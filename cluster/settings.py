@@ -1,0 +1,144 @@
+"""`ray_config.yaml` as a frozen value: the place a recipe runs in, never what it computes.
+
+Two runs that differ only here are expected to reach the same loss curve. Whatever would change the
+curve belongs in the recipe. An unknown key or a wrong type is an error that names the file and key.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from cluster.errors import BadPlace
+
+ZeroLevel = Literal[0, 1, 2, 3]
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How many processes train, and what each of them holds."""
+
+    __pydantic_config__ = STRICT
+
+    min: int = 2
+    """Fewest workers to train with; training waits until the cluster has them."""
+    max: int = 2
+    """Most workers to train with. Above `min`, Ray Train resizes the group as nodes come and go."""
+    gpus: int = 0
+    """GPUs a worker holds: 0 (train on the CPU) or 1."""
+    cpus: float | None = None
+    """CPUs a worker holds. None: 1 beside a GPU, else half the cluster's CPUs shared by all workers,
+    so that Ray Data keeps the other half."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max:
+            raise BadPlace(f"workers: wanted 1 <= min <= max, found min {self.min}, max {self.max}")
+        if self.gpus not in (0, 1):
+            raise BadPlace(f"workers.gpus: wanted 0 or 1 per worker, found {self.gpus}")
+        if self.cpus is not None and self.cpus <= 0:
+            raise BadPlace(f"workers.cpus: wanted more than 0 or null, found {self.cpus}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero:
+    """How DeepSpeed spreads the model states over the workers."""
+
+    __pydantic_config__ = STRICT
+
+    level: ZeroLevel = 2
+    """ZeRO level: 0 replicates everything, 1 partitions optimizer states, 2 gradients, 3 weights."""
+    offload_optimizer: bool = False
+    """Keep optimizer states in host memory and step there (levels 1 to 3)."""
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(ZeroLevel):
+            raise BadPlace(f"zero.level: wanted 0, 1, 2 or 3, found {self.level}")
+        if self.offload_optimizer and self.level == 0:
+            raise BadPlace(
+                "zero.offload_optimizer needs zero.level 1, 2 or 3, found 0: "
+                "raise the level or switch offloading off"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The deployment: everything that may change without changing a result."""
+
+    __pydantic_config__ = STRICT
+
+    recipe: str = "digits"
+    """Recipe to run when the command line names none."""
+    data_root: str = "data"
+    """Where packed datasets lie, one folder a dataset: a directory or s3://bucket/prefix."""
+    storage_root: str = "runs"
+    """Where stages leave weights and resume state: a directory or s3://bucket/prefix."""
+    mlflow_uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking server (http://...) or database (sqlite:///file.db)."""
+    workers: Workers = field(default_factory=Workers)
+    max_micro_batch: int = 64
+    """Most images a worker pushes through the model at once; accumulation is derived from it."""
+    zero: Zero = field(default_factory=Zero)
+    decode_cpus: float = 1.0
+    """CPUs one reading-and-decoding task of Ray Data holds."""
+    log_every_steps: int = 10
+    """Steps between two reports (a report carries the metrics of every step since the last)."""
+    save_every_steps: int = 100
+    """Steps between two saves of the resume state; 0 saves none."""
+    max_failures: int = 3
+    """Times a stage restarts by itself after losing workers; -1 for ever."""
+    verbose: bool = False
+    """Pass on what Ray and DeepSpeed themselves log."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_micro_batch", 1),
+            ("log_every_steps", 1),
+            ("save_every_steps", 0),
+        ):
+            if getattr(self, name) < least:
+                raise BadPlace(f"{name}: wanted at least {least}, found {getattr(self, name)}")
+        if self.decode_cpus <= 0:
+            raise BadPlace(f"decode_cpus: wanted more than 0, found {self.decode_cpus}")
+
+
+def read_place(path: Path) -> Place:
+    """Read `ray_config.yaml`; keys left out keep their default.
+
+    Raises:
+        BadPlace: the file is missing, is no YAML mapping, or has an unknown key or a wrong type.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise BadPlace(f"{path}: no such file - give one with --config") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadPlace(f"{path}: cannot be read: {_one_line(error)}") from None
+    if values is None:
+        return Place()
+    if not isinstance(values, dict):
+        raise BadPlace(f"{path}: wanted a mapping of settings, found {type(values).__name__}")
+    try:
+        # by way of JSON: strict about "2" for 2, yet a mapping may become a dataclass
+        return TypeAdapter(Place).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise BadPlace(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Say the first thing wrong as `key: what was wanted, what was found`."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{key}: no such setting - see --help for those there are"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message
+    return f"{key}: {message[0].lower()}{message[1:]}, found {first['input']!r}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,98 @@
+"""Every ZeRO level gives plain torch's losses, and its resume state continues at any other level."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.batching import plan_batch
+from cluster.errors import BadPlace
+from cluster.settings import Zero
+from cluster.zero import zero_config
+from tests.cluster import zero_worker
+from tests.cluster.zero_worker import CASES, plain_torch
+
+WORLDS = (2, 1)
+NAMES = [f"{precision}-{level}" for precision, level in CASES]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reports and final states of 2 and then 1 worker, at every level, unbroken and continued."""
+    folder = tmp_path_factory.mktemp("zero")
+    for world in WORLDS:
+        port = free_port()
+        command = [sys.executable, "-W", "ignore", zero_worker.__file__]
+        workers = [
+            subprocess.Popen(
+                [*command, str(rank), str(world), str(port), str(folder)],
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        for worker in workers:
+            _, stderr = worker.communicate(timeout=240)
+            assert worker.returncode == 0, stderr[-3000:]
+    return folder
+
+
+def losses(folder: Path, world: int) -> dict[str, list[float]]:
+    return json.loads((folder / f"report-w{world}.json").read_text())
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_equal_plain_torch(trained: Path, name: str, world: int) -> None:
+    expected, _ = plain_torch()
+    tolerance = 1e-5 if name.startswith("float32") else 2e-3
+    assert losses(trained, world)[name] == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("float32")])
+def test_final_weights_equal_plain_torch(trained: Path, name: str, world: int) -> None:
+    _, expected = plain_torch()
+    state = load_file(trained / f"{name}-w{world}.safetensors")
+    for key, value in expected.items():
+        torch.testing.assert_close(state[f"weights/{key}"], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+@pytest.mark.parametrize("saved_at", [0, 1, 2, 3])
+def test_state_saved_by_two_workers_continues_at_any_level(
+    trained: Path, saved_at: int, level: int, world: int
+) -> None:
+    unbroken = load_file(trained / f"float32-{saved_at}-w2.safetensors")
+    resumed = load_file(trained / f"float32-{saved_at}-to-{level}-w{world}.safetensors")
+    assert resumed.keys() == unbroken.keys()
+    for key, value in unbroken.items():
+        torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_bfloat16_resumes_from_the_float32_master_weights(trained: Path, level: int) -> None:
+    unbroken = load_file(trained / f"bfloat16-{level}-w2.safetensors")
+    resumed = load_file(trained / f"bfloat16-{level}-to-{level}-w2.safetensors")
+    for key, value in unbroken.items():
+        assert torch.equal(resumed[key], value), key
+
+
+def test_bfloat16_at_level_0_is_refused() -> None:
+    plan = plan_batch(8, workers=2, max_micro_batch=4)
+    with pytest.raises(BadPlace, match=r"needs zero.level 1, 2 or 3, found 0"):
+        zero_config(Zero(level=0), plan, precision="bfloat16", clip_norm=None)

@@ -1,0 +1,122 @@
+"""Train a tiny network under DeepSpeed in spawned processes, and the same by plain torch.
+
+Run as `python zero_worker.py RANK WORLD PORT FOLDER`, so that each world size has fresh processes.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+GLOBAL_BATCH, STEPS, BREAK = 12, 6, 3
+CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
+    ("bfloat16", level) for level in (1, 2, 3)
+]
+
+
+def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+    # 7 and 5: sizes that two workers do not divide
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 15), nn.GELU(), nn.Linear(15, 5))
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return model, torch.optim.AdamW(groups, lr=0.0)
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    images = torch.randn(GLOBAL_BATCH, 7, generator=generator)
+    return images, torch.randint(0, 5, (GLOBAL_BATCH,), generator=generator)
+
+
+def learning_rate(step: int) -> float:
+    return 0.02 / (step + 1)
+
+
+def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
+    model, optimizer = build()
+    losses = []
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        images, labels = batch(step)
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, {name: p.detach() for name, p in model.named_parameters()}
+
+
+def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path) -> list[float]:
+    from cluster import resume_state
+    from cluster.batching import plan_batch
+    from cluster.engine import build_engine, set_learning_rate
+    from cluster.settings import Zero
+    from cluster.zero import zero_config
+
+    precision, level = case
+    rank, world = dist.get_rank(), dist.get_world_size()
+    plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
+    model, optimizer = build()
+    state = load_file(saved) if saved else None
+    if state:
+        model.load_state_dict(resume_state.module_weights(state))
+    config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
+    engine = build_engine(model, optimizer, config)
+    if state:
+        resume_state.restore_optimizer(engine, state)
+    losses = []
+    for step in range(first, last):
+        images, labels = (part.chunk(world)[rank] for part in batch(step))
+        set_learning_rate(engine, learning_rate(step))
+        total = torch.zeros(())
+        for x, y in zip(images.split(plan.micro), labels.split(plan.micro), strict=True):
+            logits = engine(x.to(torch.bfloat16) if precision == "bfloat16" else x)
+            loss = nn.functional.cross_entropy(logits.float(), y)
+            engine.backward(loss)
+            engine.step()
+            total += loss.detach() / plan.accumulation
+        dist.all_reduce(total)
+        losses.append(float(total) / world)
+    found = resume_state.gather_state(engine)
+    if rank == 0:
+        save_file(found, to)
+    engine.destroy()
+    return losses
+
+
+def main(rank: int, world: int, port: int, folder: Path) -> None:
+    from cluster.engine import prepare_worker
+
+    torch.set_num_threads(1)
+    prepare_worker(rank=rank, local_rank=rank, world_size=world, verbose=False)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    report: dict[str, list[float]] = {}
+    for case in CASES:
+        name = f"{case[0]}-{case[1]}"
+        report[name] = run(case, 0, STEPS, None, folder / f"{name}-w{world}.safetensors")
+        if world == 2:
+            run(case, 0, BREAK, None, folder / f"{name}-half.safetensors")
+    dist.barrier()
+    for case in CASES:  # continue what two workers saved, at every level of the same precision
+        for precision, level in CASES:
+            if precision == case[0]:
+                half = folder / f"{precision}-{level}-half.safetensors"
+                name = f"{precision}-{level}-to-{case[1]}"
+                end = folder / f"{name}-w{world}.safetensors"
+                report[name] = run(case, BREAK, STEPS, half, end)
+    if rank == 0:
+        (folder / f"report-w{world}.json").write_text(json.dumps(report))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
