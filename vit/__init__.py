@@ -1,7 +1,8 @@
 """Vision Transformers in plain torch, numerically those of arXiv:2010.11929.
 
-config    what a model is, and the named variants
-model     the model and `build_model`; embed, blocks and heads are its parts
+config    what a model is; variants names them
+build     `build_model`: memory, NaN, then the initial weights of init
+model     the Transformer; embed, blocks, heads and resnet are its parts
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 augment   training images from uint8 batches, the same on every worker
 losses    softmax and sigmoid cross-entropy
@@ -9,9 +10,10 @@ optim     parameter groups, learning-rate schedules, weight averaging
 """
 
 from vit.augment import AugmentConfig, augment_batch, normalize
-from vit.config import VARIANTS, Config, ViTConfig, config_from_dict
+from vit.build import build_model
+from vit.config import BiTConfig, Config, ViTConfig, config_from_dict
 from vit.losses import loss_fn
-from vit.model import ViT, build_model
+from vit.model import ViT
 from vit.optim import (
     OptimConfig,
     build_optimizer,
@@ -20,11 +22,15 @@ from vit.optim import (
     set_lr,
     update_average,
 )
+from vit.resnet import BiT
 from vit.surgery import adapt_state_dict
+from vit.variants import VARIANTS
 
 __all__ = [
     "VARIANTS",
     "AugmentConfig",
+    "BiT",
+    "BiTConfig",
     "Config",
     "OptimConfig",
     "ViT",

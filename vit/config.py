@@ -8,10 +8,10 @@ pools have none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-__all__ = ["VARIANTS", "Config", "ViTConfig", "config_from_dict"]
+__all__ = ["BiTConfig", "Config", "ViTConfig", "config_from_dict"]
 
 Pool = Literal["token", "gap", "map"]
 Head = Literal["linear", "mlp"]
@@ -27,7 +27,11 @@ class ViTConfig:
     image_size: int | tuple[int, int] = 224
     """Image side in pixels, or (height, width)."""
     patch_size: int = 16
-    """Patch side in pixels."""
+    """Patch side in pixels; with a ResNet stem, in pixels of its feature map."""
+    stem_blocks: tuple[int, ...] = ()
+    """Hybrids: bottlenecks in each stage of the ResNet under the patches; empty has none."""
+    stem_width_factor: int = 1
+    """Hybrids: width of that ResNet, in 64 channels."""
     in_channels: int = 3
     """Channels of the image."""
     width: int = 768
@@ -64,20 +68,22 @@ class ViTConfig:
     """Bias of a new head: -10 suits a sigmoid loss over 21k classes, -6.9 over 1k."""
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "in_channels", "width", "depth", "heads", "mlp_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("num_classes", "registers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        _at_least(1, self, "patch_size", "in_channels", "width", "depth", "heads", "mlp_dim")
+        _at_least(1, self, "stem_width_factor")
+        _at_least(0, self, "num_classes", "registers")
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), found {getattr(self, name)}")
         if self.norm_eps <= 0:
             raise ValueError(f"norm_eps must be positive, found {self.norm_eps}")
-        size, patch = self.image_size, self.patch_size
-        if any(side < 1 or side % patch for side in self.image_hw):
-            raise ValueError(f"image_size {size} is not a multiple of patch_size {patch}")
+        size, step = self.image_size, self.patch_pixels
+        if any(side < 1 or side % step for side in self.image_hw):
+            times = f" times the stem's {self.stem_stride}" if self.stem_blocks else ""
+            raise ValueError(
+                f"image_size {size} is not a multiple of patch_size {self.patch_size}{times}"
+            )
+        if any(length < 1 for length in self.stem_blocks):
+            raise ValueError(f"stem_blocks {self.stem_blocks} has a stage without blocks")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         parts = {"sincos-2d": 4, "learned-2d": 2}.get(self.pos_embed, 1)
@@ -89,15 +95,23 @@ class ViTConfig:
     @property
     def image_hw(self) -> tuple[int, int]:
         """Image height and width in pixels."""
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
-        return self.image_size
+        return _height_and_width(self.image_size)
+
+    @property
+    def stem_stride(self) -> int:
+        """Pixels of the image to one of the ResNet stem's feature map; 1 without a stem."""
+        return 2 ** (1 + len(self.stem_blocks)) if self.stem_blocks else 1
+
+    @property
+    def patch_pixels(self) -> int:
+        """Patch side in pixels of the image."""
+        return self.stem_stride * self.patch_size
 
     @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         height, width = self.image_hw
-        return height // self.patch_size, width // self.patch_size
+        return height // self.patch_pixels, width // self.patch_pixels
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -111,7 +125,57 @@ class ViTConfig:
         return self.num_prefix_tokens + rows * columns
 
 
-Config = ViTConfig
+@dataclass(frozen=True, kw_only=True)
+class BiTConfig:
+    """One BiT ResNet (arXiv:1912.11370), the paper's baseline."""
+
+    family: Literal["bit"] = "bit"
+    """Tells the model families apart in a manifest; leave it."""
+    image_size: int | tuple[int, int] = 224
+    """Image side in pixels, or (height, width); the weights fit any."""
+    in_channels: int = 3
+    """Channels of the image."""
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    """Bottlenecks in each stage."""
+    width_factor: int = 1
+    """Width, in 64 channels of the stem."""
+    num_classes: int = 1000
+    """Classes of the head; 0 leaves the head out."""
+    head_bias_init: float = 0.0
+    """Bias of a new head."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "in_channels", "width_factor")
+        _at_least(0, self, "num_classes")
+        if not self.blocks or any(length < 1 for length in self.blocks):
+            raise ValueError(f"blocks {self.blocks} must have a stage, and blocks in each")
+        if any(side < 1 for side in self.image_hw):
+            raise ValueError(f"image_size must be at least 1, found {self.image_size}")
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Image height and width in pixels."""
+        return _height_and_width(self.image_size)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the feature map."""
+        stride = 2 ** (1 + len(self.blocks))
+        height, width = self.image_hw
+        return -(-height // stride), -(-width // stride)
+
+
+Config = ViTConfig | BiTConfig
+
+
+def _at_least(least: int, config: Config, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, found {getattr(config, name)}")
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -119,29 +183,14 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
     Raises ValueError naming unknown keys, so that a manifest of another version is not misread.
     """
-    known = {field.name for field in fields(ViTConfig)}
+    family = values.get("family", "vit")
+    if family not in _FAMILIES:
+        raise ValueError(f"unknown model family {family!r}; known: {sorted(_FAMILIES)}")
+    known = {field.name for field in fields(_FAMILIES[family])}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"unknown model config keys {unknown}; known: {sorted(known)}")
-    if (family := values.get("family", "vit")) != "vit":
-        raise ValueError(f"unknown model family {family!r}; known: 'vit'")
+        raise ValueError(f"unknown {family} config keys {unknown}; known: {sorted(known)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return ViTConfig(**given)
+    return _FAMILIES[family](**given)
 
 
-# Table 1 of arXiv:2010.11929 (B, L, H), arXiv:2106.10270 (Ti, S) and arXiv:2106.04560 (g, G).
-_SIZES = {
-    "ti": ViTConfig(width=192, depth=12, heads=3, mlp_dim=768),
-    "s": ViTConfig(width=384, depth=12, heads=6, mlp_dim=1536),
-    "b": ViTConfig(width=768, depth=12, heads=12, mlp_dim=3072),
-    "l": ViTConfig(width=1024, depth=24, heads=16, mlp_dim=4096),
-    "h": ViTConfig(width=1280, depth=32, heads=16, mlp_dim=5120),
-    "g": ViTConfig(width=1408, depth=40, heads=16, mlp_dim=6144),
-    "G": ViTConfig(width=1664, depth=48, heads=16, mlp_dim=8192),
-}
-
-VARIANTS: dict[str, Config] = {
-    f"vit_{name}{patch_size}": replace(size, patch_size=patch_size)
-    for name, size in _SIZES.items()
-    for patch_size in (8, 14, 16, 32)
-}
-"""Named models at 224 px with 1,000 classes; derive others with `dataclasses.replace`."""
+_FAMILIES: dict[str, type[ViTConfig] | type[BiTConfig]] = {"vit": ViTConfig, "bit": BiTConfig}

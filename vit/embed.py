@@ -8,17 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from vit.config import ViTConfig
+from vit.resnet import HybridBackbone
 
 
 class PatchEmbed(nn.Module):
-    """Cut into patches and project: [B, C, H, W] -> [B, h*w, D]."""
+    """Cut into patches and project: [B, C, H, W] -> [B, h*w, D].
 
-    def __init__(self, in_channels: int, patch_size: int, width: int) -> None:
+    In a hybrid it is the feature map of a ResNet, `backbone`, that is cut.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+        channels, patch = config.in_channels, config.patch_size
+        self.backbone: HybridBackbone | None = None
+        if config.stem_blocks:
+            stem_width = 64 * config.stem_width_factor
+            self.backbone = HybridBackbone(channels, config.stem_blocks, stem_width)
+            channels = 4 * stem_width * 2 ** (len(config.stem_blocks) - 1)
+        self.proj = nn.Conv2d(channels, config.width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
         """Project every patch: [B, C, H, W] -> [B, h*w, D]."""
+        if self.backbone is not None:
+            images = self.backbone(images)
         return self.proj(images).flatten(2).transpose(1, 2)
 
 

@@ -1,39 +1,13 @@
-"""The Vision Transformer with timm's names, and `build_model`, which makes every model here.
+"""The Vision Transformer. Modules and tensors have timm's names, so its state dicts load as is."""
 
-A model is laid out on the meta device, given memory, filled with NaN and only then initialised, so
-that a forgotten tensor cannot hide. Initialisation draws from a generator of its own: every worker
-builds the same weights and nobody's random state moves.
-"""
-
-import math
-from typing import Literal
-
-import torch
 from torch import Tensor, nn
-from torch.nn import init
 from torch.utils.checkpoint import checkpoint
 
 from vit.blocks import Block
-from vit.config import Config, ViTConfig
-from vit.embed import PatchEmbed, TokenEmbed, sincos_table
+from vit.config import ViTConfig
+from vit.cost import Cost, cost_of
+from vit.embed import PatchEmbed, TokenEmbed
 from vit.heads import AttentionPool, PreLogits
-
-
-def build_model(config: Config, *, seed: int = 0, device: Literal["cpu", "meta"] = "cpu") -> "ViT":
-    """Build `config`'s model in float32; `device="meta"` gives shapes without memory."""
-    with torch.device("meta"):
-        model = ViT(config)
-    if device == "meta":
-        return model
-    model.to_empty(device="cpu")
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    with torch.no_grad():
-        for tensor in tensors.values():
-            tensor.fill_(math.nan)
-        model.init_weights(torch.Generator().manual_seed(seed))
-    forgotten = [name for name, tensor in tensors.items() if tensor.isnan().any()]
-    assert not forgotten, f"init_weights left NaN in {forgotten}"
-    return model
 
 
 class ViT(TokenEmbed):
@@ -48,7 +22,7 @@ class ViT(TokenEmbed):
         self.grad_checkpointing = False
 
         width = config.width
-        self.patch_embed = PatchEmbed(config.in_channels, config.patch_size, width)
+        self.patch_embed = PatchEmbed(config)
         self.make_tokens(config)
         self.pos_drop = nn.Dropout(config.dropout)
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
@@ -58,7 +32,7 @@ class ViT(TokenEmbed):
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.fc_norm = norm if config.fc_norm else nn.Identity()
         self.pre_logits = PreLogits(width) if config.head == "mlp" else nn.Identity()
-        self.head = _linear_or_identity(width, config.num_classes)
+        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify: [B, C, H, W] -> [B, num_classes]."""
@@ -97,6 +71,10 @@ class ViT(TokenEmbed):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
+    def cost(self) -> Cost:
+        """Parameters and multiply-adds of this model."""
+        return cost_of(self, self.config)
+
     @property
     def num_layers(self) -> int:
         """Layers for layer-wise decay: the embedding, each block, and what follows them."""
@@ -108,53 +86,3 @@ class ViT(TokenEmbed):
             return 1 + int(name.split(".")[1])
         stem = ("patch_embed.", "pos_embed", "cls_token", "reg_token")
         return 0 if name.startswith(stem) else self.num_layers - 1
-
-    @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Initialise as the reference does; a tensor without a rule here would stay NaN."""
-        for name, tensor in self.named_parameters():
-            init_tensor_(name, tensor, self.config, generator)
-        if self.pos_table is not None:
-            self.pos_table.copy_(sincos_table(self.grid_size, self.config.width))
-
-
-def init_tensor_(name: str, tensor: Tensor, config: ViTConfig, generator: torch.Generator) -> None:
-    """Fill one parameter of a ViT by its name, after the reference (Flax) code."""
-    *owners, leaf = name.split(".")
-    owner = owners[-1] if owners else ""
-    if owner in ("norm", "norm1", "norm2", "fc_norm"):
-        init.constant_(tensor, 1.0 if leaf == "weight" else 0.0)
-    elif name == "head.weight":
-        init.zeros_(tensor)
-    elif name == "head.bias":
-        init.constant_(tensor, config.head_bias_init)
-    elif leaf == "bias":
-        mlp = owner in ("fc1", "fc2")
-        init.normal_(tensor, std=1e-6, generator=generator) if mlp else init.zeros_(tensor)
-    elif owner in ("qkv", "kv"):
-        # One Xavier matrix each for q, k, v: the fused shape would have another fan.
-        for part in tensor.split(config.width):
-            init.xavier_uniform_(part, generator=generator)
-    elif owner in ("q", "fc1", "fc2") or (owner == "proj" and "patch_embed" not in owners):
-        init.xavier_uniform_(tensor, generator=generator)
-    elif owner in ("fc", "proj"):
-        lecun_normal_(tensor, generator)
-    elif leaf == "latent":
-        init.xavier_uniform_(tensor[0], generator=generator)
-    elif leaf in ("pos_embed", "pos_embed_y", "pos_embed_x", "rel_pos"):
-        init.normal_(tensor, std=0.02, generator=generator)
-    elif leaf == "reg_token":
-        init.normal_(tensor, std=1e-6, generator=generator)  # as arXiv:2309.16588 does
-    elif leaf == "cls_token":
-        init.zeros_(tensor)
-
-
-def lecun_normal_(tensor: Tensor, generator: torch.Generator) -> None:
-    """Flax's default kernel: normal cut at two sigma, variance 1 / fan_in after the cut."""
-    fan_in = tensor[0].numel()
-    std = fan_in**-0.5 / 0.87962566103423978
-    init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
-
-
-def _linear_or_identity(width: int, num_classes: int) -> nn.Module:
-    return nn.Linear(width, num_classes) if num_classes else nn.Identity()

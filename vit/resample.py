@@ -1,6 +1,6 @@
-"""Resize learned position tables. The grid is passed in, never guessed from the token count.
+"""Resize position tables and patch kernels. The grid is passed in, never guessed from the tokens.
 
-Three conventions are in use and give different tables:
+Three conventions for tables are in use and give different tables:
 
     align-corners      bilinear, corners map to corners: the paper's code (scipy zoom, order 1)
     half-pixel         bilinear, pixel centres as images are resized: timm's reading of npz files
@@ -57,3 +57,20 @@ def resize_image(image: Tensor, size: tuple[int, int], convention: Convention) -
     if convention not in _INTERPOLATE:
         raise ValueError(f"unknown convention {convention!r}; known: {sorted(_INTERPOLATE)}")
     return F.interpolate(image.float(), size=size, **_INTERPOLATE[convention])
+
+
+def resize_patch_kernel(kernel: Tensor, patch_size: int) -> Tensor:
+    """Resample a patch embedding [D, C, p, p] to [D, C, p', p'] (FlexiViT, arXiv:2212.08013).
+
+    The new kernel gives on resized patches what the old one gave on the patches: exactly if they
+    grew, by least squares if they shrank. `kernel` resized as an image would not.
+    """
+    old = kernel.shape[-1]
+    if old == patch_size:
+        return kernel
+    # Row i of the basis resized is column i of the matrix that resizes flattened patches.
+    basis = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)
+    resized = F.interpolate(basis, size=(patch_size, patch_size), mode="bilinear")
+    inverse = torch.linalg.pinv(resized.flatten(1))  # [p'^2, p^2]
+    flat = kernel.double().flatten(2) @ inverse.T
+    return flat.reshape(*kernel.shape[:2], patch_size, patch_size).to(kernel.dtype)

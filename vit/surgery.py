@@ -1,23 +1,24 @@
-"""Fit the weights of one model to another: new resolution, new classes.
+"""Fit the weights of one model to another: new resolution, new patches, new classes.
 
 What a stage hands on is checked against the config it was trained with, so a wrong or damaged file
 is named here and not found out by its loss.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from vit.config import Config
-from vit.model import build_model, init_tensor_
-from vit.resample import Convention, resize_position_table
+from vit.build import build_model
+from vit.config import Config, ViTConfig
+from vit.init import init_tensor_
+from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
 # Fields that only training sees; the weights are the same whatever they are.
 _FREE = {"dropout", "drop_path", "head_bias_init"}
 # Fields whose change is handled below.
-_ADAPTED = {"image_size", "num_classes", "head"}
+_ADAPTED = {"image_size", "patch_size", "pos_embed_prefix", "num_classes", "head"}
 # Fields without tensors of their own: the weights load, yet the function is another one.
 _NOTED = {"gelu", "norm_eps"}
 
@@ -31,22 +32,18 @@ def adapt_state_dict(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Turn `source`'s weights into `target`'s; returns them and a line for each thing changed.
 
-    The position table follows the grid, by the paper's convention unless told otherwise. A head
-    of other classes or another kind is reset: zero kernel, bias `target.head_bias_init`.
+    The position table follows the grid, by the paper's convention unless told otherwise; the patch
+    kernel follows the patch size by its pseudo-inverse. A head of other classes or another kind is
+    reset: zero kernel, bias `target.head_bias_init`.
     Raises ValueError for unknown, missing or misshapen keys and for changes no surgery can make.
     """
     check_state_dict(weights, source)
-    changes: list[str] = []
-    for field in fields(source):
-        old, new = getattr(source, field.name), getattr(target, field.name)
-        if old == new or field.name in _FREE | _ADAPTED:
-            continue
-        if field.name not in _NOTED:
-            raise ValueError(f"cannot turn {field.name} {old} into {new}: other weights altogether")
-        changes.append(f"{field.name} {old} -> {new}")
-
+    changes = _other_function(source, target)
     adapted = dict(weights)
-    changes += _adapt_positions(adapted, source, target, convention)
+    if isinstance(source, ViTConfig) and isinstance(target, ViTConfig):
+        changes += _adapt_patches(adapted, source, target)
+        changes += _adapt_prefix_rows(adapted, source, target)
+        changes += _adapt_positions(adapted, source, target, convention)
     changes += _adapt_head(adapted, source, target)
     check_state_dict(adapted, target)
     return adapted, tuple(changes)
@@ -66,8 +63,60 @@ def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
         raise ValueError("weights do not fit the model: " + "; ".join(sorted(problems)))
 
 
+def _other_function(source: Config, target: Config) -> list[str]:
+    """Lines for what makes another function of the same weights; raises for what needs others."""
+    if source.family != target.family:
+        raise ValueError(f"cannot turn a {source.family} into a {target.family}")
+    changes: list[str] = []
+    for field in fields(source):
+        old, new = getattr(source, field.name), getattr(target, field.name)
+        if old == new or field.name in _FREE | _ADAPTED:
+            continue
+        if field.name not in _NOTED:
+            raise ValueError(f"cannot turn {field.name} {old} into {new}: other weights altogether")
+        changes.append(f"{field.name} {old} -> {new}")
+    return changes
+
+
+def _adapt_patches(weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig) -> list[str]:
+    old, new = source.patch_size, target.patch_size
+    if old == new:
+        return []
+    if source.stem_blocks:
+        raise ValueError(f"cannot turn patch_size {old} into {new}: the patches are of features")
+    name = "patch_embed.proj.weight"
+    weights[name] = resize_patch_kernel(weights[name], new)
+    return [f"patch_embed {old}x{old} -> {new}x{new}"]
+
+
+def _adapt_prefix_rows(
+    weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig
+) -> list[str]:
+    """Move the prefix tokens' positions into the tokens, or give them rows of zeros: both exact."""
+    prefix = source.num_prefix_tokens
+    if (
+        source.pos_embed_prefix == target.pos_embed_prefix
+        or source.pos_embed != "learned-1d"
+        or not prefix
+    ):
+        return []
+    table = weights["pos_embed"]
+    if target.pos_embed_prefix:
+        zeros = table.new_zeros(1, prefix, table.shape[2])
+        weights["pos_embed"] = torch.cat([zeros, table], dim=1)
+        return [f"pos_embed: {prefix} prefix rows of zeros added"]
+    at = 0
+    for name in ("cls_token", "reg_token"):
+        if name in weights:
+            length = weights[name].shape[1]
+            weights[name] = weights[name] + table[:, at : at + length]
+            at += length
+    weights["pos_embed"] = table[:, prefix:]
+    return [f"pos_embed: {prefix} prefix rows added to their tokens"]
+
+
 def _adapt_positions(
-    weights: dict[str, Tensor], source: Config, target: Config, convention: Convention
+    weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig, convention: Convention
 ) -> list[str]:
     old, new = source.grid_size, target.grid_size
     if old == new or source.pos_embed in ("none", "sincos-2d"):
@@ -77,53 +126,38 @@ def _adapt_positions(
             f"pos_embed 'relative' counts distances along the rows of a {old[0]}x{old[1]} grid; "
             f"they mean something else on {new[0]}x{new[1]}"
         )
-    grids = f"{old[0]}x{old[1]} -> {new[0]}x{new[1]}"
+    changes = [f"pos_embed {old[0]}x{old[1]} -> {new[0]}x{new[1]}"]
     if source.pos_embed == "learned-1d":
         weights["pos_embed"] = resize_position_table(
             weights["pos_embed"],
             old,
             new,
-            num_prefix_tokens=source.num_prefix_tokens if source.pos_embed_prefix else 0,
+            num_prefix_tokens=target.num_prefix_tokens if target.pos_embed_prefix else 0,
             convention=convention,
         )
-        return [f"pos_embed {grids}"]
-    for name, old_side, new_side in (
-        ("pos_embed_y", old[0], new[0]),
-        ("pos_embed_x", old[1], new[1]),
-    ):
+        return changes
+    for axis, name in enumerate(("pos_embed_y", "pos_embed_x")):
         line = weights[name].flatten(1, 2)  # [1, side, D/2]
-        line = resize_position_table(line, (old_side, 1), (new_side, 1), convention=convention)
-        weights[name] = line.unsqueeze(2 if name == "pos_embed_y" else 1)
-    return [f"pos_embed {grids}"]
-
-
-def _adapt_head(weights: dict[str, Tensor], source: Config, target: Config) -> list[str]:
-    if (source.num_classes, source.head) == (target.num_classes, target.head):
-        return []
-    changes: list[str] = []
-    if source.head != target.head:
-        changes.append(f"head {source.head} -> {target.head}: reset")
-    if source.num_classes != target.num_classes:
-        changes.append(f"head {source.num_classes} -> {target.num_classes}: reset")
-    for name in [n for n in weights if n.startswith("head.")]:
-        del weights[name]
-    if source.head != target.head:
-        for name in [n for n in weights if n.startswith("pre_logits.")]:
-            del weights[name]
-    weights.update(_fresh(target, lambda name: name not in weights and _is_head(name)))
+        line = resize_position_table(line, (old[axis], 1), (new[axis], 1), convention=convention)
+        weights[name] = line.unsqueeze(2 - axis)
     return changes
 
 
-def _is_head(name: str) -> bool:
-    return name.startswith(("head.", "pre_logits."))
-
-
-def _fresh(config: Config, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Newly initialised tensors of `config`'s model, the same ones each time."""
+def _adapt_head(weights: dict[str, Tensor], source: Config, target: Config) -> list[str]:
+    old, new = _head(source), _head(target)
+    if old == new:
+        return []
+    changes = [f"head {a} -> {b}: reset" for a, b in zip(old, new, strict=True) if a != b]
+    stale = ("head.",) if old[0] == new[0] else ("head.", "pre_logits.")
+    for name in [name for name in weights if name.startswith(stale)]:
+        del weights[name]
     generator = torch.Generator().manual_seed(0)
-    fresh: dict[str, Tensor] = {}
-    for name, parameter in build_model(config, device="meta").named_parameters():
-        if wanted(name):
-            fresh[name] = torch.empty(parameter.shape)
-            init_tensor_(name, fresh[name], config, generator)
-    return fresh
+    for name, parameter in build_model(target, device="meta").named_parameters():
+        if name.startswith(stale):
+            weights[name] = torch.empty(parameter.shape)
+            init_tensor_(name, weights[name], target, generator)
+    return changes
+
+
+def _head(config: Config) -> tuple[str, int]:
+    return config.head if isinstance(config, ViTConfig) else "linear", config.num_classes

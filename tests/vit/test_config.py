@@ -35,7 +35,7 @@ def test_an_unknown_family_is_named():
         ({"image_size": (224, 0)}, r"image_size \(224, 0\)"),
         ({"heads": 7}, "width 768 is not a multiple of heads 7"),
         ({"depth": 0}, "depth must be at least 1, found 0"),
-        ({"num_classes": -1}, "num_classes must not be negative, found -1"),
+        ({"num_classes": -1}, "num_classes must be at least 0, found -1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), found 1.0"),
         ({"width": 6, "heads": 3, "pos_embed": "sincos-2d"}, "width 6 % 4"),
         ({"pool": "map", "fc_norm": True}, "fc_norm"),

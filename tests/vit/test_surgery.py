@@ -10,7 +10,7 @@ SOURCE = vit.ViTConfig(
 )
 
 
-def weights_of(config=SOURCE):
+def weights_of(config: vit.Config = SOURCE):
     return vit.build_model(config, seed=3).state_dict()
 
 
@@ -105,3 +105,53 @@ def test_relative_positions_cannot_change_grids():
     source = replace(SOURCE, pos_embed="relative")
     with pytest.raises(ValueError, match="4x4 grid"):
         vit.adapt_state_dict(weights_of(source), source, replace(source, image_size=64))
+
+
+def test_new_patches_see_resized_images_as_the_old_ones_saw_the_originals():
+    weights = weights_of()
+    target = replace(SOURCE, patch_size=16, image_size=64)
+    adapted, changes = vit.adapt_state_dict(weights, SOURCE, target)
+    assert changes == ("patch_embed 8x8 -> 16x16",)
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(5, 3, 8, 8, generator=generator)
+    resized = torch.nn.functional.interpolate(patches, size=(16, 16), mode="bilinear")
+    name = "patch_embed.proj.weight"
+    torch.testing.assert_close(
+        torch.nn.functional.conv2d(resized, adapted[name]),
+        torch.nn.functional.conv2d(patches, weights[name]),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_prefix_rows_move_into_their_tokens_and_back_without_a_change_of_output():
+    source = replace(SOURCE, registers=2)
+    bare = replace(source, pos_embed_prefix=False)
+    weights = weights_of(source)
+    adapted, changes = vit.adapt_state_dict(weights, source, bare)
+    assert changes == ("pos_embed: 3 prefix rows added to their tokens",)
+    again, changes = vit.adapt_state_dict(adapted, bare, source)
+    assert changes == ("pos_embed: 3 prefix rows of zeros added",)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for config, state in ((source, weights), (bare, adapted), (source, again)):
+        model = vit.build_model(config).eval()
+        model.load_state_dict(state)
+        outputs.append(model.forward_features(images))
+    torch.testing.assert_close(outputs[1], outputs[0])
+    torch.testing.assert_close(outputs[2], outputs[0])
+
+
+def test_a_resnets_head_is_reset_alone():
+    source = vit.BiTConfig(blocks=(1, 1), num_classes=5)
+    weights = weights_of(source)
+    target = replace(source, image_size=384, num_classes=3)
+    adapted, changes = vit.adapt_state_dict(weights, source, target)
+    assert changes == ("head 5 -> 3: reset",)
+    assert torch.equal(adapted["stem.conv.weight"], weights["stem.conv.weight"])
+    vit.build_model(target).load_state_dict(adapted)
+
+
+def test_a_transformer_does_not_become_a_resnet():
+    with pytest.raises(ValueError, match="cannot turn a vit into a bit"):
+        vit.adapt_state_dict(weights_of(), SOURCE, vit.BiTConfig())

@@ -1,0 +1,65 @@
+"""Import timm where torchvision cannot be had.
+
+timm names torchvision when it is imported, for transforms, data sets and a frozen batch norm that
+no ViT uses. A stand-in answers those imports and is gone again before anybody else looks.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+
+class _AnyAttribute(type):
+    """A class that has whatever class attribute is asked for."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class _StandIn(ModuleType):
+    """A module that has whatever class is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _AnyAttribute(name, (), {})
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.split(".")[0] != "torchvision":
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        return None
+
+
+def import_timm() -> ModuleType:
+    """The timm package; raises ImportError if it is not installed."""
+    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        import timm
+
+        return timm
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        import timm
+        import timm.layers
+        import timm.models
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    return timm

@@ -1,0 +1,67 @@
+"""Initial weights, after the reference's Flax code: one rule a kind of tensor, on one screen.
+
+A tensor for which there is no rule stays NaN, and `build_model` says so. A few lines surprise:
+q, k and v are three Xavier matrices in one, the last GroupNorm scale of a hybrid's bottleneck is 0
+(each starts as its shortcut), and the head is 0 (the loss starts at that of a constant).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import init
+
+from vit.config import BiTConfig, Config
+from vit.embed import sincos_table
+
+_NORMS = ("norm", "norm1", "norm2", "norm3", "fc_norm")
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module, config: Config, generator: torch.Generator) -> None:
+    """Fill every parameter and buffer of `config`'s model."""
+    for name, tensor in model.named_parameters():
+        init_tensor_(name, tensor, config, generator)
+    for name, buffer in model.named_buffers():
+        if name == "pos_table":
+            buffer.copy_(sincos_table(config.grid_size, buffer.shape[-1]))
+
+
+def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Generator) -> None:
+    """Fill one parameter by its name."""
+    *owners, leaf = name.split(".")
+    owner = owners[-1] if owners else ""
+    if name in ("head.weight", "head.fc.weight"):
+        init.zeros_(tensor)
+    elif name in ("head.bias", "head.fc.bias"):
+        init.constant_(tensor, config.head_bias_init)
+    elif owner in _NORMS:
+        starts_as_shortcut = owner == "norm3" and "backbone" in owners
+        init.constant_(tensor, float(leaf == "weight" and not starts_as_shortcut))
+    elif "stages" in owners or "stem" in owners:
+        lecun_normal_(tensor, generator)
+    elif isinstance(config, BiTConfig):
+        return
+    elif leaf == "bias":
+        mlp = owner in ("fc1", "fc2")
+        init.normal_(tensor, std=1e-6, generator=generator) if mlp else init.zeros_(tensor)
+    elif owner in ("qkv", "kv"):
+        # One Xavier matrix each for q, k, v: the fused shape would have another fan.
+        for part in tensor.split(config.width):
+            init.xavier_uniform_(part, generator=generator)
+    elif owner in ("q", "fc1", "fc2") or (owner == "proj" and "patch_embed" not in owners):
+        init.xavier_uniform_(tensor, generator=generator)
+    elif owner in ("fc", "proj"):
+        lecun_normal_(tensor, generator)
+    elif leaf == "latent":
+        init.xavier_uniform_(tensor[0], generator=generator)
+    elif leaf in ("pos_embed", "pos_embed_y", "pos_embed_x", "rel_pos"):
+        init.normal_(tensor, std=0.02, generator=generator)
+    elif leaf == "reg_token":
+        init.normal_(tensor, std=1e-6, generator=generator)  # as arXiv:2309.16588 does
+    elif leaf == "cls_token":
+        init.zeros_(tensor)
+
+
+def lecun_normal_(tensor: Tensor, generator: torch.Generator) -> None:
+    """Flax's default kernel: normal cut at two sigma, variance 1 / fan_in after the cut."""
+    std = tensor[0].numel() ** -0.5 / 0.87962566103423978
+    init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
