@@ -14,11 +14,15 @@ quarter of the throughput goes into moving blocks.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow
 import ray.data
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
 
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
@@ -30,7 +34,7 @@ from storage.reader import read_samples
 from storage.selection import EVERYTHING, Selection, select
 
 ROWS_PER_BLOCK = 128  # about a second of decoding photographs
-_ITEMS_PER_SOURCE_BLOCK = 4096
+_ITEMS_PER_READ_TASK = 4096
 Batch = dict[str, np.ndarray]
 
 
@@ -244,19 +248,19 @@ def _samples(opened: _Opened, spec: StreamSpec, chosen: np.ndarray, epoch: np.nd
 
 
 def _blocks(items: dict[str, Any], block: Callable[[int], Batch]) -> Iterator[Any]:
-    for item in items["id"].tolist():
+    for item in items["item"].tolist():
         yield block(item)
 
 
 def _run(block: Callable[[int], Batch], items: int, num_cpus: float) -> ray.data.Dataset:
-    """One task an item. Items exist as ranges of 4,096 until they are due, not as a million
-    objects."""
-    source = ray.data.range(items, override_num_blocks=-(-items // _ITEMS_PER_SOURCE_BLOCK))
-    # a block of 4,096 rows becomes 4,096 blocks of one, as they are wanted: Ray never fuses this
-    # step with the map behind it, since its purpose is to make more tasks
-    each = source.repartition(target_num_rows_per_block=1)
+    """One task an item, in order."""
+    # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
+    # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
+    source = ray.data.read_datasource(
+        _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
+    )
     run: Any = _blocks  # Ray's type for functions leaves out fn_kwargs
-    stream = each.map_batches(
+    stream = source.map_batches(
         run,
         fn_kwargs={"block": block},
         batch_size=None,
@@ -269,3 +273,42 @@ def _run(block: Callable[[int], Batch], items: int, num_cpus: float) -> ray.data
     stream.context.execution_options.preserve_order = True
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
+
+
+class _Items(Datasource):
+    """The integers [0, items), 4,096 a read task."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self._items = items
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of the integers."""
+        return 8 * self._items
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """As few tasks as hold all items; equal ones, so that Ray's split factor gives single
+        rows."""
+        tasks = -(-self._items // _ITEMS_PER_READ_TASK)
+        edges = [self._items * i // tasks for i in range(tasks + 1)]
+        return [
+            ReadTask(
+                partial(_item_rows, start, stop),
+                BlockMetadata(
+                    num_rows=stop - start,
+                    size_bytes=8 * (stop - start),
+                    input_files=None,
+                    exec_stats=None,
+                ),
+            )
+            for start, stop in pairwise(edges)
+        ]
+
+
+def _item_rows(start: int, stop: int) -> list[pyarrow.Table]:
+    return [pyarrow.table({"item": np.arange(start, stop, dtype=np.int64)})]
