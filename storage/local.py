@@ -95,7 +95,7 @@ class LocalStore:
             _copy_whole(self._path(key), Path(local_path))
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, in byte order, without unfinished writes."""
+        """Keys that start with `prefix`, without unfinished writes."""
         top = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
         found: list[str] = []
         for folder, _, names in os.walk(top):

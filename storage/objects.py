@@ -60,7 +60,7 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, in byte order."""
+        """Keys that start with `prefix`, in no promised order: not all servers sort by bytes."""
         ...
 
     def delete(self, key: str) -> None:

@@ -11,7 +11,9 @@ import math
 
 import numpy as np
 
-_ROUNDS = 8  # 4 is where the tests of uniformity start to pass, so twice that
+_ROUNDS = (
+    16  # with 8, the 120 permutations of 5 elements are not equally likely (chi2 5.1 a degree)
+)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -30,7 +32,7 @@ class Permutation:
         self.size = size
         self._rows = math.isqrt(size - 1) + 1  # ceil(sqrt(size))
         self._columns = -(-size // self._rows)
-        digest = hashlib.blake2b(key.encode(), digest_size=8 * _ROUNDS).digest()
+        digest = hashlib.shake_128(key.encode()).digest(8 * _ROUNDS)
         self._keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
     def forward(self, x: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from storage.errors import (
     AccessDenied,
+    BadUri,
     NotWritable,
     ObjectChanged,
     ObjectExists,
@@ -86,11 +87,16 @@ class S3Store:
                 retries={"mode": "standard", "total_max_attempts": self.request_attempts},
                 max_pool_connections=2 * self.parallel_reads,
             )
-            client = session.client("s3", config=config)
-            if client.meta.endpoint_url and not client.meta.endpoint_url.endswith(".amazonaws.com"):
-                # other servers rarely have a DNS name for each bucket
-                path_style = config.merge(Config(s3={"addressing_style": "path"}))
-                client = session.client("s3", config=path_style)
+            try:
+                client = session.client("s3", config=config)
+                if not client.meta.endpoint_url.endswith(".amazonaws.com"):
+                    # other servers rarely have a DNS name for each bucket
+                    path_style = config.merge(Config(s3={"addressing_style": "path"}))
+                    client = session.client("s3", config=path_style)
+            except ValueError as error:  # botocore's word for a malformed AWS_ENDPOINT_URL
+                raise BadUri(
+                    f"{self.uri}: AWS_ENDPOINT_URL is no URL such as http://host:port"
+                ) from error
             self._made = client
         return self._made
 
@@ -104,7 +110,7 @@ class S3Store:
         etag: list[str] = []
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, _BROKEN_BODY)),
-            wait=wait_exponential_jitter(initial=0.05, max=2.0),
+            wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
             stop=stop_after_attempt(_BODY_ATTEMPTS),
             reraise=True,
         )
@@ -188,7 +194,7 @@ class S3Store:
             temporary.unlink(missing_ok=True)
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, in byte order."""
+        """Keys that start with `prefix`."""
         whole = f"{self.prefix}/{prefix}" if self.prefix else prefix
         cut = len(self.prefix) + 1 if self.prefix else 0
         pages = self._client.get_paginator("list_objects_v2").paginate(

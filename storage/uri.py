@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from storage.errors import BadUri
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
-_BUCKET = re.compile(r"^[a-z0-9][a-z0-9._-]{1,254}$")
+_BUCKET = re.compile(r"^[a-z0-9][a-z0-9._-]{0,254}$")
 _ACCEPTED = "accepted: s3://bucket/prefix, file:///absolute/path, or a local path"
 
 

@@ -141,7 +141,7 @@ def _check(where: str, path: Path, promised: Mapping[str, Any]) -> None:
 def committed(uri: str) -> list[tuple[str, dict[str, Any]]]:
     """Direct children of a place that hold committed weights: (name, manifest), by name."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for name in _children_with_manifest(open_store(uri)):
+    for name in sorted(_children_with_manifest(open_store(uri))):
         manifest = read_manifest(join(uri, name))
         if manifest is not None:
             found.append((name, manifest))

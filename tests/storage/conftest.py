@@ -1,0 +1,35 @@
+"""One Ray and one S3 server for the whole folder; small real data sets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.dataset import Dataset
+from storage.pack import pack
+from storage.pack.digits import Digits
+from tests.s3 import S3Server, running_s3
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """The server, with its AWS variables set for this test."""
+    with s3_server.environment():
+        yield s3_server
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """scikit-learn's digits in several small shards."""
+    return pack(Digits(), str(tmp_path_factory.mktemp("digits") / "packed"), shard_bytes=400 << 10)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    return str(tmp_path / "place")

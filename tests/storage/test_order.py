@@ -1,0 +1,150 @@
+"""The order contract: exactly once an epoch, equal for every worker count, any step directly."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import BadOrder
+from storage.order import (
+    OrderSpec,
+    epoch_positions,
+    epochs_at,
+    global_batch,
+    rank_batch,
+    rank_slice,
+    steps_per_epoch,
+)
+
+
+def spec(samples: int, batch: int, **changes: object) -> OrderSpec:
+    return OrderSpec(
+        **{"digest": "d", "samples": samples, "seed": 0, "global_batch": batch, **changes}  # pyright: ignore[reportArgumentType]  wrong on purpose or by **
+    )
+
+
+runs = st.integers(1, 40)
+seeds = st.integers(0, 2**63)
+
+
+@given(samples=st.integers(1, 3000), run=runs, seed=seeds, epoch=st.integers(0, 10**6))
+def test_an_epoch_is_a_permutation(samples: int, run: int, seed: int, epoch: int) -> None:
+    order = spec(samples, 1, run_samples=run, seed=seed)
+    positions = epoch_positions(order, epoch, np.arange(samples))
+    assert np.array_equal(np.sort(positions), np.arange(samples))
+
+
+@settings(deadline=None, max_examples=50)
+@given(samples=st.integers(1, 600), batch=st.integers(1, 64), run=runs)
+def test_drop_sees_each_sample_at_most_once_an_epoch(samples: int, batch: int, run: int) -> None:
+    batch = min(batch, samples)
+    order = spec(samples, batch, run_samples=run)
+    steps = steps_per_epoch(order)
+    for epoch in (0, 3):
+        batches = [global_batch(order, epoch * steps + step) for step in range(steps)]
+        seen = np.concatenate([positions for _, positions in batches])
+        assert len(np.unique(seen)) == len(seen) == samples // batch * batch
+        assert all((epochs == epoch).all() for epochs, _ in batches)
+
+
+@settings(deadline=None, max_examples=50)
+@given(samples=st.integers(1, 300), batch=st.integers(1, 700), run=runs)
+def test_carry_sees_each_sample_exactly_once_an_epoch(samples: int, batch: int, run: int) -> None:
+    order = spec(samples, batch, tail="carry", run_samples=run)
+    steps = -(-3 * samples // batch)
+    batches = [global_batch(order, step) for step in range(steps)]
+    epochs = np.concatenate([epoch for epoch, _ in batches])
+    positions = np.concatenate([position for _, position in batches])
+    assert (np.diff(epochs) >= 0).all()
+    for epoch in range(3):
+        assert np.array_equal(np.sort(positions[epochs == epoch]), np.arange(samples))
+
+
+@given(
+    samples=st.integers(1, 10**6),
+    rows=st.integers(1, 8),
+    world=st.sampled_from([1, 2, 3, 5, 8, 64, 512, 4096]),
+    step=st.integers(0, 10**7),
+    tail=st.sampled_from(["drop", "carry"]),
+)
+@settings(deadline=None)
+def test_global_batch_is_independent_of_workers(
+    samples: int, rows: int, world: int, step: int, tail: str
+) -> None:
+    if tail == "drop":
+        samples = max(samples, rows * world)
+    order = spec(samples, rows * world, tail=tail)
+    epoch, position = global_batch(order, step)
+    ranks = sorted({0, world // 2, world - 1})
+    for rank in ranks:
+        rank_epoch, rank_position = rank_batch(order, step, rank=rank, world_size=world)
+        part = rank_slice(rows * world, rank=rank, world_size=world)
+        assert np.array_equal(rank_epoch, epoch[part])
+        assert np.array_equal(rank_position, position[part])
+
+
+def test_slices_of_all_ranks_are_the_global_batch() -> None:
+    order = spec(10_000, 96)
+    for world in (1, 2, 3, 4, 6, 8, 96):
+        parts = [rank_batch(order, 7, rank=r, world_size=world)[1] for r in range(world)]
+        assert np.array_equal(np.concatenate(parts), global_batch(order, 7)[1])
+
+
+def test_any_step_of_a_huge_run_is_reached_directly() -> None:
+    order = spec(300_000_000, 4096)
+    _, late = global_batch(order, 90 * steps_per_epoch(order) - 1)
+    assert len(np.unique(late)) == 4096
+    assert late.min() >= 0
+    assert late.max() < 300_000_000
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"digest": "e"}, {"run_samples": 8}])
+def test_order_depends_on_seed_digest_and_run(changed: dict[str, object]) -> None:
+    one, other = global_batch(spec(5000, 64), 3)[1], global_batch(spec(5000, 64, **changed), 3)[1]
+    assert not np.array_equal(one, other)
+
+
+def test_epochs_differ() -> None:
+    order = spec(5000, 50)
+    assert not np.array_equal(global_batch(order, 0)[1], global_batch(order, 100)[1])
+
+
+def test_the_order_never_changes() -> None:
+    """A run resumed by a later version of this code must continue the sequence it began."""
+    assert global_batch(spec(1437, 8, run_samples=2), 1000)[1].tolist() == [
+        500,
+        501,
+        1284,
+        1285,
+        1392,
+        1393,
+        60,
+        61,
+    ]
+
+
+def test_runs_stay_together() -> None:
+    _, positions = global_batch(spec(10_000, 160), 5)  # 10,000 is a multiple of 16: no short run
+    assert (positions.reshape(10, 16) == positions[::16, None] + np.arange(16)).all()
+
+
+def test_steps_and_epochs() -> None:
+    assert steps_per_epoch(spec(100, 30)) == 3
+    assert steps_per_epoch(spec(100, 30, tail="carry")) == 4
+    assert epochs_at(spec(100, 30), 6) == 2.0
+    assert epochs_at(spec(100, 30, tail="carry"), 10) == 3.0
+
+
+def test_drop_needs_one_whole_batch() -> None:
+    with pytest.raises(BadOrder, match="100 samples do not fill one of 256: take tail 'carry'"):
+        spec(100, 256)
+
+
+def test_workers_must_divide_the_batch() -> None:
+    with pytest.raises(BadOrder, match="global batch 64 is not a multiple of 3 workers"):
+        rank_batch(spec(100, 64), 0, rank=0, world_size=3)
+
+
+def test_empty_selection_has_no_order() -> None:
+    with pytest.raises(BadOrder, match="selection is empty"):
+        spec(0, 1)

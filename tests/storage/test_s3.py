@@ -1,0 +1,62 @@
+"""What only the S3 side does: errors of servers, credentials and connections, in bounded time."""
+
+import time
+
+import pytest
+
+from storage.errors import AccessDenied, BadUri, NotWritable, ObjectNotFound, Unavailable
+from storage.objects import open_store
+from storage.s3 import S3Store
+from tests.s3 import S3Server
+
+
+def test_missing_bucket_is_named(s3: S3Server) -> None:
+    with pytest.raises(NotWritable, match="no bucket 'no-such-bucket'"):
+        open_store("s3://no-such-bucket/x").check_writable()
+
+
+def test_missing_credentials_say_which_variables(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    with pytest.raises(NotWritable, match="AWS_ACCESS_KEY_ID"):
+        open_store(s3.uri("x")).check_writable()
+
+
+def test_wrong_secret_is_access_denied_and_not_repeated(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
+    with pytest.raises(AccessDenied, match=r"SignatureDoesNotMatch|AccessDenied") as caught:
+        open_store(s3.uri("x")).write("y", b"")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_refused_connection_is_unavailable_within_seconds(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
+    store = S3Store("bucket", request_attempts=2)
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match=r"EndpointConnectionError at 127\.0\.0\.1:9") as caught:
+        store.read("x")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(NotWritable, match="EndpointConnectionError"):
+        store.check_writable()
+    assert time.monotonic() - started < 10
+
+
+def test_malformed_endpoint_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(BadUri, match="AWS_ENDPOINT_URL"):
+        open_store(s3.uri("x")).read("y")
+
+
+def test_prefixes_do_not_see_each_other(s3: S3Server) -> None:
+    open_store(s3.uri("p", "a")).write("x", b"1")
+    open_store(s3.uri("p", "ab")).write("x", b"2")
+    assert list(open_store(s3.uri("p", "a")).list()) == ["x"]
+    with pytest.raises(ObjectNotFound):
+        open_store(s3.uri("p")).read("x")
