@@ -67,11 +67,11 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
     the limits.
     """
     image = _open(data)
-    width, height, orientation = _size_and_orientation(image)
-    box, flip = crop_box(crop, width, height, seed=seed, epoch=epoch, index=index)
     try:
+        width, height, orientation = _size_and_orientation(image)
+        box, flip = crop_box(crop, width, height, seed=seed, epoch=epoch, index=index)
         pixels = _cut(image, box, crop.image_size, orientation)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL: truncated or broken data
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # truncated or broken data
         raise BadImage(f"{image.format} does not decode: {error}") from None
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
 

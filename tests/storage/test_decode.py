@@ -1,0 +1,223 @@
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from storage import decode as decoding
+from storage.decode import Crop, crop_box, decode
+from storage.errors import BadImage
+from tests.storage.images import encoded, gradient
+
+WHOLE = Crop(image_size=32, kind="resize")
+
+
+def whole(data: bytes, size: int = 32) -> np.ndarray:
+    return decode(data, Crop(image_size=size, kind="resize"), seed=0, epoch=0, index=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error"),
+    [
+        ("PNG", {}, 0.0),
+        ("JPEG", {"quality": 95, "subsampling": 0}, 1.5),
+        ("JPEG", {"quality": 95, "subsampling": 0, "progressive": True}, 1.5),
+        ("WEBP", {"lossless": True}, 0.0),
+    ],
+)
+def test_rgb_formats_give_their_pixels(kind: str, options: dict, error: float) -> None:
+    pixels = gradient(32, 32)
+    found = whole(encoded(pixels, kind, **options))
+    assert found.dtype == np.uint8
+    assert found.shape == (32, 32, 3)
+    assert np.abs(found.astype(int) - pixels).mean() <= error
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_png_modes_become_rgb(mode: str) -> None:
+    image = Image.fromarray(gradient(32, 32)).convert(mode)
+    wanted = np.asarray(image.convert("RGB"))
+    assert np.array_equal(whole(encoded(image, "PNG")), wanted)
+
+
+def test_palette_with_transparency_does_not_warn() -> None:
+    image = Image.fromarray(gradient(32, 32)).convert("P")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole(encoded(image, "PNG", transparency=bytes(range(256))))
+
+
+def test_sixteen_bit_gray_keeps_its_upper_byte() -> None:
+    values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    found = whole(encoded(Image.fromarray(values), "PNG"))
+    assert np.array_equal(found, np.repeat((values >> 8)[:, :, None], 3, axis=2))
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    image = Image.fromarray(gradient(32, 32)).convert("CMYK")
+    found = whole(encoded(image, "JPEG", quality=95))
+    assert np.abs(found.astype(int) - gradient(32, 32)).mean() < 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    """Turned as every viewer turns it, also where the decoder scales (320 -> 16 pixels)."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(gradient(320, 160), kind, exif=exif)
+    image = Image.open(io.BytesIO(data))
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    wanted = np.asarray(upright.resize((16, 16), Image.Resampling.BICUBIC))
+    assert np.abs(whole(data, 16).astype(int) - wanted).mean() < 2.0
+    crop = Crop(image_size=16, kind="center", resize_fraction=0.5)
+    centre = decode(data, crop, seed=0, epoch=0, index=0)
+    left, upper = upright.width / 2 - 40, upright.height / 2 - 40
+    box = (left, upper, left + 80, upper + 80)
+    wanted = np.asarray(upright.resize((16, 16), Image.Resampling.BICUBIC, box=box))
+    assert np.abs(centre.astype(int) - wanted).mean() < 2.0
+
+
+@pytest.mark.parametrize("size", [(640, 480), (333, 517), (97, 1001), (31, 17), (1, 1), (2000, 3)])
+def test_scaled_decoding_stays_close_to_full_decoding(size: tuple[int, int]) -> None:
+    data = encoded(gradient(*size), "JPEG", quality=95)
+    full = Image.open(io.BytesIO(data)).convert("RGB")
+    for index in range(5):
+        crop = Crop(image_size=24)
+        found = decode(data, crop, seed=1, epoch=2, index=index)
+        box, flip = crop_box(crop, *size, seed=1, epoch=2, index=index)
+        wanted = np.asarray(full.resize((24, 24), Image.Resampling.BICUBIC, box=box))
+        wanted = wanted[:, ::-1] if flip else wanted
+        assert np.abs(found.astype(int) - wanted).mean() < 2.0
+
+
+sizes = st.integers(1, 3000)
+
+
+@given(width=sizes, height=sizes, seed=st.integers(0, 2**64), index=st.integers(0, 2**40))
+def test_random_crops_lie_inside_with_the_area_and_ratio_asked(
+    width: int, height: int, seed: int, index: int
+) -> None:
+    crop = Crop(image_size=8, area=(0.25, 0.75), ratio=(0.5, 2.0))
+    (left, upper, right, lower), _ = crop_box(crop, width, height, seed=seed, epoch=0, index=index)
+    assert 0 <= left < right <= width
+    assert 0 <= upper < lower <= height
+    if min(width, height) > 100 and max(width, height) < 2 * min(width, height):
+        share = (right - left) * (lower - upper) / (width * height)
+        assert 0.24 < share < 0.76
+        assert 0.48 < (right - left) / (lower - upper) < 2.1
+
+
+def test_crop_is_a_function_of_seed_epoch_and_index() -> None:
+    def box(**changes: int) -> object:
+        return crop_box(
+            Crop(image_size=8), 500, 400, **{"seed": 1, "epoch": 2, "index": 3} | changes
+        )
+
+    assert box() == box()
+    assert len({str(box(**{name: 9})) for name in ("seed", "epoch", "index")} | {str(box())}) == 4
+
+
+def test_the_crop_of_a_sample_never_changes() -> None:
+    """A run resumed by a later version of this code must see the pixels it would have seen."""
+    assert crop_box(Crop(image_size=8), 500, 400, seed=1, epoch=2, index=3) == (
+        (171.0, 46.0, 432.0, 384.0),
+        False,
+    )
+
+
+def test_half_of_the_samples_are_mirrored() -> None:
+    flips = [crop_box(Crop(image_size=8), 9, 9, seed=0, epoch=0, index=i)[1] for i in range(1000)]
+    assert 440 < sum(flips) < 560
+    never = Crop(image_size=8, flip=False)
+    assert not any(crop_box(never, 9, 9, seed=0, epoch=0, index=i)[1] for i in range(50))
+
+
+def test_center_and_resize_draw_nothing() -> None:
+    data = encoded(gradient(40, 30), "PNG")
+    for kind in ("center", "resize"):
+        crop = Crop(image_size=8, kind=kind)  # pyright: ignore[reportArgumentType]  a literal
+        one, other = (decode(data, crop, seed=i, epoch=i, index=i) for i in (0, 5))
+        assert np.array_equal(one, other)
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) * 9 // 10]
+
+
+def bomb() -> bytes:
+    """A PNG header of 30,000 x 30,000 pixels in front of almost nothing."""
+    data = bytearray(encoded(gradient(8, 8), "PNG"))
+    data[16:24] = (30_000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: b"", "not a JPEG, PNG, WEBP image"),
+        (lambda: b"hello, world", "not a JPEG, PNG, WEBP image"),
+        (lambda: encoded(gradient(8, 8), "GIF"), "not a JPEG, PNG, WEBP image"),
+        (lambda: encoded(gradient(8, 8), "EPS"), "not a JPEG, PNG, WEBP image"),
+        (lambda: cut(encoded(gradient(64, 64), "JPEG")), "does not decode"),
+        (lambda: cut(encoded(gradient(64, 64), "PNG")), "does not decode"),
+        (lambda: cut(encoded(gradient(64, 64), "WEBP")), r"not decode|not read|not a"),
+        (bomb, r"30000x30000 pixels|header does not read"),
+        (
+            lambda: encoded(
+                Image.new("RGB", (8, 8)),
+                "PNG",
+                save_all=True,
+                append_images=[Image.new("RGB", (8, 8), "red")],
+            ),
+            "animation of 2 frames",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_no_usable_image_is_refused_by_name(make: Callable[[], bytes], reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        whole(make())
+
+
+def test_limits_come_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(gradient(64, 64), "PNG")
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 64 * 63)
+    with pytest.raises(BadImage, match="64x64 pixels, the limit is 4032"):
+        whole(data)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 10)
+    with pytest.raises(BadImage, match="the limit is 10"):
+        whole(data)
+
+
+def test_every_cut_of_a_jpeg_is_an_image_or_a_named_error() -> None:
+    data = encoded(gradient(32, 32), "JPEG")
+    for end in range(0, len(data), 7):
+        try:
+            whole(data[:end])
+        except BadImage:
+            continue
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 0},
+        {"kind": "middle"},
+        {"area": (0.5, 0.1)},
+        {"ratio": (0.0, 1.0)},
+        {"resize_fraction": 1.5},
+    ],
+)
+def test_contradictory_crops_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Crop(**({"image_size": 8} | wrong))  # pyright: ignore[reportArgumentType]  wrong on purpose
