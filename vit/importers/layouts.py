@@ -1,0 +1,103 @@
+"""The layouts that can be read, and how one is told from another: by a name only it has."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from vit.importers import bit, flax, hugging_face, torchvision
+from vit.importers.rules import Rule
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_AS_IS = (Rule(r"(.+)", r"\1"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way to name a model's tensors, and what its models are like unless a file says else."""
+
+    name: str
+    marker: str
+    """A pattern that matches a tensor's name in this layout, and in no other."""
+    rules: tuple[Rule, ...]
+    gelu: Literal["tanh", "exact"] | None
+    """GELU of its models; None where the layout leaves it open."""
+    norm_eps: float | None
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """What is taken from pixels in [0, 1]; ours are in [-1, 1], which is mean and std 0.5."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="vision_transformer/big_vision",
+        marker=r"Transformer/encoder_norm/scale",
+        rules=flax.RULES,
+        gelu="tanh",
+        norm_eps=1e-6,
+    ),
+    Layout(
+        name="BiT",
+        marker=r"resnet/root_block/standardized_conv2d(_\d+)?/kernel",
+        rules=bit.RULES,
+        gelu=None,
+        norm_eps=None,
+    ),
+    Layout(
+        name="BiT of big_vision",
+        marker=r"root_block/conv_root/kernel",
+        rules=bit.RULES,
+        gelu=None,
+        norm_eps=None,
+    ),
+    Layout(
+        name="Hugging Face ViT",
+        marker=r"(vit\.)?embeddings\.patch_embeddings\.projection\.weight",
+        rules=hugging_face.RULES,
+        gelu="exact",
+        norm_eps=1e-12,
+    ),
+    Layout(
+        name="torchvision ViT",
+        marker=r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
+        rules=torchvision.RULES,
+        gelu="exact",
+        norm_eps=1e-6,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    ),
+    Layout(
+        name="timm ViT",
+        marker=r"blocks\.0\.attn\.qkv\.weight",
+        rules=_AS_IS,
+        gelu=None,
+        norm_eps=None,
+    ),
+    Layout(
+        name="timm BiT",
+        marker=r"stages\.0\.blocks\.0\.norm1\.weight",
+        rules=_AS_IS,
+        gelu=None,
+        norm_eps=None,
+    ),
+)
+
+
+def sniff(names: Iterable[str]) -> Layout:
+    """The one layout that the names of a checkpoint's tensors are in.
+
+    Raises ValueError with the first names if none, or more than one, of `LAYOUTS` fits.
+    """
+    names = list(names)
+    fits = [
+        layout
+        for layout in LAYOUTS
+        if any(re.fullmatch(layout.marker, name) is not None for name in names)
+    ]
+    if len(fits) != 1:
+        known = ", ".join(layout.name for layout in LAYOUTS)
+        which = " and ".join(layout.name for layout in fits) or "none"
+        raise ValueError(
+            f"layout not recognised: wanted one of {known}; {which} fits {sorted(names)[:5]} ..."
+        )
+    return fits[0]

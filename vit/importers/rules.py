@@ -1,0 +1,67 @@
+"""Translate tensor names: a rule a line, first match wins, a name without one is an error."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def as_is(tensor: Tensor) -> Tensor:
+    """Keep the tensor."""
+    return tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where a name goes: `pattern` matches all of it, `name` is made of its groups."""
+
+    pattern: str
+    name: str | Callable[[re.Match[str]], str]
+    change: Callable[[Tensor], Tensor] = as_is
+
+
+def counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
+    """A name whose `{}` and `{}` are the first two groups, numbers that there start at 1."""
+    return lambda match: match.expand(name).format(int(match[1]) - 1, int(match[2]) - 1)
+
+
+def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
+    """Rename and reshape by `rules`, then fuse q, k, v into one matrix as the model has them.
+
+    Raises ValueError naming every tensor that no rule knows, or that two names lead to.
+    """
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    translated: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for name, tensor in tensors.items():
+        for pattern, rule in compiled:
+            if match := pattern.fullmatch(name):
+                new = match.expand(rule.name) if isinstance(rule.name, str) else rule.name(match)
+                if new in translated:
+                    raise ValueError(f"{name} is a second tensor for {new}")
+                translated[new] = rule.change(tensor)
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"no rule for {sorted(unknown)}")
+    _fuse(translated, ("q", "k", "v"), "qkv")
+    _fuse(translated, ("k", "v"), "kv")
+    return translated
+
+
+def _fuse(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> None:
+    """Stack `X.q.weight`, `X.k.weight` ... as `X.qkv.weight`, wherever all parts are."""
+    first = f".{parts[0]}."
+    for name in [name for name in tensors if first in name]:
+        names = [name.replace(first, f".{part}.") for part in parts]
+        if all(part in tensors for part in names) and not _is_probe(name, parts):
+            fused = torch.cat([tensors.pop(part) for part in names])
+            tensors[name.replace(first, f".{whole}.")] = fused
+
+
+def _is_probe(name: str, parts: tuple[str, ...]) -> bool:
+    """Attention pooling keeps the probe's q apart from k and v."""
+    return name.startswith("attn_pool.") and parts[0] == "q"
