@@ -1,13 +1,12 @@
 """scikit-learn's 1,797 handwritten digits (UCI, 8x8 grayscale), as 8-bit PNG. Ships with
 scikit-learn."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from storage.pack.png import png
 from storage.pack.source import Sample, is_validation
 
 
@@ -48,10 +47,3 @@ class Digits:
             data=png(self._images[position]),
             label=int(self._labels[position]),
         )
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W] or [H, W, 3] -> PNG bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from storage.errors import BadSource
-from storage.pack.digits import png
+from storage.pack.png import png
 from storage.pack.source import Sample
 
 FASHION = (
