@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from cluster.resume_state import inner_optimizer, prime_optimizer
+from cluster.resume_state import prime_optimizer
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -43,12 +43,6 @@ def build_engine(
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     prime_optimizer(engine)
     return engine
-
-
-def set_learning_rate(engine: "DeepSpeedEngine", learning_rate: float) -> None:
-    """Give every parameter group its share: `lr_scale` is the group's factor (layer decay)."""
-    for group in inner_optimizer(engine).param_groups:
-        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def gradient_norm(engine: "DeepSpeedEngine") -> float:

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 WEIGHTS = "weights"
-STEP = "optimizer_step"
 
 
 def gather_weights(engine: "DeepSpeedEngine") -> dict[str, Tensor]:
     """Every parameter by name, float32, on the host; empty on ranks other than 0 (collective)."""
     found = {}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in _module(engine).named_parameters():
         value = _full(engine, parameter, None)
         if engine.global_rank == 0:
             found[name] = value.detach().to("cpu", torch.float32, copy=True)
@@ -33,19 +32,17 @@ def gather_weights(engine: "DeepSpeedEngine") -> dict[str, Tensor]:
 
 
 def gather_state(engine: "DeepSpeedEngine") -> dict[str, Tensor]:
-    """Weights, optimizer states and step count, ready for safetensors (collective).
+    """Weights and optimizer states, ready for safetensors (collective).
 
     Returns:
-        `weights/NAME`, `STATE/NAME` float32 and `optimizer_step` int64 []; empty on other ranks.
+        `weights/NAME` and `STATE/NAME`, float32 on the host; empty on ranks other than 0.
     """
     found = {f"{WEIGHTS}/{name}": value for name, value in gather_weights(engine).items()}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in _module(engine).named_parameters():
         for kind in _kinds(inner_optimizer(engine)):
             value = _full(engine, parameter, kind)
             if engine.global_rank == 0:
                 found[f"{kind}/{name}"] = value.detach().to("cpu", torch.float32, copy=True)
-    if engine.global_rank == 0:
-        found[STEP] = torch.tensor(_step_count(engine), dtype=torch.int64)
     return found
 
 
@@ -72,15 +69,15 @@ def prime_optimizer(engine: "DeepSpeedEngine") -> None:
         link()
 
 
-def restore_optimizer(engine: "DeepSpeedEngine", state: Mapping[str, Tensor]) -> None:
-    """Put a saved state into a primed engine whose module was built with its weights (collective).
+def restore_optimizer(engine: "DeepSpeedEngine", state: Mapping[str, Tensor], *, step: int) -> None:
+    """Put the state saved after `step` steps into an engine built with its weights (collective).
 
     Under bfloat16 the float32 master weights are set too: the module holds them rounded.
     """
     for states in inner_optimizer(engine).state.values():
         if "step" in states:
-            states["step"].fill_(int(state[STEP]))
-    for name, parameter in engine.module.named_parameters():
+            states["step"].fill_(step)
+    for name, parameter in _module(engine).named_parameters():
         for kind in [None, *_kinds(inner_optimizer(engine))]:
             _set_full(engine, parameter, kind, state[f"{kind or WEIGHTS}/{name}"])
 
@@ -91,11 +88,6 @@ def _kinds(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
     assert isinstance(optimizer, torch.optim.SGD), f"no resume state for {type(optimizer)}"
     return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
-
-
-def _step_count(engine: "DeepSpeedEngine") -> int:
-    first = inner_optimizer(engine).state.get(_master_tensors(engine)[0], {})
-    return int(first.get("step", 0))
 
 
 def inner_optimizer(engine: "DeepSpeedEngine") -> torch.optim.Optimizer:
@@ -114,6 +106,12 @@ def _master_tensors(engine: "DeepSpeedEngine") -> list[Tensor]:
         if hasattr(wrapped, name):
             return list(getattr(wrapped, name))
     return [p for group in wrapped.param_groups for p in group["params"]]
+
+
+def _module(engine: "DeepSpeedEngine") -> nn.Module:
+    module = engine.module
+    assert isinstance(module, nn.Module)
+    return module
 
 
 def _is_wrapped(parameter: nn.Parameter) -> bool:

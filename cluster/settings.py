@@ -31,8 +31,8 @@ class Workers:
     gpus: int = 0
     """GPUs a worker holds: 0 (train on the CPU) or 1."""
     cpus: float | None = None
-    """CPUs a worker holds. None: 1 beside a GPU, else half the cluster's CPUs shared by all workers,
-    so that Ray Data keeps the other half."""
+    """CPUs a worker holds. None: 1 beside a GPU; on CPUs, the workers share half the cluster's, so
+    that Ray Data keeps the other half."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.max:
@@ -50,7 +50,7 @@ class Zero:
     __pydantic_config__ = STRICT
 
     level: ZeroLevel = 2
-    """ZeRO level: 0 replicates everything, 1 partitions optimizer states, 2 gradients, 3 weights."""
+    """ZeRO level: 0 replicates all, 1 partitions optimizer states, 2 also gradients, 3 weights."""
     offload_optimizer: bool = False
     """Keep optimizer states in host memory and step there (levels 1 to 3)."""
 
@@ -79,6 +79,9 @@ class Place:
     mlflow_uri: str = "sqlite:///mlflow.db"
     """MLflow tracking server (http://...) or database (sqlite:///file.db)."""
     workers: Workers = field(default_factory=Workers)
+    wait_for_nodes: bool = False
+    """Start although the cluster is too small now: its autoscaler will bring nodes. Off, a cluster
+    without room is refused at once."""
     max_micro_batch: int = 64
     """Most images a worker pushes through the model at once; accumulation is derived from it."""
     zero: Zero = field(default_factory=Zero)

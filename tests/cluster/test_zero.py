@@ -1,4 +1,4 @@
-"""Every ZeRO level gives plain torch's losses, and its resume state continues at any other level."""
+"""Every ZeRO level gives plain torch's losses; its resume state continues at any other level."""
 
 import json
 import os

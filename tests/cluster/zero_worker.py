@@ -58,7 +58,7 @@ def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
 def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path) -> list[float]:
     from cluster import resume_state
     from cluster.batching import plan_batch
-    from cluster.engine import build_engine, set_learning_rate
+    from cluster.engine import build_engine
     from cluster.settings import Zero
     from cluster.zero import zero_config
 
@@ -72,11 +72,12 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
     engine = build_engine(model, optimizer, config)
     if state:
-        resume_state.restore_optimizer(engine, state)
+        resume_state.restore_optimizer(engine, state, step=first)
     losses = []
     for step in range(first, last):
         images, labels = (part.chunk(world)[rank] for part in batch(step))
-        set_learning_rate(engine, learning_rate(step))
+        for group in resume_state.inner_optimizer(engine).param_groups:
+            group["lr"] = learning_rate(step)
         total = torch.zeros(())
         for x, y in zip(images.split(plan.micro), labels.split(plan.micro), strict=True):
             logits = engine(x.to(torch.bfloat16) if precision == "bfloat16" else x)

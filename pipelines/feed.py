@@ -1,0 +1,98 @@
+"""What the workers are fed: Ray Train asks here for a stream each time it starts a worker group.
+
+`configure` runs again after every restart and resize, with the group's size, and reads the cursor
+(the newest resume state) itself. So resuming and new worker counts need no case of their own.
+"""
+
+from dataclasses import dataclass, replace
+
+import ray.data
+from ray.actor import ActorHandle
+from ray.data import DataIterator, Dataset, ExecutionOptions
+from ray.train import DataConfig
+
+from pipelines.stage import Stage
+from pipelines.states import newest_state
+from storage.selection import Selection
+from storage.stream import StreamSpec, eval_stream, train_stream
+
+TRAIN, VAL = "train", "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """The streams of one stage attempt, as plain values."""
+
+    stage: Stage
+    dataset_uri: str
+    attempt_uri: str
+    decode_cpus: float
+
+    def train_spec(self) -> StreamSpec:
+        """The training images, in the order that depends on nothing but the stage."""
+        data = self.stage.data
+        return StreamSpec(
+            dataset=self.dataset_uri,
+            split=data.train_split,
+            selection=data.selection,
+            crop=data.train_crop(self.stage.image_size),
+            seed=self.stage.seed,
+            global_batch=self.stage.global_batch,
+            tail=data.tail,
+        )
+
+    def val_spec(self) -> StreamSpec:
+        """All validation images of the classes that are trained on."""
+        data = self.stage.data
+        return replace(
+            self.train_spec(),
+            split=data.val_split,
+            selection=Selection(classes=data.selection.classes),
+            crop=data.val_crop(self.stage.image_size),
+        )
+
+
+class OrderedDataConfig(DataConfig):
+    """Builds the streams for the worker group that is starting and deals them out in order."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()
+        self._feed = feed
+
+    def configure(
+        self,
+        datasets: dict[str, Dataset],
+        world_size: int,
+        worker_handles: list[ActorHandle] | None,
+        worker_node_ids: list[str] | None,
+        **kwargs: object,
+    ) -> list[dict[str, DataIterator]]:
+        """Return, for every rank, its iterator under each asked-for name."""
+        per_rank: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        for name in datasets:
+            stream = self._stream(name, world_size)
+            options: ExecutionOptions = self.default_ingest_options()
+            options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
+            stream.context.execution_options = options
+            splits = stream.streaming_split(world_size, equal=True, locality_hints=worker_node_ids)
+            for shards, split in zip(per_rank, splits, strict=True):
+                shards[name] = split
+        return per_rank
+
+    def _stream(self, name: str, world_size: int) -> Dataset:
+        feed = self._feed
+        if name == VAL:
+            return eval_stream(feed.val_spec(), world_size=world_size, num_cpus=feed.decode_cpus)
+        state = newest_state(feed.attempt_uri)
+        return train_stream(
+            feed.train_spec(),
+            start_step=state.step if state else 0,
+            stop_step=feed.stage.steps,
+            world_size=world_size,
+            num_cpus=feed.decode_cpus,
+        )
+
+
+def placeholder() -> Dataset:
+    """Ray Train wants a dataset for each name before it asks `configure` for the real ones."""
+    return ray.data.range(1)

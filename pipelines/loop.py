@@ -1,0 +1,256 @@
+"""The training loop, the same on every worker, read top to bottom.
+
+fetch -> augment -> forward, backward, step -> report -> save -> evaluate; at the end, commit.
+Every rank takes every branch: gathering, evaluating and reporting are collective.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster import resume_state
+from cluster.batching import BatchPlan, plan_batch
+from cluster.engine import build_engine, gradient_norm, prepare_worker
+from cluster.settings import Place
+from cluster.zero import zero_config
+from pipelines.evaluators import classification
+from pipelines.feed import TRAIN, VAL
+from pipelines.pictures import image_grid
+from pipelines.stage import Stage
+from pipelines.states import drop_states, newest_state, save_state
+from storage import weights
+from storage.objects import open_store
+from vit import (
+    adapt_state_dict,
+    augment_batch,
+    build_model,
+    build_optimizer,
+    config_from_dict,
+    loss_fn,
+    lr_at,
+    param_groups,
+    set_lr,
+)
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+BATCH_PICTURE = "pictures/augmented-batch.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage attempt, as plain values: all that a worker is told."""
+
+    stage: Stage
+    place: Place
+    attempt_uri: str
+    parent_uri: str | None
+    """Committed weights to start from."""
+    steps_per_epoch: float
+    manifest: dict[str, Any]
+    """Lineage for the manifest; the worker adds step, metrics and what is known at the end."""
+
+
+def train(job: Job) -> None:
+    """Run one worker's part of a stage attempt; the whole group commits the weights."""
+    worker = Worker(job)
+    stage, place = job.stage, job.place
+    first_step = worker.start()
+    if first_step < stage.steps:
+        batches = worker.batches(TRAIN)
+        for step in range(first_step, stage.steps):
+            batch = worker.fetch(batches, step)
+            worker.step(batch, step)
+            done = step + 1
+            last = done == stage.steps
+            if last or done % place.log_every_steps == 0:
+                worker.report(done)
+            if not last and place.save_every_steps and done % place.save_every_steps == 0:
+                worker.save(done)
+            if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
+                worker.evaluate(done)
+    worker.commit(worker.evaluate(stage.steps))
+
+
+class Worker:
+    """What one rank holds during a stage attempt."""
+
+    def __init__(self, job: Job) -> None:
+        context = ray.train.get_context()
+        self.job = job
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = prepare_worker(
+            rank=self.rank,
+            local_rank=context.get_local_rank(),
+            world_size=self.world_size,
+            verbose=job.place.verbose,
+        )
+        self.plan: BatchPlan = plan_batch(
+            job.stage.global_batch,
+            workers=self.world_size,
+            max_micro_batch=job.place.max_micro_batch,
+        )
+        self.engine: DeepSpeedEngine
+        self.unreported: list[dict[str, Any]] = []
+        self.reset_clock()
+
+    def start(self) -> int:
+        """Build the engine with its first weights; return the step to go on from."""
+        stage = self.job.stage
+        state = newest_state(self.job.attempt_uri)
+        model = build_model(stage.model, seed=stage.seed)
+        saved: dict[str, Tensor] = {}
+        notes: tuple[str, ...] = ("fresh weights",)
+        if state:
+            saved, _ = weights.read_weights(state.uri)
+            model.load_state_dict(resume_state.module_weights(saved))
+            notes = (f"resumed after step {state.step}",)
+        elif self.job.parent_uri:
+            found, manifest = weights.read_weights(self.job.parent_uri)
+            source = config_from_dict(manifest["stage"]["model"])
+            adapted, notes = adapt_state_dict(found, source, stage.model)
+            model.load_state_dict(adapted)
+        optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
+        config = zero_config(
+            self.job.place.zero,
+            self.plan,
+            precision=stage.precision,
+            clip_norm=stage.optim.clip_norm,
+        )
+        self.engine = build_engine(model.to(self.device), optimizer, config)
+        if state:
+            resume_state.restore_optimizer(self.engine, saved, step=state.step)
+        step = state.step if state else 0
+        self.tell({"kind": "start", "step": step, "plan": str(self.plan), "notes": notes})
+        return step
+
+    def batches(self, name: Literal["train", "val"]) -> Iterator[dict[str, np.ndarray]]:
+        """This rank's batches of a stream, from its beginning."""
+        shard: Any = ray.train.get_dataset_shard(name)  # Ray's type allows for no dataset
+        rows = self.plan.local_batch
+        return iter(shard.iter_batches(batch_size=rows, batch_format="numpy", prefetch_batches=2))
+
+    def fetch(self, batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, Tensor]:
+        """The next batch, which must be this step's; time spent waiting is measured."""
+        began = time.perf_counter()
+        batch = next(batches)
+        assert (batch["step"] == step).all(), f"step {step} was fed {set(batch['step'].tolist())}"
+        self.waited += time.perf_counter() - began
+        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
+
+    def step(self, batch: dict[str, Tensor], step: int) -> None:
+        """One optimizer step over the rank's share of the global batch."""
+        stage = self.job.stage
+        # Dropout: the same after a resume, different on every rank and step.
+        torch.manual_seed(hash((stage.seed, step, self.rank)) % 2**63)
+        learning_rate = lr_at(step, stage.steps, stage.optim)
+        set_lr(resume_state.inner_optimizer(self.engine).param_groups, learning_rate)
+        total = torch.zeros((), device=self.device)
+        micro = self.plan.micro
+        for part in range(self.plan.accumulation):
+            rows = {
+                name: column[part * micro : (part + 1) * micro] for name, column in batch.items()
+            }
+            images, targets = augment_batch(
+                rows["image"].to(self.device),
+                rows["label"].to(self.device),
+                sample_index=rows["index"],
+                epoch=rows["epoch"],
+                seed=stage.seed,
+                config=stage.augment,
+                num_classes=stage.model.num_classes,
+            )  # [m, 3, H, W], [m] or [m, classes]
+            if step == 0 and part == 0 and self.rank == 0:
+                open_store(self.job.attempt_uri).write(BATCH_PICTURE, image_grid(images))
+                self.pictures.append(BATCH_PICTURE)
+            logits = self.forward(images).float()  # [m, classes]
+            loss = loss_fn(stage.loss, logits, targets, label_smoothing=stage.label_smoothing)  # []
+            self.engine.backward(loss)
+            self.engine.step()  # takes effect after the last micro-batch
+            total += loss.detach() / self.plan.accumulation
+        # The loss stays on the device until it is reported: asking for it would wait for the GPU.
+        self.unreported.append({"step": step + 1, "lr": learning_rate, "loss": total})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [b, classes] of images [b, 3, H, W]."""
+        if self.job.stage.precision == "bfloat16":
+            images = images.to(torch.bfloat16)
+        return self.engine(images)
+
+    def report(self, step: int) -> None:
+        """Tell the controller the metrics of every step since the last report."""
+        losses = torch.stack([record["loss"] for record in self.unreported])  # [steps]
+        dist.all_reduce(losses)
+        seconds = time.perf_counter() - self.began
+        steps = len(self.unreported)
+        records = [
+            {"step": record["step"], "train/loss": loss / self.world_size, "train/lr": record["lr"]}
+            for record, loss in zip(self.unreported, losses.tolist(), strict=True)
+        ]
+        records[-1] |= {
+            "train/epoch": step / self.job.steps_per_epoch,
+            "train/images_per_second": steps * self.job.stage.global_batch / seconds,
+            "train/step_seconds": seconds / steps,
+            "train/data_wait_fraction": self.waited / seconds,
+        }
+        norm = gradient_norm(self.engine)
+        if np.isfinite(norm):
+            records[-1]["train/gradient_norm"] = norm
+        self.tell({"kind": "steps", "records": records, "pictures": self.pictures})
+        self.unreported.clear()
+        self.reset_clock()
+
+    def save(self, step: int) -> None:
+        """Write the resume state; it does not know how many workers wrote it."""
+        tensors = resume_state.gather_state(self.engine)
+        if self.rank == 0:
+            save_state(self.job.attempt_uri, tensors, step=step)
+        dist.barrier()
+        self.reset_clock()
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluate on the validation split; every rank returns the same metrics."""
+        began = time.perf_counter()
+        self.engine.eval()
+        metrics = dict(
+            classification(
+                self.forward,
+                self.batches(VAL),
+                device=self.device,
+                micro_batch=self.job.place.max_micro_batch,
+            )
+        )
+        self.engine.train()
+        metrics["val/seconds"] = time.perf_counter() - began
+        self.tell({"kind": "metrics", "step": step, "metrics": metrics})
+        self.reset_clock()
+        return metrics
+
+    def commit(self, metrics: dict[str, float]) -> None:
+        """Hand the weights to whoever comes next: bytes first, manifest last."""
+        tensors = resume_state.gather_weights(self.engine)
+        if self.rank == 0:
+            known = {"step": self.job.stage.steps, "metrics": metrics}
+            weights.commit(self.job.attempt_uri, tensors, self.job.manifest | known)
+            drop_states(self.job.attempt_uri)
+        dist.barrier()
+        self.tell({"kind": "committed", "step": self.job.stage.steps})
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Report to the controller: every rank calls, rank 0's words count."""
+        ray.train.report(message if self.rank == 0 else {})
+
+    def reset_clock(self) -> None:
+        """Throughput counts training steps alone, not saving or evaluating."""
+        self.began = time.perf_counter()
+        self.waited = 0.0
+        self.pictures: list[str] = []

@@ -1,0 +1,7 @@
+#!/usr/bin/env -S python3 -P
+"""Pack images into WebDataset shards and a manifest: pipelines/pack.py digits|idx|folder --help."""
+
+from pipelines.packing import main
+
+if __name__ == "__main__":
+    main("Pack images into WebDataset shards and a dataset manifest.")

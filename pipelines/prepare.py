@@ -1,0 +1,248 @@
+"""From a command line to a plan that can train: every check that needs no cluster, in seconds.
+
+The start of a stage, stated once:
+  1. the attempt is committed            -> it is done (unless --force)
+  2. the attempt has resume state        -> continue it (`Worker.start`)
+  3. the parent has committed weights    -> adapt them and start
+  4. `init` names a checkpoint           -> adapt it and start
+  5. no parent is declared               -> fresh weights
+  6. else one error that names the place looked in and the command that makes the weights
+"""
+
+import os
+import subprocess
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cluster.batching import plan_batch
+from cluster.errors import BadPlace
+from cluster.scaling import worker_range
+from cluster.settings import Place
+from cluster.zero import zero_config
+from pipelines.attempts import (
+    Attempt,
+    attempt_to_make,
+    choose_parent,
+    committed_attempts,
+    newest,
+)
+from pipelines.feed import Feed
+from pipelines.options import Command, plain
+from pipelines.stage import FORMAT_VERSION, Recipe, Stage, fingerprint
+from storage.dataset import Dataset, check_shards, load_dataset
+from storage.objects import open_store
+from storage.order import epochs_at
+from storage.stream import order_of
+from storage.uri import join
+
+PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One stage attempt, resolved: where it goes, what it starts from, what it reads."""
+
+    stage: Stage
+    run: str
+    recipe: str
+    attempt: Attempt
+    fingerprint: str
+    parent: Attempt | None
+    start_uri: str | None
+    """Committed weights to start from: the parent's, or those `init` names."""
+    dataset: Dataset
+    feed: Feed
+    workers: tuple[int, int]
+    steps_per_epoch: float
+
+    @property
+    def done(self) -> bool:
+        """Whether the attempt is committed already."""
+        return self.attempt.manifest is not None
+
+    def manifest(self, *, mlflow_run_id: str) -> dict[str, Any]:
+        """Lineage: everything the weights came from (the worker adds step and metrics)."""
+        parent = self.parent
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe,
+            "run": self.run,
+            "stage": plain(asdict(self.stage)),
+            "fingerprint": self.fingerprint,
+            "attempt": self.attempt.name,
+            "parent": parent and parent_record(parent),
+            "dataset": {"name": self.stage.data.dataset, "digest": self.dataset.digest},
+            "mlflow_run_id": mlflow_run_id,
+            "git_commit": git_commit(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def parent_record(parent: Attempt) -> dict[str, Any]:
+    """What a child remembers of its parent."""
+    assert parent.manifest is not None
+    return {
+        "stage": parent.manifest["stage"]["name"],
+        "fingerprint": parent.fingerprint,
+        "attempt": parent.name,
+        "weights_sha256": parent.manifest["files"]["weights.safetensors"]["sha256"],
+        "mlflow_run_id": parent.manifest["mlflow_run_id"],
+    }
+
+
+def resolve_place(place: Place, *, cwd: Path) -> Place:
+    """Make relative roots absolute: workers have working directories of their own.
+
+    Raises:
+        BadPlace: a root is relative in a job's uploaded copy of the working directory, where
+            results would be lost with it.
+    """
+    uploaded = "runtime_resources" in cwd.parts
+
+    def absolute(name: str, root: str) -> str:
+        if "://" in root or Path(root).is_absolute():
+            return root
+        if uploaded:
+            raise BadPlace(
+                f"{name} {root!r} is relative, and this job runs in an uploaded copy of the working"
+                f" directory, which Ray deletes - set it to an absolute path or s3://, for example"
+                f" --place.{name.replace('_', '-')} {Path.home() / 'vit-on-ray' / root}"
+            )
+        return str(cwd / root)
+
+    prefix = "sqlite:///"
+    mlflow_uri = place.mlflow_uri
+    if mlflow_uri.startswith(prefix):
+        mlflow_uri = prefix + absolute("mlflow_uri", mlflow_uri.removeprefix(prefix))
+    return replace(
+        place,
+        data_root=absolute("data_root", place.data_root),
+        storage_root=absolute("storage_root", place.storage_root),
+        mlflow_uri=mlflow_uri,
+    )
+
+
+def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
+    """Everything about a stage that can be known before its parent is there.
+
+    Raises:
+        ValueError: one line - the batch cannot be split, the data is missing, empty or of another
+            number of classes, a feature is not there.
+    """
+    fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
+    for workers in {fewest, most}:
+        plan = plan_batch(
+            stage.global_batch, workers=workers, max_micro_batch=place.max_micro_batch
+        )
+        zero_config(place.zero, plan, precision=stage.precision, clip_norm=None)
+        if plan.micro % 2 and (stage.augment.mixup or stage.augment.cutmix):
+            raise BadPlace(f"mixup and cutmix pair neighbours, but {plan} has an odd micro-batch")
+    dataset = load_dataset(join(place.data_root, stage.data.dataset))
+    check_shards(dataset, (stage.data.train_split, stage.data.val_split))
+    classes = stage.data.selection.num_classes(len(dataset.classes))
+    if classes != stage.model.num_classes:
+        raise ValueError(
+            f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
+            f" data of {dataset.uri} has {classes} classes"
+        )
+    feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
+    order_of(feed.val_spec(), dataset)
+    if stage.steps:
+        order_of(feed.train_spec(), dataset)
+    return dataset, (fewest, most)
+
+
+def check_root(place: Place) -> None:
+    """Whether results can be written. Raises a StorageError that says why not."""
+    open_store(place.storage_root).check_writable()
+
+
+def make_plan(stage: Stage, command: Command) -> Plan:
+    """Decide what to do for one stage (see the numbered cases on top).
+
+    Raises:
+        ValueError: one line.
+        storage.errors.Unavailable: the storage does not answer.
+    """
+    place, run = command.place, command.options.run
+    dataset, workers = check_stage(stage, place)
+    parent = _parent(stage, command)
+    name = fingerprint(
+        stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
+    )
+    attempts = committed_attempts(place.storage_root, run, stage.name)
+    attempt = newest(attempts, name)
+    if attempt is None or command.options.force:
+        to_make = attempt_to_make(attempts, name)
+        attempt = Attempt(to_make, join(place.storage_root, run, stage.name, to_make), None)
+    feed = Feed(
+        stage=stage,
+        dataset_uri=dataset.uri,
+        attempt_uri=attempt.uri,
+        decode_cpus=place.decode_cpus,
+    )
+    one_step = epochs_at(order_of(feed.train_spec(), dataset), 1) if stage.steps else 1.0
+    return Plan(
+        stage=stage,
+        run=run,
+        recipe=command.options.recipe,
+        attempt=attempt,
+        fingerprint=name,
+        parent=parent,
+        start_uri=parent.uri if parent else stage.init,
+        dataset=dataset,
+        feed=feed,
+        workers=workers,
+        steps_per_epoch=1 / one_step,
+    )
+
+
+def _parent(stage: Stage, command: Command) -> Attempt | None:
+    if stage.parent is None:
+        return None
+    options, root = command.options, command.place.storage_root
+    script = f"pipelines/{stage.parent}.py --recipe {options.recipe} --run {options.run}"
+    return choose_parent(
+        committed_attempts(root, options.run, stage.parent),
+        of_recipe=_fingerprint_in_recipe(command.recipe, stage.parent, command.place),
+        asked=options.parent,
+        place=join(root, options.run, stage.parent),
+        command=script,
+    )
+
+
+def _fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None:
+    """The fingerprint a stage has when its whole ancestry is the recipe's own."""
+    stage = recipe.stage(name)
+    try:
+        digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
+    except ValueError:  # its data may be gone by now; its weights need not be
+        return None
+    parent = stage.parent and _fingerprint_in_recipe(recipe, stage.parent, place)
+    return fingerprint(stage, dataset_digest=digest, parent=parent)
+
+
+def git_commit() -> str | None:
+    """Commit of the code, `+dirty` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(  # noqa: S603  # fixed arguments, no shell
+            ["git", *arguments],  # noqa: S607  # git of the PATH
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}+dirty" if git("status", "--porcelain", "-uno") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,73 @@
+"""From the workers to the driver: rank 0's reports pass the controller into a queue.
+
+The driver reads the queue beside `trainer.fit()`, so MLflow and the terminal have one writer.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import Checkpoint, UserCallback
+from ray.util.queue import Empty, Queue
+
+POLL_SECONDS = 0.5
+Message = dict[str, Any]
+
+
+class Forward(UserCallback):
+    """Runs on the controller: puts what rank 0 reported, and failures, into the queue."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def after_report(
+        self, run_context: object, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        """Called after every rank has reported."""
+        self.queue.put(metrics[0])
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        """Called when workers were lost or raised."""
+        lost = {rank: _last_line(error) for rank, error in worker_exceptions.items()}
+        self.queue.put({"kind": "lost", "workers": lost})
+
+
+class Inbox:
+    """Hands every message to `handle`, on a thread, until it is closed and empty."""
+
+    def __init__(self, handle: Callable[[Message], None]) -> None:
+        self.queue = Queue(actor_options={"num_cpus": 0})
+        self.error: Exception | None = None
+        self._handle = handle
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Handle what is left, then stop."""
+        self._closing.set()
+        self._thread.join()
+        self.queue.shutdown()
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing.is_set()  # asked before the look: nothing comes after it
+            try:
+                message = self.queue.get(timeout=POLL_SECONDS)
+            except Empty:
+                if closing:
+                    return
+                continue
+            except Exception as error:  # the queue's actor died with the cluster
+                self.error = error
+                return
+            try:
+                self._handle(message)
+            except Exception as error:
+                # Tracking must not stop training; the first failure is said at the end.
+                self.error = self.error or error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,258 @@
+"""What an entry script calls: parse, check, train, say what happened; and the exit codes.
+
+0  done, or was done already
+1  the world failed (storage, cluster, tracking) after retries
+2  a mistake of the user's: one line on stderr, nothing was trained
+130, 143  stopped by Ctrl-C, by SIGTERM (`ray job stop`)
+"""
+
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+from ray.train import FailureConfig, RunConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from cluster.scaling import check_room, scaling_config, worker_cpus
+from cluster.settings import Place
+from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
+from pipelines.loop import Job, train
+from pipelines.options import Command, program_name, read_command
+from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
+from pipelines.progress import Progress, clock
+from pipelines.ray_session import ray_session
+from pipelines.reports import Forward, Inbox
+from pipelines.stage import flatten
+from pipelines.summary import Outcome, print_summary
+from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, open_tracker
+from storage import weights
+from storage.errors import StorageError, Unavailable
+from storage.objects import open_store
+
+
+class Failed(Exception):
+    """Training ended without weights; the message is one line."""
+
+
+def main(description: str, stage_name: str | None = None) -> NoReturn:
+    """Run one stage, or all stages of the recipe, as the command line says; exit."""
+    try:
+        signal.signal(signal.SIGTERM, _stop)
+        command = read_command(
+            sys.argv[1:], stage_name=stage_name, prog=program_name(), description=description
+        )
+        if command.options.print_config:
+            print(command.as_yaml(), end="")
+            sys.exit(0)
+        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
+        outcomes = run_stages(command)
+    except (Unavailable, Failed) as error:
+        _die(1, error)
+    except (ValueError, StorageError) as error:
+        _die(2, error)
+    except KeyboardInterrupt:
+        _die(130, "stopped; run the same command again to continue from the last save")
+    if len(outcomes) > 1:
+        print_summary(outcomes, command)
+    sys.exit(0)
+
+
+def run_stages(command: Command) -> list[Outcome]:
+    """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
+    for stage in command.stages:
+        check_stage(stage, command.place)
+    check_root(command.place)
+    client = open_client(command.place.mlflow_uri)
+    first = make_plan(command.stages[0], command)
+    outcomes: list[Outcome] = []
+    rest = list(command.stages)
+    while rest:  # committed stages first: they need no Ray
+        plan = first if not outcomes else make_plan(rest[0], command)
+        if not plan.done:
+            break
+        outcomes.append(_done(plan))
+        rest.pop(0)
+    if not rest:
+        return outcomes
+    with ray_session(verbose=command.place.verbose):
+        for stage in rest:
+            plan = make_plan(stage, command)
+            outcomes.append(_done(plan) if plan.done else run_stage(plan, command, client))
+    return outcomes
+
+
+def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
+    """Train one attempt under an MLflow run; the run ends as what happened."""
+    place, stage = command.place, plan.stage
+    fewest, most, cpus = _fit_to_cluster(plan, place)
+    tracker = open_tracker(
+        client,
+        experiment=plan.recipe,
+        run=plan.run,
+        stage=stage.name,
+        attempt=plan.attempt.uri,
+        tags=_tags(plan),
+    )
+    manifest = plan.manifest(mlflow_run_id=tracker.run_id)
+    tracker.log_params(flatten(asdict(stage)))
+    tracker.log_file("config.yaml", command.as_yaml().encode())
+    tracker.watch_system()
+    progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
+    progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    inbox = Inbox(lambda message: _handle(message, tracker, progress, plan))
+    job = Job(
+        stage=stage,
+        place=place,
+        attempt_uri=plan.attempt.uri,
+        parent_uri=plan.start_uri,
+        steps_per_epoch=plan.steps_per_epoch,
+        manifest=manifest,
+    )
+    status, began = FAILED, time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
+            _fit(job, plan, inbox, scratch, fewest=fewest, most=most, cpus=cpus)
+        status = FINISHED
+    except TrainingFailedError as error:
+        raise Failed(f"stage {stage.name} failed: {_cause(error)}") from None
+    except KeyboardInterrupt:
+        status = KILLED
+        raise
+    finally:
+        inbox.close()
+        progress.end()
+        tracker.end(status)
+    if inbox.error is not None:
+        progress.note(f"warning: not everything reached MLflow: {_line(inbox.error)}")
+    whole = weights.read_manifest(plan.attempt.uri)
+    assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
+    tracker.log_file("manifest.json", open_store(plan.attempt.uri).read(weights.MANIFEST))
+    seconds = time.monotonic() - began
+    progress.note(
+        f"val accuracy {whole['metrics']['val/accuracy']:.4f} in {clock(seconds)},"
+        f" weights in {plan.attempt.uri}"
+    )
+    return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
+
+
+def _fit(
+    job: Job, plan: Plan, inbox: Inbox, scratch: str, *, fewest: int, most: int, cpus: float
+) -> None:
+    names = (TRAIN, VAL) if plan.stage.steps else (VAL,)
+    trainer = TorchTrainer(
+        train_loop_per_worker=partial(train, job),
+        scaling_config=scaling_config(
+            fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
+        ),
+        run_config=RunConfig(
+            # A name of its own: Ray Train would restore a run of the same name by itself.
+            name=f"{plan.run}-{plan.stage.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch,  # Ray's own notes; weights and states are ours, elsewhere
+            failure_config=FailureConfig(max_failures=job.place.max_failures),
+            callbacks=[Forward(inbox.queue)],
+        ),
+        datasets=dict.fromkeys(names, placeholder),
+        dataset_config=OrderedDataConfig(plan.feed),
+    )
+    trainer.fit()
+
+
+def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
+    """Workers (fewest, most) and CPUs of each, checked against the cluster."""
+    resources = ray.cluster_resources()
+    fewest, most = plan.workers
+    cpus = worker_cpus(place.workers, most=most, cluster_cpus=resources.get("CPU", 0.0))
+    if not place.wait_for_nodes:
+        check_room(
+            fewest=fewest,
+            cpus=cpus,
+            gpus=place.workers.gpus,
+            decode_cpus=place.decode_cpus,
+            have_cpus=resources.get("CPU", 0.0),
+            have_gpus=resources.get("GPU", 0.0),
+        )
+    return fewest, most, cpus
+
+
+def _handle(message: dict[str, Any], tracker: Tracker, progress: Progress, plan: Plan) -> None:
+    """One message of the workers, on the driver."""
+    kind = message.get("kind")
+    if kind == "start":
+        progress.note(f"{message['plan']}; {', '.join(message['notes'])}")
+    elif kind == "steps":
+        progress.show(message["records"][-1])
+        tracker.log_steps(message["records"])
+        for name in message["pictures"]:
+            tracker.log_file(name, open_store(plan.attempt.uri).read(name))
+    elif kind == "metrics":
+        metrics = message["metrics"]
+        progress.note(
+            f"step {message['step']}: val accuracy {metrics['val/accuracy']:.4f},"
+            f" val loss {metrics['val/loss']:.4f}"
+        )
+        tracker.log_steps([{"step": message["step"], **metrics}])
+    elif kind == "lost":
+        for rank, reason in message["workers"].items():
+            progress.note(f"worker {rank} failed: {reason}")
+
+
+def _done(plan: Plan) -> Outcome:
+    manifest = plan.attempt.manifest
+    assert manifest is not None
+    print(f"{plan.stage.name}: committed already in {plan.attempt.uri} (--force trains it again)")
+    return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
+
+
+def _tags(plan: Plan) -> dict[str, str]:
+    tags = {
+        "fingerprint": plan.fingerprint,
+        "weights": plan.attempt.uri,
+        "dataset": plan.dataset.uri,
+        "dataset_digest": plan.dataset.digest,
+        "ray_job_id": ray.get_runtime_context().get_job_id(),
+    }
+    manifest = plan.manifest(mlflow_run_id="")
+    if manifest["git_commit"]:
+        tags["git_commit"] = manifest["git_commit"]
+    if manifest["parent"]:
+        tags |= {f"parent.{name}": value for name, value in manifest["parent"].items()}
+        tags["parent.weights"] = str(plan.start_uri)
+    return tags
+
+
+def _origin(plan: Plan) -> str:
+    if plan.parent:
+        return f"from {plan.stage.parent} {plan.parent.name}"
+    return f"from {plan.stage.init}" if plan.stage.init else "from scratch"
+
+
+def _width(fewest: int, most: int, cpus: float) -> str:
+    workers = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{workers} workers of {cpus:g} CPU"
+
+
+def _cause(error: BaseException) -> str:
+    """The line that says what happened: the last one of the innermost failure."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    lines = [line for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _die(code: int, error: object) -> NoReturn:
+    print(f"error: {_line(error)}" if code < 100 else _line(error), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,40 @@
+"""One S3 server and one Ray for the whole session; nothing of the user's home is touched."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3 import S3Server, running_s3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the session's own: Ray writes a token there, which would lock the user's out."""
+    home = tmp_path_factory.mktemp("home")
+    before = os.environ["HOME"]
+    os.environ["HOME"] = str(home)
+    yield home
+    os.environ["HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server on loopback."""
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server: S3Server) -> Iterator[str]:
+    """One local Ray for all tests that train or stream; its workers can reach the S3 server."""
+    import ray
+
+    from pipelines.ray_session import ray_session
+
+    with (
+        s3_server.environment(),  # raylets pass it on to the workers they start
+        ray_session(verbose=False, num_cpus=4),
+    ):
+        yield ray.get_runtime_context().gcs_address
