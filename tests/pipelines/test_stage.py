@@ -8,7 +8,7 @@ from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
 from pipelines.stage import Recipe, fingerprint, flatten
 from storage.selection import Selection
-from vit import config_from_dict
+from vit import ViTConfig, config_from_dict
 
 
 def name_of(stage=PRETRAIN, digest="d", parent=None) -> str:
@@ -68,6 +68,7 @@ def test_upscale_differs_from_pretrain_in_resolution_and_schedule_only() -> None
 
 def test_finetune_sees_all_classes_and_few_labels() -> None:
     assert FINETUNE.data.selection == Selection(per_class=10)
+    assert isinstance(FINETUNE.model, ViTConfig)
     assert FINETUNE.model.head == "linear"
     assert FINETUNE.model.num_classes == 10
     assert PRETRAIN.model.num_classes < 10
