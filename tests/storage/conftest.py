@@ -1,4 +1,4 @@
-"""One Ray and one S3 server for the whole folder; small real data sets."""
+"""Small real data sets, and the S3 server's variables for one test at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +8,7 @@ import pytest
 from storage.dataset import Dataset
 from storage.pack import pack
 from storage.pack.digits import Digits
-from tests.s3 import S3Server, running_s3
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    with running_s3() as server:
-        yield server
+from tests.s3 import S3Server
 
 
 @pytest.fixture

@@ -1,0 +1,258 @@
+"""On a real Ray: every rank gets its planned slice of every step, whatever the tasks do."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from storage.dataset import Dataset, Selection, load_dataset, load_index, select
+from storage.decode import Crop, decode
+from storage.errors import BadDataset, BadOrder, BadSample, BadSelection, StorageError
+from storage.objects import open_store
+from storage.order import rank_batch
+from storage.pack import pack
+from storage.pack.digits import Digits
+from storage.reader import read_samples
+from storage.stream import StreamSpec, eval_stream, order_of, train_stream
+from tests.s3 import S3Server
+
+Batch = dict[str, np.ndarray]
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def spec(dataset: Dataset, **changes: object) -> StreamSpec:
+    return StreamSpec(
+        **{"dataset": dataset.uri, "crop": Crop(image_size=12), "global_batch": 64} | changes  # pyright: ignore[reportArgumentType]  by **
+    )
+
+
+@ray.remote(num_cpus=0)
+def consume(iterator: ray.data.DataIterator, rows: int, seconds: float) -> list[Batch]:
+    """One rank: its batches, as the training loop would take them."""
+    batches = []
+    for batch in iterator.iter_batches(batch_size=rows, batch_format="numpy"):
+        time.sleep(seconds * np.random.default_rng().random())
+        batches.append({name: np.array(column) for name, column in batch.items()})
+    return batches
+
+
+def by_rank(
+    stream: ray.data.Dataset, world_size: int, rows: int, *, seconds: float = 0.0
+) -> list[list[Batch]]:
+    iterators = stream.streaming_split(world_size, equal=True)
+    return ray.get([consume.remote(it, rows, seconds) for it in iterators])
+
+
+def check_planned(stream: StreamSpec, ranks: list[list[Batch]], start: int, stop: int) -> None:
+    order = order_of(stream)
+    for rank, batches in enumerate(ranks):
+        assert len(batches) == stop - start
+        for step, batch in zip(range(start, stop), batches, strict=True):
+            epoch, position = rank_batch(order, step, rank=rank, world_size=len(ranks))
+            assert (batch["step"] == step).all(), (rank, step)
+            assert np.array_equal(batch["index"], position), (rank, step)
+            assert np.array_equal(batch["epoch"], epoch), (rank, step)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_each_rank_gets_its_slice_of_each_step(digits: Dataset, world_size: int) -> None:
+    """From the middle of an epoch over its edge, several steps a block."""
+    wanted = spec(digits)
+    stream = train_stream(wanted, start_step=17, stop_step=50, world_size=world_size)
+    check_planned(wanted, by_rank(stream, world_size, 64 // world_size), 17, 50)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_order_survives_tasks_and_ranks_of_random_speed(digits: Dataset, world_size: int) -> None:
+    """One step a block, tasks that finish out of order, ranks that stall."""
+    wanted = spec(digits)
+    stream = train_stream(
+        wanted, start_step=3, stop_step=15, world_size=world_size, rows_per_block=1
+    )
+    slow = stream.map_batches(
+        stall,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
+        batch_size=None,
+        batch_format="numpy",
+        num_cpus=1,  # as the decoding tasks, so that Ray fuses them
+    )
+    ranks = by_rank(slow, world_size, 64 // world_size, seconds=0.05)
+    check_planned(wanted, ranks, 3, 15)
+
+
+def stall(batch: Batch) -> Batch:
+    time.sleep(0.2 * np.random.default_rng().random())
+    return batch
+
+
+def test_order_survives_workers_that_die(digits: Dataset, tmp_path: Path) -> None:
+    """Every third block's process is killed at its first attempt; Ray runs the task again."""
+    wanted = spec(digits)
+    stream = train_stream(wanted, start_step=0, stop_step=12, world_size=2, rows_per_block=1)
+    dying = stream.map_batches(
+        die_once,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
+        fn_kwargs={"folder": str(tmp_path)},
+        batch_size=None,
+        batch_format="numpy",
+        num_cpus=1,
+    )
+    check_planned(wanted, by_rank(dying, 2, 32), 0, 12)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def die_once(batch: Batch, folder: str) -> Batch:
+    import os
+    import signal
+
+    mark = Path(folder) / f"{batch['step'][0]}"
+    if batch["step"][0] % 3 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch
+
+
+def test_a_resumed_stream_continues_the_unbroken_one(digits: Dataset) -> None:
+    """Cut twice, once at an epoch's edge, with 1, then 4, then 2 ranks: the same global batches."""
+    wanted = spec(digits, tail="carry")
+    unbroken = whole_batches(
+        by_rank(train_stream(wanted, start_step=0, stop_step=40, world_size=1), 1, 64)
+    )
+    broken: list[Batch] = []
+    for start, stop, world in ((0, 22, 1), (22, 31, 4), (31, 40, 2)):
+        stream = train_stream(wanted, start_step=start, stop_step=stop, world_size=world)
+        broken += whole_batches(by_rank(stream, world, 64 // world))
+    assert len(broken) == len(unbroken) == 40
+    for one, other in zip(unbroken, broken, strict=True):
+        for column in ("image", "label", "index", "epoch", "step"):
+            assert np.array_equal(one[column], other[column])
+
+
+def whole_batches(ranks: list[list[Batch]]) -> list[Batch]:
+    """Global batches again: the ranks' slices, one after the other."""
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*ranks, strict=True)
+    ]
+
+
+def test_pixels_and_labels_are_those_of_the_sample(digits: Dataset) -> None:
+    wanted = spec(digits, seed=5)
+    (batches,) = by_rank(train_stream(wanted, start_step=0, stop_step=2, world_size=1), 1, 64)
+    index = load_index(digits, "train")
+    batch = batches[1]
+    assert batch["image"].dtype == np.uint8
+    assert batch["image"].shape == (64, 12, 12, 3)
+    assert np.array_equal(batch["label"], index.labels[batch["index"]])
+    for raw in read_samples(open_store(digits.uri), index, batch["index"]):
+        position = int(batch["index"][raw.request])
+        pixels = decode(raw.data, wanted.crop, seed=5, epoch=0, index=position)
+        assert np.array_equal(batch["image"][raw.request], pixels)
+
+
+def test_a_selection_smaller_than_a_batch_carries_over(digits: Dataset) -> None:
+    selection = Selection(classes=(3, 8), per_class=5)
+    wanted = spec(digits, selection=selection, tail="carry", global_batch=16)
+    (batches,) = by_rank(train_stream(wanted, start_step=0, stop_step=5, world_size=1), 1, 16)
+    positions, labels = select(load_index(digits, "train"), selection)
+    seen = np.concatenate([batch["index"] for batch in batches])
+    assert np.array_equal(np.sort(seen), np.repeat(np.sort(positions), 8))
+    assert all(
+        labels[np.searchsorted(positions, i)] == label
+        for batch in batches
+        for i, label in zip(batch["index"], batch["label"], strict=True)
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_evaluation_sees_each_sample_once_and_ranks_stay_level(
+    digits: Dataset, world_size: int
+) -> None:
+    wanted = spec(digits, split="val", global_batch=48, crop=Crop(image_size=8, kind="center"))
+    ranks = by_rank(eval_stream(wanted, world_size=world_size), world_size, 48 // world_size)
+    assert len({len(batches) for batches in ranks}) == 1
+    assert {len(b["label"]) for batches in ranks for b in batches} == {48 // world_size}
+    index = np.concatenate([b["index"] for batches in ranks for b in batches])
+    label = np.concatenate([b["label"] for batches in ranks for b in batches])
+    assert np.array_equal(np.sort(index[index >= 0]), np.arange(377))
+    assert ((label == -1) == (index == -1)).all()
+
+
+def test_streaming_from_s3_gives_the_same_batches(
+    s3: S3Server, digits: Dataset, tmp_path: Path
+) -> None:
+    there = pack(Digits(), s3.uri("streamed", tmp_path.name), shard_bytes=400 << 10)
+    here, far = (
+        whole_batches(
+            by_rank(train_stream(spec(d), start_step=0, stop_step=6, world_size=2), 2, 32)
+        )
+        for d in (digits, there)
+    )
+    for one, other in zip(here, far, strict=True):
+        assert np.array_equal(one["image"], other["image"])
+        assert np.array_equal(one["index"], other["index"])
+
+
+@pytest.fixture
+def own_digits(place: str) -> Dataset:
+    return pack(Digits(), place)
+
+
+def cause_of(error: BaseException) -> StorageError:
+    """Ours, at the bottom of Ray's chain of wrappers."""
+    while not isinstance(error, StorageError):
+        following = error.__cause__ or getattr(error, "cause", None)
+        assert following is not None, error
+        error = following
+    return error
+
+
+def test_a_damaged_sample_stops_the_stream_by_name(own_digits: Dataset) -> None:
+    index = load_index(own_digits, "train")
+    path = Path(own_digits.uri) / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[int(index.rows["offset"][7])] ^= 1
+    path.write_bytes(data)
+    stream = train_stream(spec(own_digits, run_samples=1), start_step=0, stop_step=22, world_size=1)
+    with pytest.raises(Exception, match="train-000000") as caught:
+        by_rank(stream, 1, 64)
+    assert isinstance(cause_of(caught.value), BadSample)
+
+
+def test_a_dataset_that_was_replaced_in_mid_run_is_noticed(own_digits: Dataset) -> None:
+    stream = train_stream(spec(own_digits), start_step=0, stop_step=4, world_size=1)
+    pack(Digits(validation_fraction=0.5), own_digits.uri, force=True)
+    with pytest.raises(Exception, match="was replaced while it was in use") as caught:
+        by_rank(stream, 1, 64)
+    assert isinstance(cause_of(caught.value), BadDataset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"split": "test"}, BadDataset, "no split 'test'"),
+        ({"selection": Selection(classes=(11,))}, BadSelection, "the dataset has 10"),
+        ({"global_batch": 4096}, BadOrder, "1420 samples do not fill one of 4096"),
+        ({"global_batch": 63}, BadOrder, "63 is not a multiple of 2 workers"),
+    ],
+)
+def test_wrong_specs_fail_before_any_task(
+    digits: Dataset, changes: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train_stream(spec(digits, **changes), start_step=0, stop_step=2, world_size=2)
+
+
+def test_a_million_steps_are_planned_in_seconds(digits: Dataset) -> None:
+    started = time.monotonic()
+    stream = train_stream(
+        spec(digits, global_batch=256), start_step=0, stop_step=10**6, world_size=1
+    )
+    iterator = iter(stream.iter_batches(batch_size=256, batch_format="numpy"))
+    assert next(iterator)["step"].tolist() == [0] * 256
+    assert time.monotonic() - started < 30
+    iterator.close()  # pyright: ignore[reportAttributeAccessIssue]  a generator
+
+
+def test_the_manifest_names_the_order(digits: Dataset) -> None:
+    assert order_of(spec(digits)).digest == load_dataset(digits.uri).digest
