@@ -1,4 +1,4 @@
-"""Import timm where torchvision cannot be had.
+"""What the comparisons with other libraries share; timm, where torchvision cannot be had.
 
 timm names torchvision when it is imported, for transforms, data sets and a frozen batch norm that
 no ViT uses. A stand-in answers those imports and is gone again before anybody else looks.
@@ -11,6 +11,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
+
+import torch
+from torch import nn
+
+import vit
 
 
 class _AnyAttribute(type):
@@ -63,3 +68,24 @@ def import_timm() -> ModuleType:
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
             del sys.modules[name]
     return timm
+
+
+def randomize(model: nn.Module, seed: int = 0) -> None:
+    """Every parameter random, so that a swapped or forgotten one shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.02, generator=generator)
+        if "norm" in name and name.endswith("weight"):
+            parameter.data += 1
+
+
+def random_model(config: vit.Config, seed: int = 0) -> nn.Module:
+    """`config`'s model with every parameter random."""
+    model = vit.build_model(config, device="meta").to_empty(device="cpu")
+    randomize(model, seed)
+    return model
+
+
+def images_for(config: vit.Config, batch: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(batch, 3, *config.image_hw, generator=generator) * 2 - 1

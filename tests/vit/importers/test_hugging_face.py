@@ -1,0 +1,120 @@
+"""The same weights in Hugging Face's ViT and here give the same logits, through its folder."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import vit
+from tests.vit.peers import images_for, randomize
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+TINY = vit.ViTConfig(
+    image_size=32, patch_size=8, width=48, depth=2, heads=3, mlp_dim=96, num_classes=7
+)
+
+
+def hugging_face_config(config: vit.ViTConfig, **changes):
+    return transformers.ViTConfig(
+        hidden_size=config.width,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp_dim,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        num_labels=config.num_classes,
+        hidden_act="gelu" if config.gelu == "exact" else "gelu_pytorch_tanh",
+        layer_norm_eps=config.norm_eps,
+        **changes,
+    )
+
+
+def hugging_face_model(config: vit.ViTConfig, **changes):
+    model = transformers.ViTForImageClassification(hugging_face_config(config, **changes))
+    randomize(model)
+    return model.eval()
+
+
+def imported(folder, config, **options):
+    weights, changes = vit.import_checkpoint(folder, config, **options)
+    model = vit.build_model(config).eval()
+    model.load_state_dict(weights)
+    return model, changes
+
+
+@pytest.mark.parametrize("gelu", ["tanh", "exact"])
+def test_a_folder_gives_its_logits(gelu, tmp_path):
+    config = replace(TINY, gelu=gelu)
+    theirs = hugging_face_model(config)
+    theirs.save_pretrained(tmp_path)
+    ours, changes = imported(tmp_path, config)
+    assert changes == (f"layout Hugging Face ViT, {len(theirs.state_dict())} tensors",)
+    images = images_for(config)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
+def test_b16_whole_is_hugging_faces(tmp_path):
+    config = vit.VARIANTS["vit_b16"]
+    assert isinstance(config, vit.ViTConfig)
+    theirs = hugging_face_model(config)
+    theirs.save_pretrained(tmp_path)
+    ours, _ = imported(tmp_path, config)
+    images = images_for(config, batch=1)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
+def test_the_names_of_its_modules_are_read_as_those_of_its_files(tmp_path):
+    theirs = hugging_face_model(TINY)
+    torch.save(theirs.state_dict(), tmp_path / "state.pt")
+    ours, _ = imported(tmp_path / "state.pt", replace(TINY, gelu="tanh"))
+    images = images_for(TINY)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
+def test_the_pooler_is_the_pre_training_layer(tmp_path):
+    theirs = transformers.ViTModel(hugging_face_config(TINY)).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    ours, _ = imported(tmp_path, replace(TINY, head="mlp", num_classes=0))
+    images = images_for(TINY)
+    torch.testing.assert_close(ours(images), theirs(images).pooler_output, atol=1e-5, rtol=0)
+
+
+def test_the_folders_image_size_tells_the_grid(tmp_path):
+    hugging_face_model(TINY).save_pretrained(tmp_path)
+    _, changes = imported(tmp_path, replace(TINY, image_size=64))
+    assert "pos_embed 4x4 -> 8x8" in changes
+
+
+def test_what_computes_otherwise_is_told(tmp_path):
+    hugging_face_model(replace(TINY, gelu="exact", norm_eps=1e-12)).save_pretrained(tmp_path)
+    _, changes = imported(tmp_path, TINY)
+    assert {"gelu exact -> tanh", "norm_eps 1e-12 -> 1e-06"} <= set(changes)
+
+
+def test_other_means_and_deviations_are_folded_into_the_first_layer(tmp_path):
+    theirs = hugging_face_model(TINY)
+    theirs.save_pretrained(tmp_path)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    processor = {"image_mean": mean, "image_std": std}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    ours, changes = imported(tmp_path, TINY)
+    assert any(line.startswith("patch_embed: takes [-1, 1]") for line in changes)
+    images = images_for(TINY)
+    in_theirs = ((images + 1) / 2 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(ours(images), theirs(in_theirs).logits, atol=1e-5, rtol=0)
+
+
+def test_attention_without_biases_is_named(tmp_path):
+    hugging_face_model(TINY, qkv_bias=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"missing blocks\.0\.attn\.qkv\.bias"):
+        imported(tmp_path, TINY)
+
+
+def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"none of model\.safetensors"):
+        vit.import_checkpoint(tmp_path, TINY)
