@@ -29,7 +29,7 @@ from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadImage, BadOrder, BadSample
 from storage.index import SampleIndex, load_index
 from storage.objects import ObjectStore, open_store
-from storage.order import OrderSpec, Tail, rank_batch, rank_slice
+from storage.order import OrderSpec, Tail, natural_run, rank_batch, rank_slice
 from storage.reader import read_samples
 from storage.selection import EVERYTHING, Selection, select
 
@@ -56,8 +56,8 @@ class StreamSpec:
     """Samples a step over all ranks."""
     tail: Tail = "drop"
     """What becomes of the samples that do not fill the last batch of an epoch."""
-    run_samples: int = 16
-    """Neighbours that are read, and stay, together; 1 is a full shuffle."""
+    run_samples: int | None = None
+    """Neighbours that are read, and stay, together; 1 is a full shuffle. Default: `natural_run`."""
 
 
 def order_of(spec: StreamSpec, dataset: Dataset | None = None) -> OrderSpec:
@@ -211,7 +211,7 @@ def _open(spec: StreamSpec, digest: str) -> _Opened:
         seed=spec.seed,
         global_batch=spec.global_batch,
         tail=spec.tail,
-        run_samples=spec.run_samples,
+        run_samples=spec.run_samples or natural_run(labels, global_batch=spec.global_batch),
     )
     return _Opened(
         store=open_store(spec.dataset),

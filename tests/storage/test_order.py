@@ -11,6 +11,7 @@ from storage.order import (
     epoch_positions,
     epochs_at,
     global_batch,
+    natural_run,
     rank_batch,
     rank_slice,
     steps_per_epoch,
@@ -19,7 +20,7 @@ from storage.order import (
 
 def spec(samples: int, batch: int, **changes: object) -> OrderSpec:
     return OrderSpec(
-        **{"digest": "d", "samples": samples, "seed": 0, "global_batch": batch, **changes}  # pyright: ignore[reportArgumentType]  wrong on purpose or by **
+        **{"digest": "d", "samples": samples, "seed": 0, "global_batch": batch} | changes  # pyright: ignore[reportArgumentType]  wrong on purpose or by **
     )
 
 
@@ -124,7 +125,9 @@ def test_the_order_never_changes() -> None:
 
 
 def test_runs_stay_together() -> None:
-    _, positions = global_batch(spec(10_000, 160), 5)  # 10,000 is a multiple of 16: no short run
+    _, positions = global_batch(
+        spec(10_000, 160, run_samples=16), 5
+    )  # 10,000 is a multiple of 16: no short run
     assert (positions.reshape(10, 16) == positions[::16, None] + np.arange(16)).all()
 
 
@@ -148,3 +151,62 @@ def test_workers_must_divide_the_batch() -> None:
 def test_empty_selection_has_no_order() -> None:
     with pytest.raises(BadOrder, match="selection is empty"):
         spec(0, 1)
+
+
+# quality: how much a batch differs from one of a full shuffle
+
+CLASSES, SAMPLES, BATCH = 1000, 1_280_000, 1024
+SORTED = np.repeat(np.arange(CLASSES), SAMPLES // CLASSES)
+SHUFFLED = np.random.default_rng(0).permutation(SORTED)
+
+
+def classes_in_a_batch(labels: np.ndarray, run: int) -> float:
+    order = spec(SAMPLES, BATCH, run_samples=run)
+    return float(np.mean([len(np.unique(labels[global_batch(order, s)[1]])) for s in range(20)]))
+
+
+def design_effect(labels: np.ndarray, run: int) -> float:
+    """Variance of the batch's class shares over that of independent draws: 1 is a full shuffle."""
+    order = spec(SAMPLES, BATCH, run_samples=run)
+    counts = np.array(
+        [np.bincount(labels[global_batch(order, s)[1]], minlength=CLASSES) for s in range(100)]
+    )
+    return float(counts.var(axis=0).mean() / (BATCH / CLASSES * (1 - 1 / CLASSES)))
+
+
+def test_shuffled_shards_are_read_in_runs_and_mix_like_a_full_shuffle() -> None:
+    run = natural_run(SHUFFLED, global_batch=BATCH)
+    assert run == 16
+    assert abs(classes_in_a_batch(SHUFFLED, run) - 641) < 10  # 1000 * (1 - 0.999 ** 1024)
+    assert abs(design_effect(SHUFFLED, run) - 1) < 0.05
+
+
+def test_sorted_shards_are_shuffled_by_the_sample_and_mix_like_a_full_shuffle() -> None:
+    run = natural_run(SORTED, global_batch=BATCH)
+    assert run == 1
+    assert abs(classes_in_a_batch(SORTED, run) - 641) < 10
+    assert abs(design_effect(SORTED, run) - 1) < 0.05
+
+
+def test_runs_of_sorted_shards_would_cost_what_the_design_effect_says() -> None:
+    assert classes_in_a_batch(SORTED, 16) < 64
+    assert abs(design_effect(SORTED, 16) - 16) < 1
+
+
+def test_half_sorted_shards_get_short_runs() -> None:
+    labels = np.where(np.random.default_rng(0).random(SAMPLES) < 0.3, SORTED, SHUFFLED)
+    run = natural_run(labels, global_batch=BATCH)
+    assert 1 < run < 4
+    assert design_effect(labels, run) < 1.15
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "run"), [(1420, 64, 1), (70_000, 64, 4), (70_000, 1024, 16), (1, 1, 1)]
+)
+def test_small_sets_and_batches_get_short_runs(samples: int, batch: int, run: int) -> None:
+    labels = np.random.default_rng(0).integers(0, 10, samples)
+    assert natural_run(labels, global_batch=batch) == run
+
+
+def test_a_single_class_says_nothing_about_mixing() -> None:
+    assert natural_run(np.zeros(100_000, dtype=np.int32), global_batch=1024) == 16
