@@ -12,11 +12,12 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from storage.errors import BadDataset, DatasetNotFound, ObjectNotFound
-from storage.index import SampleIndex, load_index
+from storage.index import SampleIndex, load_index, sha256_file
 from storage.objects import open_store
 from storage.selection import EVERYTHING, Selection, select
 
@@ -57,6 +58,11 @@ class IndexFile:
     bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: Path) -> "IndexFile":
+        """The entry of a file."""
+        return cls(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -69,6 +75,8 @@ class Dataset:
     format_version: int = FORMAT_VERSION
     left_out: tuple[tuple[str, str], ...] = ()
     """What of the source was not packed, and why. No part of the digest."""
+    in_place: bool = False
+    """Whether somebody else wrote the tars. No part of the digest."""
 
     @property
     def digest(self) -> str:
@@ -115,6 +123,7 @@ def to_json(dataset: Dataset) -> bytes:
             }
             for name, shards in dataset.splits.items()
         },
+        "in_place": dataset.in_place,
         "left_out": [list(pair) for pair in dataset.left_out],
     }
     return json.dumps(content, indent=1).encode() + b"\n"
@@ -173,6 +182,7 @@ def _parse(uri: str, content: dict[str, Any]) -> Dataset:
         indexes=MappingProxyType(
             {name: IndexFile(**split["index"]) for name, split in splits.items()}
         ),
+        in_place=bool(content["in_place"]),
         left_out=tuple((what, why) for what, why in content["left_out"]),
     )
 

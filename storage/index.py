@@ -120,6 +120,14 @@ def _local_index(store: ObjectStore, file: "IndexFile") -> Path:
     return path
 
 
+def save_index(folder: Path, split: str, rows: np.ndarray) -> Path:
+    """Write INDEX_ROW [N] as the index file of a split."""
+    assert rows.dtype == INDEX_ROW, rows.dtype
+    path = folder / f"index-{split}.npy"
+    np.save(path, rows, allow_pickle=False)
+    return path
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file."""
     with open(path, "rb") as file:

@@ -17,8 +17,9 @@ import numpy as np
 from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound
 from storage.index import SampleIndex, name_hash
 from storage.objects import ObjectStore
+from storage.tar import BLOCK as HEADER_BYTES
+from storage.tar import member_name
 
-HEADER_BYTES = 512
 _GAP_BYTES = 64 << 10  # reading a gap of this size is cheaper than a second request
 _RANGE_BYTES = 16 << 20
 
@@ -44,8 +45,8 @@ def read_samples(
     """
     rows = index.rows[positions]  # [n], a copy
     order = np.lexsort((rows["offset"], rows["shard"]))  # [n]
-    groups = list(_ranges(rows, order))
-    if store.parallel_reads == 1 or len(groups) == 1:
+    groups = list(_ranges(rows, order))  # none where only padding was asked for
+    if store.parallel_reads == 1 or len(groups) <= 1:
         for group in groups:
             yield from _cut(index, rows, group, _fetch(store, index, rows, group))
         return
@@ -109,13 +110,3 @@ def _cut(
 
 def _changed(what: str) -> str:
     return f"{what}: the shard changed after packing, or was damaged. Pack it again"
-
-
-def member_name(header: bytes) -> str | None:
-    """The name in a tar header [512], or None if it is not one."""
-    if len(header) != HEADER_BYTES or header[257:262] != b"ustar":
-        return None
-    name = header[:100].split(b"\0", 1)[0]
-    prefix = b"" if header[257:263] == b"ustar " else header[345:500].split(b"\0", 1)[0]
-    whole = prefix + b"/" + name if prefix else name
-    return whole.decode("utf-8", "surrogateescape")

@@ -17,10 +17,11 @@ from types import MappingProxyType
 import numpy as np
 from webdataset.writer import TarWriter
 
-from storage.dataset import MANIFEST, Dataset, IndexFile, Shard, from_json, to_json
-from storage.errors import BadDataset, BadSource, DatasetExists, ObjectNotFound
-from storage.index import INDEX_ROW, name_hash, sha256_file
+from storage.dataset import Dataset, IndexFile, Shard
+from storage.errors import BadSource
+from storage.index import INDEX_ROW, name_hash, save_index, sha256_file
 from storage.objects import ObjectStore, open_store
+from storage.pack.publish import begin, finish, require_same
 from storage.pack.source import LeftOut, Sample, Source
 from storage.permutation import Permutation
 
@@ -45,25 +46,24 @@ def pack(
     one is (`force` replaces it), BadSource if nothing of a split could be packed, Unavailable.
     """
     store = open_store(uri)
-    present = None if force else _present(store)
-    if force:
-        store.delete(MANIFEST)  # first: shards of two datasets must not look like one
-    work = _Packing(store=store, source=source, shard_bytes=shard_bytes, present=present)
+    there = begin(store, force=force)
+    work = _Packing(store=store, source=source, shard_bytes=shard_bytes, there=there)
     with TemporaryDirectory(prefix="vit-on-ray-pack-") as folder:
         splits = {split: work.pack_split(split, Path(folder), progress) for split in source.splits}
-    dataset = Dataset(
-        uri=store.uri,
-        classes=source.classes,
-        splits=MappingProxyType(splits),
-        indexes=MappingProxyType(work.indexes),
-        left_out=tuple(work.left_out),
-    )
-    if present is not None:
-        work.require(dataset.digest == present.digest)
-        return present
-    store.write(MANIFEST, to_json(dataset))
-    if force:
-        _delete_stale(store, dataset)
+        dataset = Dataset(
+            uri=store.uri,
+            classes=source.classes,
+            splits=MappingProxyType(splits),
+            indexes=MappingProxyType(
+                {split: IndexFile.of(path) for split, path in work.indexes.items()}
+            ),
+            left_out=tuple(work.left_out),
+        )
+        if there is not None:
+            require_same(store, there, dataset.digest == there.digest)
+            return there
+        finish(store, dataset, work.indexes)
+    _delete_stale(store, dataset)
     return dataset
 
 
@@ -72,9 +72,9 @@ class _Packing:
     store: ObjectStore
     source: Source
     shard_bytes: int
-    present: Dataset | None
+    there: Dataset | None
     """What is already there: then shards are compared with it instead of uploaded."""
-    indexes: dict[str, IndexFile] = field(default_factory=dict)
+    indexes: dict[str, Path] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def pack_split(self, split: str, folder: Path, progress: Progress | None) -> tuple[Shard, ...]:
@@ -90,7 +90,7 @@ class _Packing:
                 f"no sample of split {split!r} could be packed; the first was left out because: "
                 f"{self.left_out[0] if self.left_out else 'the split is empty'}"
             )
-        self._put_index(split, np.concatenate(rows), folder)
+        self.indexes[split] = save_index(folder, split, np.concatenate(rows))
         return tuple(shards)
 
     def _filled(
@@ -130,31 +130,11 @@ class _Packing:
                 progress(split, done + 1, total)
 
     def _deliver(self, shard: Shard, path: Path, split: str, number: int) -> None:
-        if self.present is None:
+        if self.there is None:
             self.store.upload(shard.name, path)
             return
-        there = self.present.splits.get(split, ())
-        self.require(number < len(there) and there[number] == shard)
-
-    def _put_index(self, split: str, rows: np.ndarray, folder: Path) -> None:
-        path = folder / f"index-{split}.npy"
-        np.save(path, rows, allow_pickle=False)
-        if self.present is None:
-            self.store.upload(path.name, path)
-        self.indexes[split] = IndexFile(
-            name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path)
-        )
-
-    def require(self, same: bool) -> None:
-        """Raise DatasetExists unless what is there is what would be written."""
-        if same:
-            return
-        assert self.present is not None
-        counts = ", ".join(f"{name} {self.present.samples(name)}" for name in self.present.splits)
-        raise DatasetExists(
-            f"{self.store.uri} already holds another dataset ({counts}; digest "
-            f"{self.present.digest[:12]}): pack to another place, or replace it with --force"
-        )
+        shards = self.there.splits.get(split, ())
+        require_same(self.store, self.there, number < len(shards) and shards[number] == shard)
 
 
 class _TarBuilder:
@@ -219,15 +199,6 @@ def _unique(key: str, seen: set[str]) -> str:
 
 def _with_key(sample: Sample, key: str) -> Sample:
     return Sample(key=key, suffix=sample.suffix, data=sample.data, label=sample.label)
-
-
-def _present(store: ObjectStore) -> Dataset | None:
-    try:
-        return from_json(store.uri, store.read(MANIFEST))
-    except ObjectNotFound:
-        return None
-    except BadDataset as error:
-        raise DatasetExists(f"{error}, or replace it with --force") from None
 
 
 def _delete_stale(store: ObjectStore, dataset: Dataset) -> None:

@@ -14,10 +14,10 @@ from storage.reader import read_samples
 class Counting:
     """A store that counts its ranged reads."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, parallel_reads: int | None = None) -> None:
         self.store = store
         self.uri = store.uri
-        self.parallel_reads = store.parallel_reads
+        self.parallel_reads = parallel_reads or store.parallel_reads
         self.ranges: list[tuple[str, int, int]] = []
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
@@ -97,3 +97,10 @@ def test_a_missing_shard_is_named(packed: Dataset) -> None:
     (Path(packed.uri) / "train-000000.tar").unlink()
     with pytest.raises(BadDataset, match=r"shard train-000000\.tar .* is missing"):
         list(read_samples(open_store(packed.uri), index, np.arange(8)))
+
+
+@pytest.mark.parametrize("parallel_reads", [1, 8])
+def test_a_block_of_padding_alone_reads_nothing(digits: Dataset, parallel_reads: int) -> None:
+    store = Counting(open_store(digits.uri), parallel_reads)
+    assert list(read_samples(store, load_index(digits, "val"), np.zeros(0, dtype=np.int64))) == []
+    assert store.ranges == []

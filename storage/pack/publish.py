@@ -1,0 +1,80 @@
+"""Who may write where: nothing of anybody's is overwritten, and a dataset appears whole or not at
+all.
+
+    packing.json    written first: the tars beside it are ours and unfinished
+    dataset.json    written last: they are finished
+
+Tars with neither beside them are somebody's data.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from storage.dataset import MANIFEST, Dataset, from_json, to_json
+from storage.errors import BadDataset, DatasetExists, ObjectNotFound
+from storage.objects import ObjectStore
+
+UNFINISHED = "packing.json"
+
+
+def present(store: ObjectStore) -> Dataset | None:
+    """The dataset that is there already. Raises DatasetExists if its manifest cannot be read."""
+    try:
+        return from_json(store.uri, store.read(MANIFEST))
+    except ObjectNotFound:
+        return None
+    except BadDataset as error:
+        raise DatasetExists(f"{error}, or replace it with --force") from None
+
+
+def begin(store: ObjectStore, *, force: bool) -> Dataset | None:
+    """Claim a place for packing; return the dataset that is there, which is then only compared
+    with.
+
+    With `force` a dataset that was packed here is given up. Raises DatasetExists over tars that
+    were not packed here, with or without `force`.
+    """
+    try:
+        there = present(store)
+    except DatasetExists:
+        if not force:
+            raise
+        there = None
+    if there is not None and there.in_place:
+        raise DatasetExists(
+            f"{store.uri} holds tars that were indexed where they lay: packing there would "
+            "overwrite "
+            "them. Pack to another place"
+        )
+    if there is not None and not force:
+        return there
+    if there is None and not store.exists(UNFINISHED) and not (force and store.exists(MANIFEST)):
+        foreign = next((key for key in store.list() if key.endswith(".tar")), None)
+        if foreign is not None:
+            raise DatasetExists(
+                f"{store.uri} holds tars that were not packed here, such as {foreign}: index them "
+                "where they lie (pipelines/pack.py tar), or pack to another place"
+            )
+    store.write(UNFINISHED, b"{}\n")
+    store.delete(MANIFEST)  # shards of two datasets must not look like one
+    return None
+
+
+def finish(store: ObjectStore, dataset: Dataset, indexes: Mapping[str, Path]) -> None:
+    """Upload the indexes, then the manifest."""
+    for path in indexes.values():
+        store.upload(path.name, path)
+    store.write(MANIFEST, to_json(dataset))
+    store.delete(UNFINISHED)
+
+
+def require_same(store: ObjectStore, there: Dataset, same: bool) -> None:
+    """Raise DatasetExists unless what is there is what would be written."""
+    if same:
+        return
+    counts = ", ".join(f"{name} {there.samples(name)}" for name in there.splits)
+    raise DatasetExists(
+        f"{store.uri} already holds another dataset ({counts}; digest {there.digest[:12]}): pack "
+        "to "
+        "another place, or replace it with --force"
+    )

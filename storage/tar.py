@@ -1,0 +1,190 @@
+"""Read a tar front to back and trust nothing in it. Nothing is ever extracted to disk.
+
+Python's tarfile takes a file that was cut at a member's edge, or inside a header, for a whole one,
+and so do webdataset and Ray; here a tar ends with its end mark or is torn. Links, devices and names
+that climb are handed on as refused, with their name, and compressed tars are refused as a whole:
+their members cannot be reached by a ranged read, and a small one may unpack to anything.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from storage.errors import BadSource
+
+BLOCK = 512
+MAX_MEMBER_BYTES = 64 << 20
+_MAX_META_BYTES = 1 << 20
+_REGULAR = (b"0", b"\0", b"7")
+_SKIPPED = (b"5", b"g", b"K")  # folders; global headers and long link names, which name no data
+_KINDS = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a pipe",
+    b"S": "a sparse file",
+}
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+Read = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file of a tar, or the reason why it is none."""
+
+    name: str
+    """Whole name, also where it is longer than a header holds."""
+    header_name: str
+    """Name in the 512 bytes right before the data: what `reader.py` finds there."""
+    offset: int
+    """First byte of the data."""
+    data: bytes
+    refused: str | None = None
+
+
+def member_name(header: bytes) -> str | None:
+    """The name in a tar header [512], or None if it is not one."""
+    if len(header) != BLOCK or header[257:262] != b"ustar":
+        return None
+    name = header[:100].split(b"\0", 1)[0]
+    prefix = b"" if header[257:263] == b"ustar " else header[345:500].split(b"\0", 1)[0]
+    whole = prefix + b"/" + name if prefix else name
+    return whole.decode("utf-8", "surrogateescape")
+
+
+def members(read: Read) -> Iterator[Member]:
+    """Files in order; `read(n)` returns the next n bytes, fewer only at the end.
+
+    Raises BadSource, which names the byte at which the tar is torn or is not a tar.
+    """
+    position = 0
+    long_name: str | None = None
+    long_size: int | None = None
+    while True:
+        header = read(BLOCK)
+        if header == bytes(BLOCK):
+            _require_end(read, position + BLOCK)
+            return
+        name, size, kind = _parse_header(header, position)
+        size = size if long_size is None else long_size
+        offset = position + BLOCK
+        padding = -size % BLOCK
+        if kind in (b"x", b"L"):
+            data = _read_whole(read, size, padding, name, offset, limit=_MAX_META_BYTES)
+            long_name, long_size = _extended(kind, data, long_name, long_size, position)
+        elif kind in _SKIPPED:
+            _skip(read, size + padding, name, offset)
+        else:
+            whole = long_name or name
+            refused = _refusal(kind, whole, size)
+            if refused is None:
+                data = _read_whole(read, size, padding, whole, offset, limit=MAX_MEMBER_BYTES)
+            else:
+                # links and devices have no data, whatever their size field says
+                _skip(read, size + padding if kind in _REGULAR else 0, whole, offset)
+                size, padding, data = (size, padding, b"") if kind in _REGULAR else (0, 0, b"")
+            yield Member(name=whole, header_name=name, offset=offset, data=data, refused=refused)
+            long_name, long_size = None, None
+        position = offset + size + padding
+
+
+def _parse_header(header: bytes, position: int) -> tuple[str, int, bytes]:
+    """Name, size and type flag."""
+    if len(header) < BLOCK:
+        raise BadSource(
+            f"torn at byte {position + len(header)}: it ends without an end mark"
+            if header or position
+            else "empty"
+        )
+    if position == 0:
+        for magic, packer in _MAGIC.items():
+            if header.startswith(magic):
+                raise BadSource(f"compressed by {packer}: unpack it, images do not get smaller")
+    name = member_name(header)
+    if name is None or not _checksum_holds(header):
+        raise BadSource(f"no tar header at byte {position}: torn, or not a tar")
+    size = _number(header[124:136])
+    if size is None:
+        raise BadSource(f"member {name!r} at byte {position} has an unreadable size")
+    return name, size, header[156:157]
+
+
+def _checksum_holds(header: bytes) -> bool:
+    return _number(header[148:156]) == sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+
+
+def _number(field: bytes) -> int | None:
+    """Octal text, or big-endian behind a set top bit (GNU, for sizes of 8 GiB and more)."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    text = field.strip(b" \0")
+    if not text:
+        return 0
+    return int(text, 8) if re.fullmatch(rb"[0-7]+", text) else None
+
+
+def _extended(
+    kind: bytes, data: bytes, long_name: str | None, long_size: int | None, position: int
+) -> tuple[str | None, int | None]:
+    """Name and size that a pax (x) or GNU (L) header gives to the member behind it."""
+    if kind == b"L":
+        return data.rstrip(b"\0").decode("utf-8", "surrogateescape"), long_size
+    start = 0
+    while start < len(data):
+        record = _PAX_RECORD.match(data, start)
+        end = start + int(record.group(1)) if record else 0
+        if record is None or not record.end() < end <= len(data):
+            raise BadSource(f"garbled pax header at byte {position}")
+        value = data[record.end() : end - 1]
+        if record.group(2) == b"path":
+            long_name = value.decode("utf-8", "surrogateescape")
+        if record.group(2) == b"size":
+            long_size = int(value)
+        start = end
+    return long_name, long_size
+
+
+def _refusal(kind: bytes, name: str, size: int) -> str | None:
+    if kind not in _REGULAR:
+        return _KINDS.get(kind, f"a member of unknown type {kind!r}")
+    if name.startswith("/") or ".." in name.split("/"):
+        return "a name that leads out of the tar"
+    if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+        return "a name with control characters or not in UTF-8"
+    if size > MAX_MEMBER_BYTES:
+        return f"{size} bytes, the limit is {MAX_MEMBER_BYTES}"
+    return None
+
+
+def _read_whole(
+    read: Read, size: int, padding: int, name: str, offset: int, *, limit: int
+) -> bytes:
+    if size > limit:
+        raise BadSource(f"header {name!r} at byte {offset} wants {size} bytes: not a sane tar")
+    data = read(size + padding)
+    if len(data) < size + padding:
+        raise BadSource(f"torn at byte {offset + len(data)}, inside {name!r}")
+    return data[:size]
+
+
+def _skip(read: Read, count: int, name: str, offset: int) -> None:
+    done = 0
+    while done < count:
+        data = read(min(count - done, 1 << 20))
+        if not data:
+            raise BadSource(f"torn at byte {offset + done}, inside {name!r}")
+        done += len(data)
+
+
+def _require_end(read: Read, position: int) -> None:
+    """Behind the end mark there are only zeros; anything else is a second tar that nobody would
+    read."""
+    while data := read(1 << 20):
+        if data.strip(b"\0"):
+            raise BadSource(
+                f"data behind the end mark at byte {position}: tars that were concatenated; split "
+                "them"
+            )
+        position += len(data)

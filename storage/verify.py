@@ -1,0 +1,69 @@
+"""Re-read a dataset against its manifest: every byte of every shard, every sample of the index."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import sha256
+
+import numpy as np
+
+from storage.dataset import Dataset, Shard
+from storage.errors import BadInput, BadSample
+from storage.index import SampleIndex, load_index
+from storage.objects import ObjectStore, open_store
+from storage.reader import read_samples
+
+_CHUNK_BYTES = 8 << 20
+Progress = Callable[[str], None]
+
+
+def verify(dataset: Dataset, *, progress: Progress | None = None) -> tuple[BadInput, ...]:
+    """Everything that is wrong with a dataset; empty if nothing is. `progress(shard)` is called.
+
+    A shard whose checksum holds is done; in one that does not, every damaged sample is found and
+    named. Raises Unavailable, and BadDataset if an index cannot be read.
+    """
+    store = open_store(dataset.uri)
+    problems: list[BadInput] = []
+    for split in dataset.splits:
+        index = load_index(dataset, split)
+        check = partial(_check, store, index)
+        with ThreadPoolExecutor(max(2, store.parallel_reads)) as pool:
+            for shard, found in zip(
+                index.shards, pool.map(check, range(len(index.shards))), strict=True
+            ):
+                problems.extend(found)
+                if progress is not None:
+                    progress(shard.name)
+    return tuple(problems)
+
+
+def _check(store: ObjectStore, index: SampleIndex, number: int) -> list[BadInput]:
+    shard = index.shards[number]
+    rows = np.flatnonzero(index.rows["shard"] == number)
+    try:
+        if _sha256(store, shard) == shard.sha256 and len(rows) == shard.samples:
+            return []
+    except BadInput as error:
+        return [error]
+    damaged = list(_damaged(store, index, rows))
+    return damaged or [
+        BadSample(shard.name, "-", "its checksum differs, though every indexed sample is intact")
+    ]
+
+
+def _sha256(store: ObjectStore, shard: Shard) -> str:
+    """Checksum of the whole object as it is now."""
+    digest = sha256()
+    size = store.size(shard.name)
+    for start in range(0, size, _CHUNK_BYTES):
+        digest.update(store.read_range(shard.name, start, min(start + _CHUNK_BYTES, size)))
+    return digest.hexdigest()
+
+
+def _damaged(store: ObjectStore, index: SampleIndex, rows: np.ndarray) -> Iterator[BadInput]:
+    for position in rows:
+        try:
+            list(read_samples(store, index, np.array([position])))
+        except BadInput as error:
+            yield error
