@@ -3,6 +3,7 @@
 The driver reads the queue beside `trainer.fit()`, so MLflow and the terminal have one writer.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from ray.util.queue import Empty, Queue
 
 POLL_SECONDS = 0.5
 Message = dict[str, Any]
+# `storage.errors.BadSample: shard ...`, as the last line of a traceback
+_RAISED = re.compile(r"^(?P<name>(?:[a-z_][\w]*\.)*[A-Z]\w*): (?P<message>.+)$")
 
 
 class Forward(UserCallback):
@@ -28,7 +31,7 @@ class Forward(UserCallback):
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Called when workers were lost or raised."""
-        lost = {rank: _last_line(error) for rank, error in worker_exceptions.items()}
+        lost = {rank: ": ".join(root_cause(error)) for rank, error in worker_exceptions.items()}
         self.queue.put({"kind": "lost", "workers": lost})
 
 
@@ -68,6 +71,14 @@ class Inbox:
                 self.error = self.error or error
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def root_cause(error: BaseException) -> tuple[str, str]:
+    """Class name and message of the innermost failure in a nest of Ray's errors.
+
+    Ray wraps what a task or worker raised into its own errors' text, and adds advice below it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        match = _RAISED.match(line)
+        if match and not line.startswith("ray."):
+            return match["name"].rpartition(".")[2], match["message"]
+    return type(error).__name__, lines[-1] if lines else ""

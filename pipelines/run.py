@@ -28,12 +28,13 @@ from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
 from pipelines.progress import Progress, clock
 from pipelines.ray_session import ray_session
-from pipelines.reports import Forward, Inbox
+from pipelines.reports import Forward, Inbox, root_cause
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
 from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, open_tracker
+import storage.errors
 from storage import weights
-from storage.errors import StorageError, Unavailable
+from storage.errors import BadInput, StorageError, Unavailable
 from storage.objects import open_store
 
 
@@ -121,7 +122,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             _fit(job, plan, inbox, scratch, fewest=fewest, most=most, cpus=cpus)
         status = FINISHED
     except TrainingFailedError as error:
-        raise Failed(f"stage {stage.name} failed: {_cause(error)}") from None
+        raise _failure(stage.name, error) from None
     except KeyboardInterrupt:
         status = KILLED
         raise
@@ -238,11 +239,14 @@ def _width(fewest: int, most: int, cpus: float) -> str:
     return f"{workers} workers of {cpus:g} CPU"
 
 
-def _cause(error: BaseException) -> str:
-    """The line that says what happened: the last one of the innermost failure."""
+def _failure(stage: str, error: TrainingFailedError) -> Exception:
+    """What to say of a failed training: a mistake of the user's, or a failure of the world."""
     failures = getattr(error, "worker_failures", None) or {0: error}
-    lines = [line for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    name, message = root_cause(next(iter(failures.values())))
+    kind = getattr(storage.errors, name, None)
+    if kind is not None and issubclass(kind, BadInput):
+        return BadInput(f"stage {stage}: {message}")
+    return Failed(f"stage {stage} failed: {name}: {message}")
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

@@ -1,0 +1,77 @@
+"""A recipe of a few steps, and a command line run as a user runs it, in this process."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines import run
+from storage.pack import pack
+from storage.pack.digits import Digits
+from tests.s3 import S3Server
+
+TINY = [
+    argument
+    for stage, steps in (("pretrain", 6), ("upscale", 2), ("finetune", 4))
+    for argument in (
+        *(f"--{stage}.steps", str(steps)),
+        *(f"--{stage}.eval-every-steps", "0"),
+        *(f"--{stage}.optim.warmup-steps", "1"),
+        *(f"--{stage}.model.depth", "1"),
+        *(f"--{stage}.global-batch", "16"),
+    )
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """Call an entry script's `main`: `command("pretrain", "--stage.steps", "3")`."""
+
+    def call(stage: str | None, *arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", [f"pipelines/{stage or 'pipeline'}.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            run.main("test", stage)
+        said = capsys.readouterr()
+        return Said(int(stop.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def local_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data root with the digits packed."""
+    root = tmp_path_factory.mktemp("data")
+    pack(Digits(), str(root / "digits"))
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def s3_data(s3_server: S3Server) -> Iterator[str]:
+    """A data root on the S3 server with the digits packed, in several shards."""
+    root = s3_server.uri("datasets")
+    with s3_server.environment():
+        pack(Digits(), f"{root}/digits", shard_bytes=200 << 10)
+        yield root
+
+
+@pytest.fixture
+def place(tmp_path: Path, local_data: str) -> list[str]:
+    """Arguments that keep a run inside the test's folder."""
+    return [
+        *("--place.data-root", local_data),
+        *("--place.storage-root", str(tmp_path / "runs")),
+        *("--place.mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"),
+    ]
