@@ -5,6 +5,7 @@ build     `build_model`: memory, NaN, then the initial weights of init
 model     the Transformer; embed, blocks, heads and resnet are its parts
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision
+export    a timm or Hugging Face folder, ONNX, a torch.export program
 augment   training images from uint8 batches, the same on every worker
 losses    softmax and sigmoid cross-entropy
 optim     parameter groups, learning-rate schedules, weight averaging
@@ -13,6 +14,7 @@ optim     parameter groups, learning-rate schedules, weight averaging
 from vit.augment import AugmentConfig, augment_batch, normalize
 from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig, config_from_dict
+from vit.export import export_hugging_face, export_onnx, export_program, export_timm
 from vit.importers import import_checkpoint
 from vit.losses import loss_fn
 from vit.model import ViT
@@ -42,6 +44,10 @@ __all__ = [
     "build_model",
     "build_optimizer",
     "config_from_dict",
+    "export_hugging_face",
+    "export_onnx",
+    "export_program",
+    "export_timm",
     "import_checkpoint",
     "loss_fn",
     "lr_at",

@@ -79,7 +79,7 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
             parameter.data += 1
 
 
-def random_model(config: vit.Config, seed: int = 0) -> nn.Module:
+def random_model(config: vit.Config, seed: int = 0) -> vit.ViT | vit.BiT:
     """`config`'s model with every parameter random."""
     model = vit.build_model(config, device="meta").to_empty(device="cpu")
     randomize(model, seed)

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import zoom
+from torch.nn import functional as F
 
-from vit.resample import Convention, resize_position_table
+from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
 CONVENTIONS: list[Convention] = ["align-corners", "half-pixel", "bicubic-antialias"]
 grids = st.tuples(st.integers(2, 12), st.integers(2, 12))
@@ -68,3 +69,36 @@ def test_half_precision_comes_back_in_half_precision():
         table, (4, 4), (6, 6), num_prefix_tokens=1, convention="bicubic-antialias"
     )
     assert resized.dtype == torch.bfloat16
+
+
+@given(st.integers(2, 9), st.integers(0, 9), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_a_larger_patch_kernel_sees_resized_patches_as_the_old_one_saw_them(old, more, seed):
+    new = old + more
+    generator = torch.Generator().manual_seed(seed)
+    kernel = torch.randn(4, 3, old, old, generator=generator)
+    patches = torch.randn(2, 3, old, old, generator=generator)
+    resized = F.interpolate(patches, size=(new, new), mode="bilinear")
+    seen = F.conv2d(resized, resize_patch_kernel(kernel, new))
+    torch.testing.assert_close(seen, F.conv2d(patches, kernel), atol=1e-3, rtol=0)
+
+
+def test_a_patch_kernel_of_the_same_size_is_the_same():
+    kernel = torch.randn(4, 3, 8, 8)
+    assert resize_patch_kernel(kernel, 8) is kernel
+
+
+def test_a_smaller_patch_kernel_is_the_best_fit_on_white_noise():
+    """Any other kernel sees resized noise less like the old one saw the noise."""
+    generator = torch.Generator().manual_seed(0)
+    kernel = torch.randn(1, 1, 8, 8, generator=generator)
+    best = resize_patch_kernel(kernel, 4)
+    basis = torch.eye(64).reshape(64, 1, 8, 8)
+    resize = F.interpolate(basis, size=(4, 4), mode="bilinear").flatten(1)  # [64, 16]
+
+    def error(candidate):
+        return (resize @ candidate.flatten() - kernel.flatten()).square().sum().item()
+
+    for _ in range(20):
+        other = best + 0.1 * torch.randn(best.shape, generator=generator)
+        assert error(best) < error(other)
