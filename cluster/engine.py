@@ -30,9 +30,16 @@ def prepare_worker(*, rank: int, local_rank: int, world_size: int, verbose: bool
 
 
 def build_engine(
-    model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: dict[str, Any],
+    *,
+    average: bool = False,
 ) -> "DeepSpeedEngine":
-    """Wrap model and optimizer; torch.distributed is initialised already (by Ray Train)."""
+    """Wrap model and optimizer; torch.distributed is initialised already (by Ray Train).
+
+    With `average` there is a Polyak average of the weights (`resume_state.update_average`).
+    """
     import deepspeed
     import deepspeed.ops
 
@@ -41,7 +48,7 @@ def build_engine(
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-    prime_optimizer(engine)
+    prime_optimizer(engine, average=average)
     return engine
 
 

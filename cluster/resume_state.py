@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 WEIGHTS = "weights"
+AVERAGE = "average"
+"""Polyak average of the weights, kept as one more optimizer state: partitioned, saved, restored."""
 
 
-def gather_weights(engine: "DeepSpeedEngine") -> dict[str, Tensor]:
-    """Every parameter by name, float32, on the host; empty on ranks other than 0 (collective)."""
+def gather_weights(engine: "DeepSpeedEngine", kind: str | None = None) -> dict[str, Tensor]:
+    """Every parameter, or its state `kind`, by name; float32, on the host (collective).
+
+    Empty on ranks other than 0.
+    """
     found = {}
     for name, parameter in _module(engine).named_parameters():
-        value = _full(engine, parameter, None)
+        value = _full(engine, parameter, kind)
         if engine.global_rank == 0:
             found[name] = value.detach().to("cpu", torch.float32, copy=True)
     return found
@@ -38,11 +43,9 @@ def gather_state(engine: "DeepSpeedEngine") -> dict[str, Tensor]:
         `weights/NAME` and `STATE/NAME`, float32 on the host; empty on ranks other than 0.
     """
     found = {f"{WEIGHTS}/{name}": value for name, value in gather_weights(engine).items()}
-    for name, parameter in _module(engine).named_parameters():
-        for kind in _kinds(inner_optimizer(engine)):
-            value = _full(engine, parameter, kind)
-            if engine.global_rank == 0:
-                found[f"{kind}/{name}"] = value.detach().to("cpu", torch.float32, copy=True)
+    for kind in _kinds(engine):
+        states = gather_weights(engine, kind)
+        found.update({f"{kind}/{name}": value for name, value in states.items()})
     return found
 
 
@@ -52,8 +55,8 @@ def module_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
 
 
-def prime_optimizer(engine: "DeepSpeedEngine") -> None:
-    """Create the optimizer states as zeros, as they are before step 0.
+def prime_optimizer(engine: "DeepSpeedEngine", *, average: bool = False) -> None:
+    """Create the optimizer states as zeros, as they are before step 0, and the average as asked.
 
     torch creates them at the first step; DeepSpeed 0.19.8 links them to its parameters after the
     first *group's* first step, so that those of every later group are never found again. States
@@ -61,7 +64,9 @@ def prime_optimizer(engine: "DeepSpeedEngine") -> None:
     """
     inner = inner_optimizer(engine)
     for master in _master_tensors(engine):
-        inner.state[master] = {kind: torch.zeros_like(master) for kind in _kinds(inner)}
+        inner.state[master] = {kind: torch.zeros_like(master) for kind in _moments(inner)}
+        if average:
+            inner.state[master][AVERAGE] = master.detach().clone()
         if isinstance(inner, torch.optim.AdamW):  # counts its steps for the bias correction
             inner.state[master]["step"] = torch.tensor(0.0)
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
@@ -78,11 +83,26 @@ def restore_optimizer(engine: "DeepSpeedEngine", state: Mapping[str, Tensor], *,
         if "step" in states:
             states["step"].fill_(step)
     for name, parameter in _module(engine).named_parameters():
-        for kind in [None, *_kinds(inner_optimizer(engine))]:
+        for kind in [None, *_kinds(engine)]:
             _set_full(engine, parameter, kind, state[f"{kind or WEIGHTS}/{name}"])
 
 
-def _kinds(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+@torch.no_grad()
+def update_average(engine: "DeepSpeedEngine", decay: float) -> None:
+    """After a step: average <- decay * average + (1 - decay) * weights, each rank its partition."""
+    inner = inner_optimizer(engine)
+    for master in _master_tensors(engine):
+        inner.state[master][AVERAGE].lerp_(master, 1 - decay)
+
+
+def _kinds(engine: "DeepSpeedEngine") -> tuple[str, ...]:
+    """Names of the states kept per parameter."""
+    inner = inner_optimizer(engine)
+    averaged = AVERAGE in inner.state[_master_tensors(engine)[0]]
+    return (*_moments(inner), AVERAGE) if averaged else _moments(inner)
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     """Names of the states torch keeps per parameter."""
     if isinstance(optimizer, torch.optim.AdamW):
         return ("exp_avg", "exp_avg_sq")

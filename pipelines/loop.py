@@ -24,15 +24,14 @@ from pipelines.evaluators import classification
 from pipelines.feed import TRAIN, VAL
 from pipelines.pictures import image_grid
 from pipelines.stage import Stage
+from pipelines.starting import start_weights
 from pipelines.states import drop_states, newest_state, save_state
 from storage import weights
 from storage.objects import open_store
 from vit import (
-    adapt_state_dict,
     augment_batch,
     build_model,
     build_optimizer,
-    config_from_dict,
     loss_fn,
     lr_at,
     param_groups,
@@ -52,8 +51,8 @@ class Job:
     stage: Stage
     place: Place
     attempt_uri: str
-    parent_uri: str | None
-    """Committed weights to start from."""
+    start_uri: str | None
+    """Weights to start from: a stage's, or a public checkpoint."""
     steps_per_epoch: float
     manifest: dict[str, Any]
     """Lineage for the manifest; the worker adds step, metrics and what is known at the end."""
@@ -113,11 +112,9 @@ class Worker:
             saved, _ = weights.read_weights(state.uri)
             model.load_state_dict(resume_state.module_weights(saved))
             notes = (f"resumed after step {state.step}",)
-        elif self.job.parent_uri:
-            found, manifest = weights.read_weights(self.job.parent_uri)
-            source = config_from_dict(manifest["stage"]["model"])
-            adapted, notes = adapt_state_dict(found, source, stage.model)
-            model.load_state_dict(adapted)
+        elif self.job.start_uri:
+            found, notes = start_weights(self.job.start_uri, stage.model)
+            model.load_state_dict(found)
         optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
         config = zero_config(
             self.job.place.zero,
@@ -125,7 +122,8 @@ class Worker:
             precision=stage.precision,
             clip_norm=stage.optim.clip_norm,
         )
-        self.engine = build_engine(model.to(self.device), optimizer, config)
+        average = stage.optim.ema_decay is not None
+        self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
         if state:
             resume_state.restore_optimizer(self.engine, saved, step=state.step)
         step = state.step if state else 0
@@ -176,6 +174,8 @@ class Worker:
             self.engine.backward(loss)
             self.engine.step()  # takes effect after the last micro-batch
             total += loss.detach() / self.plan.accumulation
+        if stage.optim.ema_decay is not None:
+            resume_state.update_average(self.engine, stage.optim.ema_decay)
         # The loss stays on the device until it is reported: asking for it would wait for the GPU.
         self.unreported.append({"step": step + 1, "lr": learning_rate, "loss": total})
 
@@ -237,13 +237,17 @@ class Worker:
 
     def commit(self, metrics: dict[str, float]) -> None:
         """Hand the weights to whoever comes next: bytes first, manifest last."""
+        stage = self.job.stage
         tensors = resume_state.gather_weights(self.engine)
+        average: dict[str, Tensor] | None = None
+        if stage.optim.ema_decay is not None:
+            average = resume_state.gather_weights(self.engine, resume_state.AVERAGE)
         if self.rank == 0:
-            known = {"step": self.job.stage.steps, "metrics": metrics}
-            weights.commit(self.job.attempt_uri, tensors, self.job.manifest | known)
+            manifest = self.job.manifest | {"step": stage.steps, "metrics": metrics}
+            weights.commit(self.job.attempt_uri, tensors, manifest, ema=average)
             drop_states(self.job.attempt_uri)
         dist.barrier()
-        self.tell({"kind": "committed", "step": self.job.stage.steps})
+        self.tell({"kind": "committed", "step": stage.steps})
 
     def tell(self, message: dict[str, Any]) -> None:
         """Report to the controller: every rank calls, rank 0's words count."""

@@ -4,7 +4,7 @@ The start of a stage, stated once:
   1. the attempt is committed            -> it is done (unless --force)
   2. the attempt has resume state        -> continue it (`Worker.start`)
   3. the parent has committed weights    -> adapt them and start
-  4. `init` names a checkpoint           -> adapt it and start
+  4. `init` names a checkpoint           -> import it, adapt it and start
   5. no parent is declared               -> fresh weights
   6. else one error that names the place looked in and the command that makes the weights
 """
@@ -32,6 +32,7 @@ from pipelines.attempts import (
 from pipelines.feed import Feed
 from pipelines.options import Command, plain
 from pipelines.stage import FORMAT_VERSION, Recipe, Stage, fingerprint
+from pipelines.starting import start_weights
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.objects import open_store
 from storage.order import epochs_at
@@ -52,7 +53,7 @@ class Plan:
     fingerprint: str
     parent: Attempt | None
     start_uri: str | None
-    """Committed weights to start from: the parent's, or those `init` names."""
+    """Weights to start from: the parent's, or those `init` names."""
     dataset: Dataset
     feed: Feed
     workers: tuple[int, int]
@@ -103,27 +104,23 @@ def resolve_place(place: Place, *, cwd: Path) -> Place:
     """
     uploaded = "runtime_resources" in cwd.parts
 
-    def absolute(name: str, root: str) -> str:
+    def absolute(name: str, root: str, prefix: str = "") -> str:
         if "://" in root or Path(root).is_absolute():
-            return root
+            return prefix + root
         if uploaded:
             raise BadPlace(
                 f"{name} {root!r} is relative, and this job runs in an uploaded copy of the working"
                 f" directory, which Ray deletes - set it to an absolute path or s3://, for example"
-                f" --place.{name.replace('_', '-')} {Path.home() / 'vit-on-ray' / root}"
+                f" --place.{name.replace('_', '-')} {prefix}{Path.home() / 'vit-on-ray' / root}"
             )
-        return str(cwd / root)
+        return f"{prefix}{cwd / root}"
 
-    prefix = "sqlite:///"
-    mlflow_uri = place.mlflow_uri
-    if mlflow_uri.startswith(prefix):
-        mlflow_uri = prefix + absolute("mlflow_uri", mlflow_uri.removeprefix(prefix))
-    return replace(
-        place,
-        data_root=absolute("data_root", place.data_root),
-        storage_root=absolute("storage_root", place.storage_root),
-        mlflow_uri=mlflow_uri,
-    )
+    data_root = absolute("data_root", place.data_root)
+    storage_root = absolute("storage_root", place.storage_root)
+    sqlite, mlflow_uri = "sqlite:///", place.mlflow_uri
+    if mlflow_uri.startswith(sqlite):
+        mlflow_uri = absolute("mlflow_uri", mlflow_uri.removeprefix(sqlite), sqlite)
+    return replace(place, data_root=data_root, storage_root=storage_root, mlflow_uri=mlflow_uri)
 
 
 def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
@@ -141,6 +138,9 @@ def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
         zero_config(place.zero, plan, precision=stage.precision, clip_norm=None)
         if plan.micro % 2 and (stage.augment.mixup or stage.augment.cutmix):
             raise BadPlace(f"mixup and cutmix pair neighbours, but {plan} has an odd micro-batch")
+    start = init_place(stage.init)
+    if start is not None:
+        start_weights(start, stage.model)  # read and adapted once here, before a GPU is asked for
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
@@ -154,6 +154,11 @@ def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
     if stage.steps:
         order_of(feed.train_spec(), dataset)
     return dataset, (fewest, most)
+
+
+def init_place(init: str | None) -> str | None:
+    """Where `init` lies, absolute: workers have working directories of their own."""
+    return str(Path(init).absolute()) if init and "://" not in init else init
 
 
 def check_root(place: Place) -> None:
@@ -193,7 +198,7 @@ def make_plan(stage: Stage, command: Command) -> Plan:
         attempt=attempt,
         fingerprint=name,
         parent=parent,
-        start_uri=parent.uri if parent else stage.init,
+        start_uri=parent.uri if parent else init_place(stage.init),
         dataset=dataset,
         feed=feed,
         workers=workers,

@@ -20,6 +20,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+import storage.errors
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
@@ -32,7 +33,6 @@ from pipelines.reports import Forward, Inbox, root_cause
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
 from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, open_tracker
-import storage.errors
 from storage import weights
 from storage.errors import BadInput, StorageError, Unavailable
 from storage.objects import open_store
@@ -112,7 +112,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         stage=stage,
         place=place,
         attempt_uri=plan.attempt.uri,
-        parent_uri=plan.start_uri,
+        start_uri=plan.start_uri,
         steps_per_epoch=plan.steps_per_epoch,
         manifest=manifest,
     )

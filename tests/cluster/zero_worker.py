@@ -12,7 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-GLOBAL_BATCH, STEPS, BREAK = 12, 6, 3
+GLOBAL_BATCH, STEPS, BREAK, DECAY = 12, 6, 3, 0.8
 CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
     ("bfloat16", level) for level in (1, 2, 3)
 ]
@@ -40,7 +40,9 @@ def learning_rate(step: int) -> float:
 
 
 def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
+    """Losses of every step, and the final weights and their average by name."""
     model, optimizer = build()
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
     for step in range(STEPS):
         for group in optimizer.param_groups:
@@ -52,7 +54,10 @@ def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         losses.append(float(loss.detach()))
-    return losses, {name: p.detach() for name, p in model.named_parameters()}
+        for name, p in model.named_parameters():
+            average[name] = DECAY * average[name] + (1 - DECAY) * p.detach()
+    final = {f"weights/{name}": p.detach() for name, p in model.named_parameters()}
+    return losses, final | {f"average/{name}": value for name, value in average.items()}
 
 
 def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path) -> list[float]:
@@ -70,7 +75,7 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     if state:
         model.load_state_dict(resume_state.module_weights(state))
     config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
-    engine = build_engine(model, optimizer, config)
+    engine = build_engine(model, optimizer, config, average=True)
     if state:
         resume_state.restore_optimizer(engine, state, step=first)
     losses = []
@@ -85,6 +90,7 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
             engine.backward(loss)
             engine.step()
             total += loss.detach() / plan.accumulation
+        resume_state.update_average(engine, DECAY)
         dist.all_reduce(total)
         losses.append(float(total) / world)
     found = resume_state.gather_state(engine)
