@@ -28,6 +28,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors st
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 PARENT_RUN = "mlflow.parentRunId"
+SQLITE = "sqlite:///"
 SYSTEM_SECONDS = 5
 
 
@@ -158,8 +159,13 @@ def _experiment(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
+    # Beside the database: MLflow's default is ./mlruns of whoever comes first, and the working
+    # directory of a submitted job is deleted after it.
+    database = client.tracking_uri.removeprefix(SQLITE)
+    local = client.tracking_uri.startswith(SQLITE)
+    place = Path(database).parent / "mlartifacts" / name if local else None
     try:
-        return client.create_experiment(name)
+        return client.create_experiment(name, artifact_location=place and place.as_uri())
     except MlflowException:  # another stage made it in this moment
         found = client.get_experiment_by_name(name)
         assert found is not None
@@ -174,9 +180,8 @@ def _find(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run
 
 def absolute(uri: str) -> str:
     """A relative SQLite path made absolute: the file is the user's, not the process's."""
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        return prefix + str(Path(uri.removeprefix(prefix)).resolve())
+    if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
+        return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
     return uri
 
 

@@ -1,6 +1,5 @@
 """One S3 server and one Ray for the whole session; nothing of the user's home is touched."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,12 @@ from tests.s3 import S3Server, running_s3
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of the session's own: Ray writes a token there, which would lock the user's out."""
+    """A home of the session's own: Ray writes a token there, which locks out a running cluster."""
     home = tmp_path_factory.mktemp("home")
-    before = os.environ["HOME"]
-    os.environ["HOME"] = str(home)
-    yield home
-    os.environ["HOME"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("RAY_ADDRESS", "local")  # not whatever else runs on this machine
+        yield home
 
 
 @pytest.fixture(scope="session")

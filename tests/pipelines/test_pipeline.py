@@ -30,10 +30,8 @@ def test_three_stages_on_s3(
     s3_server: S3Server,
     s3_data: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One long test: each part starts from what the one before left on the server."""
-    monkeypatch.chdir(tmp_path)
     root = s3_server.uri("runs")
     mlflow_uri = f"sqlite:///{tmp_path}/mlflow.db"
     arguments = [

@@ -18,11 +18,6 @@ def client(tmp_path_factory: pytest.TempPathFactory):
     return open_client(f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into ./mlartifacts
-
-
 def tracker(client, stage: str, attempt: str, run: str = "r") -> Tracker:
     return open_tracker(
         client, experiment="e", run=run, stage=stage, attempt=attempt, tags={"fingerprint": "f"}
@@ -75,8 +70,18 @@ def test_an_unreachable_server_is_one_line_within_seconds() -> None:
         open_client("http://me:secret@127.0.0.1:9")
 
 
-def test_passwords_are_hidden_and_paths_made_absolute(tmp_path: Path) -> None:
+def test_artifacts_lie_beside_the_database(client) -> None:
+    run = tracker(client, "pretrain", "runs/artifacts")
+    database = Path(client.tracking_uri.removeprefix("sqlite:///"))
+    uri = client.get_run(run.run_id).info.artifact_uri
+    assert uri.startswith((database.parent / "mlartifacts" / "e").as_uri())
+
+
+def test_passwords_are_hidden_and_paths_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert redact("https://me:secret@host/x") == "https://***@host/x"
     assert redact("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
+    monkeypatch.chdir(tmp_path)
     assert absolute("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
     assert absolute("sqlite:////var/mlflow.db") == "sqlite:////var/mlflow.db"

@@ -1,0 +1,67 @@
+"""The leaves do not know each other, and mlflow is imported in one file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("vit", "storage", "cluster", "pipelines")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def files_importing(name: str) -> list[str]:
+    files = [path for package in PACKAGES for path in Path(package).rglob("*.py")]
+    assert len(files) > 40
+    return sorted(str(path) for path in files if name in imports_of(path))
+
+
+def test_import_linter_holds_the_layers() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([str(linter)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_mlflow_is_imported_in_one_file() -> None:
+    assert files_importing("mlflow") == ["pipelines/tracking.py"]
+
+
+@pytest.mark.parametrize("module", ["pickle", "cloudpickle", "dill", "marshal", "shelve"])
+def test_nothing_unpickles(module: str) -> None:
+    assert files_importing(module) == []
+
+
+def test_torch_load_and_yaml_are_the_safe_ones() -> None:
+    for package in PACKAGES:
+        for path in Path(package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call):
+                    continue
+                called = ast.unparse(node.func)
+                said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                where = f"{path}:{node.lineno}"
+                assert called not in ("yaml.load", "eval", "exec", "os.system"), where
+                if called == "torch.load":
+                    assert said.get("weights_only") == "True", where
+                assert said.get("allow_pickle", "False") == "False", where
+                assert said.get("shell", "False") == "False", where
+
+
+def test_vit_is_plain_torch_in_a_fresh_interpreter() -> None:
+    code = (
+        "import sys, vit; bad = {'ray', 'deepspeed', 'boto3', 'webdataset', 'mlflow'}"
+        " & {name.split('.')[0] for name in sys.modules}; sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
