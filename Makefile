@@ -18,6 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# a peer of the tests; its metadata demands torchvision, which demands another torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps timm
 	touch $@
 
 demo: $(READY)
@@ -42,4 +44,4 @@ mlflow: $(READY)
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 lock: $(READY)
-	{ echo '# The whole set that was tested, made by `make lock`.'; pip freeze --exclude-editable; } > constraints.txt
+	{ echo '# The whole set that was tested, made by `make lock`.'; pip freeze --exclude-editable | sed 's/+cpu$$//; s/ @ file:.*torch-\([0-9.]*\).*/==\1/'; } > constraints.txt
