@@ -32,7 +32,7 @@ from storage.errors import (
 )
 from storage.objects import probe
 
-_READ_CHUNK_BYTES = 1 << 20
+_READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20
 _BODY_ATTEMPTS = 8
 _BROKEN_BODY = (
@@ -129,6 +129,8 @@ class S3Store:
         same = {"IfMatch": etag[0]} if etag else {}
         span = f"bytes={start + len(buffer)}-{stop - 1}"
         reply = self._client.get_object(Bucket=self.bucket, Key=self._key(key), Range=span, **same)
+        if etag and reply["ETag"] != etag[0]:  # a server that overlooks IfMatch
+            raise ObjectChanged(f"{self.uri}/{key} was replaced while it was read")
         etag[:] = [reply["ETag"]]
         for chunk in reply["Body"].iter_chunks(_READ_CHUNK_BYTES):
             buffer += chunk
