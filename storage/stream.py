@@ -124,6 +124,31 @@ def eval_stream(
     return _run(plan.block, blocks, num_cpus)
 
 
+def train_batch(spec: StreamSpec, step: int) -> Batch:
+    """The whole global batch of one step, read in this process: all ranks' slices in one."""
+    digest = load_dataset(spec.dataset).digest
+    plan = _TrainPlan(
+        spec=spec,
+        digest=digest,
+        start_step=step,
+        stop_step=step + 1,
+        world_size=1,
+        steps_per_block=1,
+    )
+    return plan.block(0)
+
+
+def eval_batches(spec: StreamSpec) -> Iterator[Batch]:
+    """Every selected sample exactly once, read in this process, without padding."""
+    digest = load_dataset(spec.dataset).digest
+    samples, rows = _open(spec, digest).samples, spec.global_batch
+    plan = _EvalPlan(spec=spec, digest=digest, rows=rows)
+    for item in range(-(-samples // rows)):
+        batch = plan.block(item)
+        known = batch["index"] >= 0
+        yield {name: column[known] for name, column in batch.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _TrainPlan:
     spec: StreamSpec

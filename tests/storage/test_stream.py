@@ -15,7 +15,14 @@ from storage.order import rank_batch
 from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.reader import read_samples
-from storage.stream import StreamSpec, eval_stream, order_of, train_stream
+from storage.stream import (
+    StreamSpec,
+    eval_batches,
+    eval_stream,
+    order_of,
+    train_batch,
+    train_stream,
+)
 from tests.s3 import S3Server
 
 Batch = dict[str, np.ndarray]
@@ -256,3 +263,13 @@ def test_a_million_steps_are_planned_in_seconds(digits: Dataset) -> None:
 
 def test_the_manifest_names_the_order(digits: Dataset) -> None:
     assert order_of(spec(digits)).digest == load_dataset(digits.uri).digest
+
+
+def test_batches_without_ray_are_those_of_the_order(digits: Dataset) -> None:
+    whole = spec(digits, split="train", global_batch=48)
+    _, position = rank_batch(order_of(whole), 7, rank=0, world_size=1)
+    batch = train_batch(whole, 7)
+    assert (batch["index"] == position).all()
+    assert batch["image"].shape == (48, 12, 12, 3)
+    seen = np.concatenate([b["index"] for b in eval_batches(spec(digits, split="val"))])
+    assert (seen == np.arange(digits.samples("val"))).all()

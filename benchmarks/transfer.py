@@ -1,0 +1,97 @@
+#!/usr/bin/env -S python3 -P
+"""Does pre-training help? Fine-tune from the demo's weights and from scratch, on the same budget.
+
+    make demo && .venv/bin/python benchmarks/transfer.py
+
+Both starts get the same model, images, steps, schedule and sweep of optimizer and learning rate;
+each is reported at its own best. One process, no Ray: the order and the numbers are those of
+`pipelines/finetune.py`, which does not depend on the number of workers.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cluster.settings import Place
+from pipelines.attempts import committed_attempts
+from pipelines.feed import Feed
+from pipelines.recipes.digits import FINETUNE
+from pipelines.stage import Stage
+from pipelines.starting import start_weights
+from storage.dataset import load_dataset
+from storage.stream import eval_batches, train_batch
+from vit import (
+    augment_batch,
+    build_model,
+    build_optimizer,
+    loss_fn,
+    lr_at,
+    normalize,
+    param_groups,
+    set_lr,
+)
+
+SWEEP = [("sgd", lr) for lr in (0.01, 0.03, 0.1)] + [("adamw", lr) for lr in (3e-4, 1e-3, 3e-3)]
+
+
+def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
+    """Validation accuracy at the end of the stage, trained by a plain torch loop."""
+    feed = Feed(stage=stage, dataset_uri=dataset_uri, attempt_uri="", decode_cpus=1.0)
+    model = build_model(stage.model, seed=stage.seed)
+    if start:
+        model.load_state_dict(start_weights(start, stage.model)[0])
+    optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
+    for step in range(stage.steps):
+        batch = train_batch(feed.train_spec(), step)
+        images, targets = augment_batch(
+            torch.from_numpy(batch["image"]),
+            torch.from_numpy(batch["label"]),
+            sample_index=torch.from_numpy(batch["index"]),
+            epoch=torch.from_numpy(batch["epoch"]),
+            seed=stage.seed,
+            config=stage.augment,
+            num_classes=stage.model.num_classes,
+        )
+        set_lr(optimizer.param_groups, lr_at(step, stage.steps, stage.optim))
+        optimizer.zero_grad()
+        loss_fn(stage.loss, model(images), targets).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
+        optimizer.step()
+    correct = []
+    with torch.no_grad():
+        for batch in eval_batches(feed.val_spec()):
+            found = model(normalize(torch.from_numpy(batch["image"]))).argmax(dim=1).numpy()
+            correct.append(found == batch["label"])
+    return float(np.concatenate(correct).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="digits")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    place = Place()
+    parents = committed_attempts(place.storage_root, arguments.run, "upscale")
+    if not parents:
+        raise SystemExit(f"no committed upscale in run {arguments.run!r} - run: make demo")
+    dataset = load_dataset(str(Path(place.data_root) / FINETUNE.data.dataset)).uri
+    print(f"{FINETUNE.steps} steps of {FINETUNE.global_batch}, seeds 0..{arguments.seeds - 1}")
+    print("optimizer      lr   pre-trained          from scratch")
+    for name, rate in SWEEP:
+        stage = replace(FINETUNE, optim=replace(FINETUNE.optim, name=name, peak_lr=rate))
+        row = []
+        for start in (parents[0].uri, None):
+            found = [
+                accuracy_after(replace(stage, seed=seed), dataset, start)
+                for seed in range(arguments.seeds)
+            ]
+            row.append(f"{statistics.mean(found):.4f} +- {statistics.pstdev(found):.4f}")
+        print(f"{name:9} {rate:7g}   {row[0]:18}   {row[1]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
