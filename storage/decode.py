@@ -119,9 +119,23 @@ def _draws(seed: int, epoch: int, index: int) -> np.ndarray:
 
 
 def probe(data: bytes) -> tuple[int, int]:
-    """Width and height by the header alone. Raises BadImage for what `decode` would refuse
-    there."""
-    return _open(data).size
+    """Width and height, without decoding.
+
+    Raises BadImage for what `decode` would refuse by the header, and for data that lack their end.
+    """
+    image = _open(data)
+    if not _ends(data, image.format):
+        raise BadImage(f"{image.format} without its end: truncated")
+    return image.size
+
+
+def _ends(data: bytes, kind: str | None) -> bool:
+    """Whether the end mark is there; what some cameras write behind it does no harm."""
+    if kind == "JPEG":  # end of image behind the last start of scan: a scan holds neither mark
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    if kind == "PNG":
+        return b"IEND" in data[-4096:]
+    return int.from_bytes(data[4:8], "little") + 8 <= len(data)  # RIFF counts its bytes
 
 
 def _open(data: bytes) -> Image.Image:

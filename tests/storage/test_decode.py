@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from storage import decode as decoding
-from storage.decode import Crop, crop_box, decode
+from storage.decode import Crop, crop_box, decode, probe
 from storage.errors import BadImage
 from tests.storage.images import encoded, gradient
 
@@ -147,8 +147,8 @@ def test_center_and_resize_draw_nothing() -> None:
         assert np.array_equal(one, other)
 
 
-def cut(data: bytes) -> bytes:
-    return data[: len(data) * 9 // 10]
+def cut(data: bytes, share: float = 0.5) -> bytes:
+    return data[: int(len(data) * share)]
 
 
 def bomb() -> bytes:
@@ -168,7 +168,7 @@ def bomb() -> bytes:
         (lambda: b"hello, world", "not a JPEG, PNG, WEBP image"),
         (lambda: encoded(gradient(8, 8), "GIF"), "not a JPEG, PNG, WEBP image"),
         (lambda: encoded(gradient(8, 8), "EPS"), "not a JPEG, PNG, WEBP image"),
-        (lambda: cut(encoded(gradient(64, 64), "JPEG")), "does not decode"),
+        (lambda: cut(encoded(gradient(64, 64), "JPEG"), 0.9), "does not decode"),
         (lambda: cut(encoded(gradient(64, 64), "PNG")), "does not decode"),
         (lambda: cut(encoded(gradient(64, 64), "WEBP")), r"not decode|not read|not a"),
         (bomb, r"30000x30000 pixels|header does not read"),
@@ -221,3 +221,23 @@ def test_every_cut_of_a_jpeg_is_an_image_or_a_named_error() -> None:
 def test_contradictory_crops_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Crop(**({"image_size": 8} | wrong))  # pyright: ignore[reportArgumentType]  wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_probing_sees_every_cut_without_decoding(kind: str, options: dict) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    data = encoded(noise, kind, **options)
+    assert probe(data) == (24, 32)
+    assert probe(data + b"what a camera appends") == (24, 32)
+    for end in range(0, len(data) - 8, 11):  # the last 8 bytes of a PNG are IEND and its checksum
+        with pytest.raises(BadImage):
+            probe(data[:end])
