@@ -1,9 +1,17 @@
-"""Recipes by name: what `--recipe` takes. A recipe is a Python value; derive one by `replace`."""
+"""Recipes by name: what `--recipe` takes. A recipe is a Python value; derive one by `replace`.
+
+The paper's rows fine-tune on ImageNet; `ROW-to-TASK` fine-tunes the same weights on another task.
+"""
 
 from pipelines.recipes.digits import DIGITS, DIGITS_SCRATCH
+from pipelines.recipes.paper import BASELINE, BASELINE_300, PAPER, TASKS, paper_recipe
 from pipelines.stage import Recipe
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, DIGITS_SCRATCH)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (DIGITS, DIGITS_SCRATCH, BASELINE, BASELINE_300, *PAPER.values())
+}
+TRANSFER_TASKS = tuple(name for name, task in TASKS.items() if task.classes)
 
 
 def find_recipe(name: str) -> Recipe:
@@ -12,6 +20,12 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         ValueError: there is none.
     """
+    row, _, task = name.partition("-to-")
+    if task in TRANSFER_TASKS and row in PAPER:
+        return paper_recipe(row, task)
     if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r} - there are: {', '.join(sorted(RECIPES))}")
+        raise ValueError(
+            f"no recipe {name!r} - there are: {', '.join(sorted(RECIPES))}; and the paper's rows"
+            f" with -to-TASK, TASK one of {', '.join(TRANSFER_TASKS)}"
+        )
     return RECIPES[name]

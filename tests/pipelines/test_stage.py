@@ -81,7 +81,7 @@ def test_every_recipe_has_the_name_it_is_found_by() -> None:
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"no recipe 'cats' - there are: digits"):
+    with pytest.raises(ValueError, match=r"no recipe 'cats' - there are: .*digits"):
         find_recipe("cats")
 
 
