@@ -27,22 +27,29 @@ class Attention(nn.Module):
         self.register_parameter("rel_pos", table)
         self.rel_pos: nn.Parameter | None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix the tokens of each image: [B, T, D] -> [B, T, D]."""
+    def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
+        """Mix the tokens of each image: [B, T, D] -> [B, keep or T, D].
+
+        With `keep` only that many first tokens look at the others and are returned.
+        """
         batch, length, width = tokens.shape
+        # All of qkv even so: a module's weight is whole only in its own forward, under ZeRO 3.
         qkv = self.qkv(tokens).reshape(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
+        if keep is not None:
+            q = q[:, :, :keep]
         bias = None if self.rel_pos is None else self._relative_bias(q, self.rel_pos)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(batch, length, width)))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [B, heads, Q, d]
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     @staticmethod
     def _relative_bias(q: Tensor, table: Tensor) -> Tensor:
-        """Logits of each query for each distance: [B, h, T, d], [2T - 1, d] -> [B, h, T, T]."""
-        length, size = q.shape[-2:]
-        by_distance = q @ table.to(q.dtype).t() * size**-0.5  # [B, h, T, 2T - 1]
-        at = torch.arange(length, device=q.device)
-        distance = at[:, None] - at[None, :] + length - 1  # [T, T]
+        """Logits of each query for each distance: [B, h, Q, d], [2T - 1, d] -> [B, h, Q, T]."""
+        length = (table.shape[0] + 1) // 2
+        by_distance = q @ table.to(q.dtype).t() * q.shape[-1] ** -0.5  # [B, h, Q, 2T - 1]
+        query = torch.arange(q.shape[-2], device=q.device)
+        key = torch.arange(length, device=q.device)
+        distance = query[:, None] - key[None, :] + length - 1  # [Q, T]
         return by_distance.gather(-1, distance.expand(*q.shape[:2], -1, -1))
 
 
@@ -90,7 +97,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """One step of the stream: [B, T, D] -> [B, T, D]."""
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
+        """One step of the stream: [B, T, D] -> [B, T, D], or its first `keep` tokens."""
+        mixed = self.drop_path(self.attn(self.norm1(tokens), keep))
+        tokens = (tokens if keep is None else tokens[:, :keep]) + mixed
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))

@@ -1,7 +1,9 @@
 """What a model costs: parameters, and multiply-adds of one image's forward pass, in closed form.
 
 Counted are the matrix products and convolutions, as `torch.utils.flop_counter` counts them (one
-multiply-add is two FLOPs); norms, activations and sums are left out, as the field does.
+multiply-add is two FLOPs); norms, activations and sums are left out, as the field does. All tokens
+go through all blocks in this count, as in published figures, though a model that classifies by the
+class token skips some of the last block.
 """
 
 from dataclasses import dataclass

@@ -35,23 +35,32 @@ class ViT(TokenEmbed):
         self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify: [B, C, H, W] -> [B, num_classes]."""
-        return self.forward_head(self.forward_features(images))
+        """Classify: [B, C, H, W] -> [B, num_classes].
+
+        If the head reads the class token, the last block computes no other: the same logits, a
+        sixteenth less work in a model of 12 blocks.
+        """
+        return self.forward_head(self._tokens(images, 1 if self.config.pool == "token" else None))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """All tokens after the last block and norm: [B, C, H, W] -> [B, P + h*w, D].
 
         Raises ValueError for images of another size than the config's.
         """
+        return self._tokens(images, None)
+
+    def _tokens(self, images: Tensor, keep: int | None) -> Tensor:
+        """The tokens after the last block and norm, or the first `keep` of them."""
         if images.shape[-2:] != self.config.image_hw:
             found, wanted = tuple(images.shape[-2:]), self.config.image_hw
             raise ValueError(f"images are {found} pixels, the model wants {wanted}")
         tokens = self.pos_drop(self.add_tokens(self.patch_embed(images)))
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks, start=1):
+            kept = keep if i == len(self.blocks) else None
             if self.grad_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, use_reentrant=False)
+                tokens = checkpoint(block, tokens, kept, use_reentrant=False)
             else:
-                tokens = block(tokens)
+                tokens = block(tokens, kept)
         return self.norm(tokens)
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:

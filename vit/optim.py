@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +159,3 @@ def update_average(
         raise ValueError(f"average and weights differ in {sorted(average.keys() ^ weights.keys())}")
     for name in average:
         average[name].lerp_(weights[name], 1.0 - decay)
-
-
-def clip_gradients(model: nn.Module, config: OptimConfig) -> Tensor | None:
-    """Clip the global norm if the config says so; returns the norm before clipping."""
-    if not config.clip_norm:
-        return None
-    return nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -21,11 +21,11 @@ GMAC = {
 
 
 def counted_flops(config) -> int:
-    """What torch's counter sees of one forward pass on the meta device."""
+    """What torch's counter sees on the meta device when all tokens are computed."""
     model = vit.build_model(config, device="meta")
     images = torch.empty(1, config.in_channels, *config.image_hw, device="meta")
     with FlopCounterMode(display=False) as counter:
-        model(images)
+        model.forward_head(model.forward_features(images))
     return counter.get_total_flops()
 
 
@@ -67,6 +67,16 @@ def test_a_resnets_flops_follow_odd_sizes():
     config = replace(vit.VARIANTS["bit_r50x1"], image_size=(97, 161))
     cost = vit.build_model(config, device="meta").cost()
     assert cost.forward_flops == counted_flops(config)
+
+
+@pytest.mark.parametrize(("pool", "least"), [("token", 0.06), ("gap", 0.0)])
+def test_classifying_by_the_class_token_skips_most_of_the_last_block(pool, least):
+    config = replace(vit.VARIANTS["vit_b16"], pool=pool)
+    model = vit.build_model(config, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    saved = 1 - counter.get_total_flops() / model.cost().forward_flops
+    assert least <= saved < least + 0.01
 
 
 def test_a_training_step_is_three_forward_passes():

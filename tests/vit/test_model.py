@@ -135,6 +135,16 @@ def test_checkpointing_changes_no_gradient():
         assert torch.equal(plain, recomputed)
 
 
+@pytest.mark.parametrize("pos_embed", ["learned-1d", "relative"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_computing_the_class_token_alone_changes_no_logit(pos_embed, checkpointing):
+    model = small_model(pos_embed=pos_embed, registers=2)
+    nn.init.normal_(model.get_parameter("head.weight"))
+    model.set_grad_checkpointing(checkpointing)
+    whole = model.forward_head(model.forward_features(images()))
+    torch.testing.assert_close(model(images()), whole)
+
+
 def test_stochastic_depth_keeps_the_mean_and_spares_evaluation():
     torch.manual_seed(0)
     drop = DropPath(0.25)

@@ -88,15 +88,13 @@ def _source_config(
         head = weights.get("head.fc.weight")
         return replace(config, num_classes=0 if head is None else head.shape[0])
     head, registers = weights.get("head.weight"), weights.get("reg_token")
-    pool = "token" if "cls_token" in weights else config.pool
-    if pool == "token" and "cls_token" not in weights:
-        pool = "map" if "attn_pool.latent" in weights else "gap"
+    pool = "map" if "attn_pool.latent" in weights else "gap"
     kernel = weights.get("patch_embed.proj.weight")
     shown: dict[str, Any] = {
         "num_classes": 0 if head is None else head.shape[0],
         "head": "mlp" if "pre_logits.fc.weight" in weights else "linear",
         "registers": 0 if registers is None else registers.shape[1],
-        "pool": pool,
+        "pool": "token" if "cls_token" in weights else pool,
         "fc_norm": "fc_norm.weight" in weights,
         "patch_size": config.patch_size if kernel is None else kernel.shape[-1],
         "gelu": settings.gelu or layout.gelu or config.gelu,

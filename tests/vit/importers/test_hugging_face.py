@@ -65,6 +65,15 @@ def test_b16_whole_is_hugging_faces(tmp_path):
     torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
 
 
+def test_a_folder_of_several_files_is_read_by_its_index(tmp_path):
+    theirs = hugging_face_model(TINY)
+    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    ours, _ = imported(tmp_path, TINY)
+    images = images_for(TINY)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
 def test_the_names_of_its_modules_are_read_as_those_of_its_files(tmp_path):
     theirs = hugging_face_model(TINY)
     torch.save(theirs.state_dict(), tmp_path / "state.pt")
