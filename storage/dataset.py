@@ -123,7 +123,7 @@ def to_json(dataset: Dataset) -> bytes:
             }
             for name, shards in dataset.splits.items()
         },
-        "in_place": dataset.in_place,
+        **({"in_place": True} if dataset.in_place else {}),
         "left_out": [list(pair) for pair in dataset.left_out],
     }
     return json.dumps(content, indent=1).encode() + b"\n"
@@ -182,7 +182,7 @@ def _parse(uri: str, content: dict[str, Any]) -> Dataset:
         indexes=MappingProxyType(
             {name: IndexFile(**split["index"]) for name, split in splits.items()}
         ),
-        in_place=bool(content["in_place"]),
+        in_place=content.get("in_place", False) is True,
         left_out=tuple((what, why) for what, why in content["left_out"]),
     )
 

@@ -27,6 +27,7 @@ from storage.permutation import Permutation
 
 SHARD_BYTES = 256 << 20
 _BLOCK = 512
+_SHUFFLED_AT_ONCE = 4096
 _MAX_KEY = 90  # with its suffix it fits a USTAR name field
 Progress = Callable[[str, int, int], None]
 
@@ -111,10 +112,7 @@ class _Packing:
     def _samples(self, split: str, progress: Progress | None) -> Iterator[Sample]:
         total = self.source.splits[split]
         seen: set[str] = set()
-        shuffle = Permutation(total, f"pack/{split}/{total}") if total else None
-        for done in range(total):
-            assert shuffle is not None
-            i = int(shuffle.forward(np.array([done]))[0])
+        for done, i in enumerate(_shuffled(split, total)):
             try:
                 sample = self.source.read(split, i)
             except LeftOut as error:
@@ -135,6 +133,13 @@ class _Packing:
             return
         shards = self.there.splits.get(split, ())
         require_same(self.store, self.there, number < len(shards) and shards[number] == shard)
+
+
+def _shuffled(split: str, total: int) -> Iterator[int]:
+    """Every number in [0, total) once, in an order that split and total fix."""
+    for start in range(0, total, _SHUFFLED_AT_ONCE):
+        places = np.arange(start, min(start + _SHUFFLED_AT_ONCE, total))
+        yield from Permutation(total, f"pack/{split}/{total}").forward(places).tolist()
 
 
 class _TarBuilder:

@@ -35,7 +35,7 @@ def test_an_epoch_is_a_permutation(samples: int, run: int, seed: int, epoch: int
     assert np.array_equal(np.sort(positions), np.arange(samples))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=30)
 @given(samples=st.integers(1, 600), batch=st.integers(1, 64), run=runs)
 def test_drop_sees_each_sample_at_most_once_an_epoch(samples: int, batch: int, run: int) -> None:
     batch = min(batch, samples)
@@ -48,7 +48,7 @@ def test_drop_sees_each_sample_at_most_once_an_epoch(samples: int, batch: int, r
         assert all((epochs == epoch).all() for epochs, _ in batches)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=30)
 @given(samples=st.integers(1, 300), batch=st.integers(1, 700), run=runs)
 def test_carry_sees_each_sample_exactly_once_an_epoch(samples: int, batch: int, run: int) -> None:
     order = spec(samples, batch, tail="carry", run_samples=run)
@@ -68,7 +68,7 @@ def test_carry_sees_each_sample_exactly_once_an_epoch(samples: int, batch: int, 
     step=st.integers(0, 10**7),
     tail=st.sampled_from(["drop", "carry"]),
 )
-@settings(deadline=None)
+@settings(max_examples=30)
 def test_global_batch_is_independent_of_workers(
     samples: int, rows: int, world: int, step: int, tail: str
 ) -> None:

@@ -40,7 +40,7 @@ def test_the_permutation_of_a_key_never_changes() -> None:  # it is part of what
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_small_permutations_are_drawn_evenly(size: int) -> None:
-    draws = 5_000
+    draws = 4_000
     counts: dict[tuple[int, ...], int] = {}
     for key in range(draws):
         one = tuple(Permutation(size, f"{key}").forward(np.arange(size)).tolist())

@@ -63,7 +63,7 @@ def check_planned(stream: StreamSpec, ranks: list[list[Batch]], start: int, stop
             assert np.array_equal(batch["epoch"], epoch), (rank, step)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [2, 4])
 def test_each_rank_gets_its_slice_of_each_step(digits: Dataset, world_size: int) -> None:
     """From the middle of an epoch over its edge, several steps a block."""
     wanted = spec(digits)
@@ -71,10 +71,9 @@ def test_each_rank_gets_its_slice_of_each_step(digits: Dataset, world_size: int)
     check_planned(wanted, by_rank(stream, world_size, 64 // world_size), 17, 50)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_order_survives_tasks_and_ranks_of_random_speed(digits: Dataset, world_size: int) -> None:
+def test_order_survives_tasks_and_ranks_of_random_speed(digits: Dataset) -> None:
     """One step a block, tasks that finish out of order, ranks that stall."""
-    wanted = spec(digits)
+    world_size, wanted = 4, spec(digits)
     stream = train_stream(
         wanted, start_step=3, stop_step=15, world_size=world_size, rows_per_block=1
     )
@@ -171,10 +170,8 @@ def test_a_selection_smaller_than_a_batch_carries_over(digits: Dataset) -> None:
     )
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_evaluation_sees_each_sample_once_and_ranks_stay_level(
-    digits: Dataset, world_size: int
-) -> None:
+def test_evaluation_sees_each_sample_once_and_ranks_stay_level(digits: Dataset) -> None:
+    world_size = 3  # does not divide the 377 samples
     wanted = spec(digits, split="val", global_batch=48, crop=Crop(image_size=8, kind="center"))
     ranks = by_rank(eval_stream(wanted, world_size=world_size), world_size, 48 // world_size)
     assert len({len(batches) for batches in ranks}) == 1
