@@ -1,6 +1,7 @@
 """From the workers to the driver: rank 0's reports pass the controller into a queue.
 
-The driver reads the queue beside `trainer.fit()`, so MLflow and the terminal have one writer.
+The driver reads it while `trainer.fit()` runs on a thread: MLflow and the terminal have one
+writer, and Ctrl-C reaches us (on the main thread Ray Train would take the signal for itself).
 """
 
 import re
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.train import Checkpoint, UserCallback
 from ray.util.queue import Empty, Queue
 
@@ -35,40 +37,56 @@ class Forward(UserCallback):
         self.queue.put({"kind": "lost", "workers": lost})
 
 
-class Inbox:
-    """Hands every message to `handle`, on a thread, until it is closed and empty."""
+class Background(threading.Thread):
+    """A call beside the main thread, which stays free for messages and Ctrl-C."""
 
-    def __init__(self, handle: Callable[[Message], None]) -> None:
-        self.queue = Queue(actor_options={"num_cpus": 0})
-        self.error: Exception | None = None
-        self._handle = handle
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
-        self._thread.start()
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__(name="fit", daemon=True)
+        self._call = call
+        self._error: BaseException | None = None
+        self.start()
 
-    def close(self) -> None:
-        """Handle what is left, then stop."""
-        self._closing.set()
-        self._thread.join()
-        self.queue.shutdown()
+    def run(self) -> None:
+        """Make the call; keep what it raises."""
+        try:
+            self._call()
+        except BaseException as error:
+            self._error = error
 
-    def _run(self) -> None:
-        while True:
-            closing = self._closing.is_set()  # asked before the look: nothing comes after it
-            try:
-                message = self.queue.get(timeout=POLL_SECONDS)
-            except Empty:
-                if closing:
-                    return
-                continue
-            except Exception as error:  # the queue's actor died with the cluster
-                self.error = error
-                return
-            try:
-                self._handle(message)
-            except Exception as error:
-                # Tracking must not stop training; the first failure is said at the end.
-                self.error = self.error or error
+    def result(self) -> None:
+        """Wait for the end; raise what the call raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+def message_queue() -> Queue:
+    """A queue that lives on the cluster and holds no CPU."""
+    return Queue(actor_options={"num_cpus": 0})
+
+
+def drain(
+    queue: Queue, handle: Callable[[Message], None], *, ended: Callable[[], bool]
+) -> Exception | None:
+    """Handle messages until it `ended` and none is left; return the first failure to handle one.
+
+    Tracking must not stop training: a message that could not be handled is dropped.
+    """
+    failure: Exception | None = None
+    while True:
+        last = ended()  # asked before the look: nothing comes after it
+        try:
+            message = queue.get(timeout=POLL_SECONDS)
+        except Empty:
+            if last:
+                return failure
+            continue
+        except RayError as error:  # the queue died with the cluster
+            return failure or error
+        try:
+            handle(message)
+        except Exception as error:
+            failure = failure or error
 
 
 def root_cause(error: BaseException) -> tuple[str, str]:

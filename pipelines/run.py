@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import ray
 from ray.train import FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
 
 import storage.errors
 from cluster.scaling import check_room, scaling_config, worker_cpus
@@ -29,7 +30,7 @@ from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
 from pipelines.progress import Progress, clock
 from pipelines.ray_session import ray_session
-from pipelines.reports import Forward, Inbox, root_cause
+from pipelines.reports import Background, Forward, drain, message_queue, root_cause
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
 from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, open_tracker
@@ -107,7 +108,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     tracker.watch_system()
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
-    inbox = Inbox(lambda message: _handle(message, tracker, progress, plan))
+    queue = message_queue()
     job = Job(
         stage=stage,
         place=place,
@@ -116,10 +117,17 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         steps_per_epoch=plan.steps_per_epoch,
         manifest=manifest,
     )
-    status, began = FAILED, time.monotonic()
+    status, began, untracked = FAILED, time.monotonic(), None
     try:
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
-            _fit(job, plan, inbox, scratch, fewest=fewest, most=most, cpus=cpus)
+            trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
+            fit = Background(trainer.fit)
+            untracked = drain(
+                queue,
+                lambda message: _handle(message, tracker, progress, plan),
+                ended=lambda: not fit.is_alive(),
+            )
+            fit.result()
         status = FINISHED
     except TrainingFailedError as error:
         raise _failure(stage.name, error) from None
@@ -127,11 +135,10 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         status = KILLED
         raise
     finally:
-        inbox.close()
         progress.end()
         tracker.end(status)
-    if inbox.error is not None:
-        progress.note(f"warning: not everything reached MLflow: {_line(inbox.error)}")
+    if untracked is not None:
+        progress.note(f"warning: not everything reached MLflow: {_line(untracked)}")
     whole = weights.read_manifest(plan.attempt.uri)
     assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
     tracker.log_file("manifest.json", open_store(plan.attempt.uri).read(weights.MANIFEST))
@@ -143,11 +150,11 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
 
 
-def _fit(
-    job: Job, plan: Plan, inbox: Inbox, scratch: str, *, fewest: int, most: int, cpus: float
-) -> None:
+def _trainer(
+    job: Job, plan: Plan, queue: Queue, scratch: str, *, fewest: int, most: int, cpus: float
+) -> TorchTrainer:
     names = (TRAIN, VAL) if plan.stage.steps else (VAL,)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_loop_per_worker=partial(train, job),
         scaling_config=scaling_config(
             fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
@@ -157,12 +164,11 @@ def _fit(
             name=f"{plan.run}-{plan.stage.name}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,  # Ray's own notes; weights and states are ours, elsewhere
             failure_config=FailureConfig(max_failures=job.place.max_failures),
-            callbacks=[Forward(inbox.queue)],
+            callbacks=[Forward(queue)],
         ),
         datasets=dict.fromkeys(names, placeholder),
         dataset_config=OrderedDataConfig(plan.feed),
     )
-    trainer.fit()
 
 
 def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
