@@ -1,4 +1,4 @@
-"""A job killed in mid-training continues from its last save to the very same weights."""
+"""A job that was stopped, then killed, continues from its saves to the very same weights."""
 
 import os
 import signal
@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.attempts import committed_attempts
 from pipelines.states import newest_state
 from storage import weights
 from tests.pipelines.conftest import Said
 
-STEPS = 120
+STEPS = 200
 SCIENCE = [
     *("--stage.steps", str(STEPS)),
     *("--stage.eval-every-steps", "0"),
@@ -32,40 +31,72 @@ def attempt_folder(root: Path, run: str) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
-def test_a_killed_job_continues_to_the_same_weights(
-    command: Callable[..., Said],
-    ray_session: str,
-    place: list[str],
-    tmp_path: Path,
-) -> None:
-    root = tmp_path / "runs"
-    job = subprocess.Popen(
+def start_job(place: list[str], address: str) -> subprocess.Popen[str]:
+    """The script as a user starts it, on the session's cluster."""
+    return subprocess.Popen(
         [
-            *(sys.executable, "-P", "pipelines/pretrain.py", "--run", "killed"),
+            *(sys.executable, "-P", "pipelines/pretrain.py", "--run", "stopped"),
             *(*place, *PLACE, *SCIENCE),
         ],
-        env={**os.environ, "RAY_ADDRESS": ray_session},
-        stdout=subprocess.DEVNULL,
+        env={**os.environ, "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def stop_after_a_save(job: subprocess.Popen[str], root: Path, stop: signal.Signals) -> int:
+    """Send the signal once there is a newer state than before; return that state's step."""
+    before = saved_step(root)
     deadline = time.monotonic() + 240
-    while not list(root.glob("killed/pretrain/*/resume/*/manifest.json")):
+    while saved_step(root) <= before:
         assert job.poll() is None, job.stderr and job.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    folder = attempt_folder(root, "killed")
-    state = newest_state(str(folder))
-    assert state is not None
+    job.send_signal(stop)
+    return saved_step(root)
+
+
+def saved_step(root: Path) -> int:
+    folders = list(root.glob("stopped/pretrain/*"))
+    state = newest_state(str(folders[0])) if folders else None
+    return state.step if state else 0
+
+
+def mlflow_status(tmp_path: Path, attempt: Path) -> list[str]:
+    """Status of every MLflow run of an attempt."""
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
+    runs = client.search_runs(
+        [experiment.experiment_id], filter_string=f"tags.`vit.attempt` = '{attempt}'"
+    )
+    return [run.info.status for run in runs]
+
+
+@pytest.mark.timeout(900)
+def test_a_stopped_and_a_killed_job_continue_to_the_same_weights(
+    command: Callable[..., Said], ray_session: str, place: list[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    stopped = start_job(place, ray_session)
+    first = stop_after_a_save(stopped, root, signal.SIGTERM)  # as `ray job stop` does
+    _, stderr = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert stderr == "stopped; run the same command again to continue from the last save\n"
+    folder = attempt_folder(root, "stopped")
+    assert mlflow_status(tmp_path, folder) == ["KILLED"]
+
+    killed = start_job(place, ray_session)
+    second = stop_after_a_save(killed, root, signal.SIGKILL)
+    stdout, _ = killed.communicate(timeout=60)
+    assert resumed_after(stdout) >= first
     assert not (folder / "manifest.json").exists(), "it was done before it was killed"
 
-    continued = command("pretrain", "--run", "killed", *place, *PLACE, *SCIENCE)
+    continued = command("pretrain", "--run", "stopped", *place, *PLACE, *SCIENCE)
     assert continued.code == 0, continued.err
-    resumed = newest_of(continued.out)
-    assert resumed >= state.step
+    assert resumed_after(continued.out) >= second > first
+    assert mlflow_status(tmp_path, folder) == ["FINISHED"]
 
     unbroken = command("pretrain", "--run", "unbroken", *place, *PLACE, *SCIENCE)
     assert unbroken.code == 0, unbroken.err
@@ -75,17 +106,8 @@ def test_a_killed_job_continues_to_the_same_weights(
         assert found.keys() == expected.keys()
         assert all(found[key].equal(expected[key]) for key in expected)
 
-    (attempt,) = committed_attempts(str(root), "killed", "pretrain")
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("digits")
-    assert experiment is not None
-    runs = client.search_runs(
-        [experiment.experiment_id], filter_string=f"tags.`vit.attempt` = '{attempt.uri}'"
-    )
-    assert [run.info.status for run in runs] == ["FINISHED"]
 
-
-def newest_of(output: str) -> int:
+def resumed_after(output: str) -> int:
     """The step a run says it resumed after."""
     (line,) = [line for line in output.splitlines() if "resumed after step" in line]
     return int(line.rsplit(" ", 1)[1])
