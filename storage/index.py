@@ -98,6 +98,8 @@ def _local_index(store: ObjectStore, file: "IndexFile") -> Path:
         return path
     cache = Path(tempfile.gettempdir()) / f"vit-on-ray-index-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
+    if cache.is_symlink() or cache.stat().st_uid != os.getuid():
+        raise BadDataset(f"{cache} belongs to another user: remove it, or set TMPDIR elsewhere")
     path = cache / f"{file.sha256}.npy"
     if path.is_file() and path.stat().st_size == file.bytes:
         return path

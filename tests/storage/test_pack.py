@@ -1,8 +1,10 @@
 import gzip
 import io
 import json
+import os
 import struct
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -173,6 +175,17 @@ def test_packing_to_s3_gives_the_same_digest(s3: S3Server, digits: Dataset, tmp_
     from_s3 = {raw.request: raw.data for raw in read_samples(open_store(uri), index, some)}
     local = {raw.request: raw.data for raw in read_samples(open_store(digits.uri), here, some)}
     assert from_s3 == local
+
+
+def test_an_index_cache_of_another_user_is_not_trusted(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = pack(Numbers(5), s3.uri("cache", tmp_path.name))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"vit-on-ray-index-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    with pytest.raises(BadDataset, match="belongs to another user"):
+        load_index(dataset, "train")
 
 
 # folders
