@@ -84,6 +84,7 @@ def run_stages(command: Command) -> list[Outcome]:
     if not rest:
         return outcomes
     with ray_session(verbose=command.place.verbose):
+        signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
         for stage in rest:
             plan = make_plan(stage, command)
             outcomes.append(_done(plan) if plan.done else run_stage(plan, command, client))
