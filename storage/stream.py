@@ -12,17 +12,12 @@ A block holds several steps of a rank where batches are small: at one 64-image b
 quarter of the throughput goes into moving blocks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
-import pyarrow
 import ray.data
-from ray.data import DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
@@ -32,10 +27,9 @@ from storage.objects import ObjectStore, open_store
 from storage.order import OrderSpec, Tail, natural_run, rank_batch, rank_slice
 from storage.reader import read_samples
 from storage.selection import EVERYTHING, Selection, select
+from storage.tasks import Batch, blocks_in_order
 
 ROWS_PER_BLOCK = 128  # about a second of decoding photographs
-_ITEMS_PER_READ_TASK = 4096
-Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +92,7 @@ def train_stream(
         world_size=world_size,
         steps_per_block=steps_per_block,
     )
-    return _run(plan.block, groups * world_size, num_cpus)
+    return blocks_in_order(plan.block, groups * world_size, num_cpus)
 
 
 def eval_stream(
@@ -121,7 +115,7 @@ def eval_stream(
     batches_per_block = max(1, min(rows_per_block // batch_rows, batches))
     blocks = -(-batches // batches_per_block) * world_size
     plan = _EvalPlan(spec=spec, digest=dataset.digest, rows=batches_per_block * batch_rows)
-    return _run(plan.block, blocks, num_cpus)
+    return blocks_in_order(plan.block, blocks, num_cpus)
 
 
 def train_batch(spec: StreamSpec, step: int) -> Batch:
@@ -270,70 +264,3 @@ def _samples(opened: _Opened, spec: StreamSpec, chosen: np.ndarray, epoch: np.nd
         "label": opened.labels[chosen].astype(np.int64),
         "index": position.astype(np.int64),
     }
-
-
-def _blocks(items: dict[str, Any], block: Callable[[int], Batch]) -> Iterator[Any]:
-    for item in items["item"].tolist():
-        yield block(item)
-
-
-def _run(block: Callable[[int], Batch], items: int, num_cpus: float) -> ray.data.Dataset:
-    """One task an item, in order."""
-    # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
-    # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
-    source = ray.data.read_datasource(
-        _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
-    )
-    run: Any = _blocks  # Ray's type for functions leaves out fn_kwargs
-    stream = source.map_batches(
-        run,
-        fn_kwargs={"block": block},
-        batch_size=None,
-        batch_format="numpy",
-        num_cpus=num_cpus,
-    )
-    # None: a task's output stays one block. Otherwise Ray cuts blocks beyond 128 MiB, and the
-    # pieces would be dealt to different ranks.
-    stream.context.target_max_block_size = None
-    stream.context.execution_options.preserve_order = True
-    stream.context.enable_progress_bars = False  # five lines a second in a job's log
-    return stream
-
-
-class _Items(Datasource):
-    """The integers [0, items), 4,096 a read task."""
-
-    def __init__(self, items: int) -> None:
-        super().__init__()
-        self._items = items
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of the integers."""
-        return 8 * self._items
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
-    ) -> list[ReadTask]:
-        """As few tasks as hold all items; equal ones, so that Ray's split factor gives single
-        rows."""
-        tasks = -(-self._items // _ITEMS_PER_READ_TASK)
-        edges = [self._items * i // tasks for i in range(tasks + 1)]
-        return [
-            ReadTask(
-                partial(_item_rows, start, stop),
-                BlockMetadata(
-                    num_rows=stop - start,
-                    size_bytes=8 * (stop - start),
-                    input_files=None,
-                    exec_stats=None,
-                ),
-            )
-            for start, stop in pairwise(edges)
-        ]
-
-
-def _item_rows(start: int, stop: int) -> list[pyarrow.Table]:
-    return [pyarrow.table({"item": np.arange(start, stop, dtype=np.int64)})]

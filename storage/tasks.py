@@ -1,0 +1,87 @@
+"""Numbered tasks on Ray Data: one block an item, in the order of the items, planned as they are
+due.
+
+Ray makes an object of every block it is going to read before it reads the first: a run of a million
+steps would spend minutes on that. Here the plan is a range of integers.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow
+import ray.data
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+Batch = dict[str, np.ndarray]
+_ITEMS_PER_READ_TASK = 4096
+
+
+def _blocks(items: dict[str, Any], block: Callable[[int], Batch]) -> Iterator[Any]:
+    for item in items["item"].tolist():
+        yield block(item)
+
+
+def blocks_in_order(block: Callable[[int], Batch], items: int, num_cpus: float) -> ray.data.Dataset:
+    """One task an item, in order."""
+    # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
+    # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
+    source = ray.data.read_datasource(
+        _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
+    )
+    run: Any = _blocks  # Ray's type for functions leaves out fn_kwargs
+    stream = source.map_batches(
+        run,
+        fn_kwargs={"block": block},
+        batch_size=None,
+        batch_format="numpy",
+        num_cpus=num_cpus,
+    )
+    # None: a task's output stays one block. Otherwise Ray cuts blocks beyond 128 MiB, and the
+    # pieces would be dealt to different ranks.
+    stream.context.target_max_block_size = None
+    stream.context.execution_options.preserve_order = True
+    stream.context.enable_progress_bars = False  # five lines a second in a job's log
+    return stream
+
+
+class _Items(Datasource):
+    """The integers [0, items), 4,096 a read task."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self._items = items
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of the integers."""
+        return 8 * self._items
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """As few tasks as hold all items; equal ones, so that Ray's split factor gives single
+        rows."""
+        tasks = -(-self._items // _ITEMS_PER_READ_TASK)
+        edges = [self._items * i // tasks for i in range(tasks + 1)]
+        return [
+            ReadTask(
+                partial(_item_rows, start, stop),
+                BlockMetadata(
+                    num_rows=stop - start,
+                    size_bytes=8 * (stop - start),
+                    input_files=None,
+                    exec_stats=None,
+                ),
+            )
+            for start, stop in pairwise(edges)
+        ]
+
+
+def _item_rows(start: int, stop: int) -> list[pyarrow.Table]:
+    return [pyarrow.table({"item": np.arange(start, stop, dtype=np.int64)})]
