@@ -1,6 +1,7 @@
 """Throughput and memory of the model against timm's and Hugging Face's ViT of the same size.
 
     python -m benchmarks.model                     Ti, S, B at 224 px, two threads
+    python -m benchmarks.model --threads 1 --clock cpu        on a machine that others use too
     python -m benchmarks.model --sizes s --device cuda --dtype bfloat16 --batch 256
 
 One process, same threads, same images; the rounds go round the models, so that a busy minute hits
@@ -94,21 +95,24 @@ def forward_and_backward(model: nn.Module, images: Tensor) -> None:
 TASKS = {"forward": forward, "forward+backward": forward_and_backward}
 
 
-def seconds(work: Callable[[], Any], device: str) -> float:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def seconds(work: Callable[[], Any], device: str, clock: str) -> float:
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronize()
-    start = time.perf_counter()
+    start = CLOCKS[clock]()
     work()
     synchronize()
-    return time.perf_counter() - start
+    return CLOCKS[clock]() - start
 
 
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
+def matmul_peak(device: str, dtype: torch.dtype, clock: str) -> float:
     """FLOP/s of the best of some square matrix products."""
     side = 8192 if device == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     b = torch.randn(side, side, device=device, dtype=dtype)
-    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(3))
+    return 2 * side**3 / min(seconds(lambda: a @ b, device, clock) for _ in range(3))
 
 
 def measure(size: str, arguments: argparse.Namespace) -> None:
@@ -130,10 +134,11 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
         peaks: list[float] = []
         with cast:
             for number in range(arguments.rounds + 1):
-                peaks.append(matmul_peak(device, dtype))
+                peaks.append(matmul_peak(device, dtype, arguments.clock))
                 first = number % len(models)
                 for name in [*models][first:] + [*models][:first]:
-                    took = seconds(partial(work, models[name], images), device)
+                    step = partial(work, models[name], images)
+                    took = seconds(step, device, arguments.clock)
                     if number:  # the first round warms up
                         times[name].append(took)
         peak = max(peaks)
@@ -206,9 +211,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="images a step; 0 fits the size")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--clock",
+        choices=sorted(CLOCKS),
+        default="wall",
+        help="cpu: for one thread on a shared machine",
+    )
     arguments = parser.parse_args()
+    if arguments.clock == "cpu" and (arguments.threads != 1 or arguments.device != "cpu"):
+        parser.error("--clock cpu counts threads that wait as working: use --threads 1, on the CPU")
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds, "
+        f"{arguments.clock} clock"
+    )
     for size in arguments.sizes:
         measure(size, arguments)
 
