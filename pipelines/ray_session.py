@@ -1,8 +1,13 @@
-"""Ray for a script: the running cluster where there is one, else a local one; quiet by default."""
+"""Ray for a script: the cluster that RAY_ADDRESS names, else a local one; quiet by default.
+
+A job that was submitted has RAY_ADDRESS. Without it Ray would connect to whatever was started on
+this machine last, be it somebody else's or long dead.
+"""
 
 import contextlib
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 
@@ -15,6 +20,9 @@ os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")  # the default w
 import ray  # reads the environment above
 import ray.data
 
+from cluster.errors import BadPlace
+
+REACH_SECONDS = 5.0
 WORKER_ENV = {
     "PYTHONSAFEPATH": "1",  # `pipelines/` must not come first on sys.path
     "WDS_SECURE": "1",  # no shell from `pipe:` URLs
@@ -23,10 +31,13 @@ WORKER_ENV = {
 
 @contextlib.contextmanager
 def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]:
-    """Connect to RAY_ADDRESS or a running cluster, or start one for as long as the block lasts.
+    """Connect to RAY_ADDRESS, or start a local Ray for as long as the block lasts.
 
     A Ray that this process is connected to already is used and left as it is. `num_cpus` makes a
     local one pretend to that many.
+
+    Raises:
+        BadPlace: nothing answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield
@@ -34,7 +45,10 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    _check_reachable(address)
     ray.init(
+        address,
         num_cpus=num_cpus,
         logging_level=level,
         log_to_driver=verbose,
@@ -49,3 +63,21 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Look at HOST:PORT for a few seconds; Ray itself tries for several minutes.
+
+    Raises:
+        BadPlace: nothing answers there.
+    """
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        return  # "local", "auto", ray://...
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise BadPlace(
+            f"nothing answers at RAY_ADDRESS={address} ({error}) - start Ray there, or unset"
+            " RAY_ADDRESS to run on this machine alone"
+        ) from None

@@ -120,6 +120,15 @@ def test_an_unreachable_tracking_server_is_refused(command: Command, place: list
     assert "MLflow at http://127.0.0.1:9 cannot be used" in line
 
 
+def test_an_unreachable_cluster_is_refused(
+    command: Command, place: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    line = refused(command("pretrain", *place))
+    assert "nothing answers at RAY_ADDRESS=127.0.0.1:9" in line
+
+
 def test_relative_roots_are_refused_in_an_uploaded_copy() -> None:
     uploaded = Path("/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_0")
     with pytest.raises(BadPlace, match=r"data_root 'data' is relative.*--place.data-root /"):
