@@ -113,7 +113,9 @@ class Worker:
             model.load_state_dict(resume_state.module_weights(saved))
             notes = (f"resumed after step {state.step}",)
         elif self.job.start_uri:
-            found, notes = start_weights(self.job.start_uri, stage.model)
+            found, notes = start_weights(
+                self.job.start_uri, stage.model, image_size=stage.init_image_size
+            )
             model.load_state_dict(found)
         optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
         config = zero_config(

@@ -138,18 +138,31 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{_one_line(said.getvalue())} - see {prog} --help") from None
+        raise ValueError(f"{one_line(said.getvalue())} - see {prog} --help") from None
 
 
-def _one_line(box: str) -> str:
-    """First paragraph of a boxed message, and the options it suggests."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    message = " ".join(lines[:rule])
-    similar = [line.split()[0] for line in lines[rule:] if line.startswith("--")]
-    if similar and "Unrecognized" in message:
-        message += f" - perhaps {' or '.join(similar[:2])}"
-    return message or " ".join(box.split())
+def one_line(message: str) -> str:
+    """What a message of tyro's says is wrong, and the options it suggests.
+
+    It comes as sections between rules: in a box, or, where the terminal cannot draw one, as plain
+    lines under a title.
+    """
+    boxed = "╭" in message
+    sections: list[list[str]] = [[]]
+    for line in message.splitlines():
+        text = line.strip("│ ")
+        if text and not line.startswith(("╭", "╰")):
+            if set(text) <= {"─", "-"}:
+                sections.append([])
+            else:
+                sections[-1].append(text)
+    first = 0 if boxed or len(sections) == 1 else 1
+    said = " ".join(sections[first])
+    hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
+    similar = [hint for hint in hints if hint.startswith("--")]
+    if similar and "Unrecognized" in said:
+        said += f" - perhaps {' or '.join(similar[:2])}"
+    return said
 
 
 def plain(value: Any) -> Any:

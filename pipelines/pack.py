@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python3 -P
-"""Pack images into WebDataset shards and a manifest: pipelines/pack.py digits|idx|folder --help."""
+"""Pack images into WebDataset shards and a manifest: pipelines/pack.py SOURCE --help."""
 
 from pipelines.packing import main
 

@@ -1,6 +1,7 @@
 """`pipelines/pack.py`: its command line, its progress and its last words."""
 
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -8,22 +9,41 @@ from typing import Annotated, NoReturn
 import tyro
 
 from pipelines.options import parse_quietly, program_name
-from storage.errors import StorageError, Unavailable
+from storage.dataset import Dataset, load_dataset
+from storage.errors import BadDataset, StorageError, Unavailable
 from storage.pack import pack
+from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
 from storage.pack.folder import Folder
 from storage.pack.idx import Idx
+from storage.pack.imagenet import ImageNet
 from storage.pack.source import Source
+from storage.pack.tars import index_tars
+from storage.verify import verify
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Target:
+class _Target(ABC):
     out: str
     """Where the dataset goes: a directory or s3://bucket/prefix."""
     shard_mebibytes: int = 256
     """Size of a shard at most."""
     force: bool = False
     """Replace another dataset that is there."""
+
+    @abstractmethod
+    def source(self) -> Source:
+        """What is packed."""
+
+    def run(self) -> Dataset:
+        """Write shards, index and manifest."""
+        return pack(
+            self.source(),
+            self.out,
+            shard_bytes=self.shard_mebibytes << 20,
+            force=self.force,
+            progress=_Counter(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +84,80 @@ class PackFolder(_Target):
         return Folder(self.folder, validation_fraction=self.validation_fraction)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackCifar(_Target):
+    """CIFAR-10 or CIFAR-100: the official binary archive (the pickled one is refused)."""
+
+    path: Path
+    """cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, or the folder it unpacks to."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return Cifar(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackImageNet(_Target):
+    """ImageNet from the official tars; nothing is unpacked to disk."""
+
+    train_tar: Path
+    """ILSVRC2012_img_train.tar, a tar of one tar a class."""
+    val_tar: Path
+    """ILSVRC2012_img_val.tar."""
+    val_labels: Path
+    """A line a validation image: its class."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return ImageNet(self.train_tar, self.val_tar, self.val_labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexTars:
+    """WebDataset tars that somebody else wrote: indexed where they lie, nothing rewritten."""
+
+    out: str
+    """Where the tars lie and the manifest goes: a directory or s3://bucket/prefix."""
+    train: tuple[str, ...] = ("train-*.tar",)
+    """Names of the training tars (shell patterns)."""
+    val: tuple[str, ...] = ("val-*.tar",)
+    """Names of the validation tars (shell patterns)."""
+    force: bool = False
+    """Replace an index that is there."""
+
+    def run(self) -> Dataset:
+        """Read the tars' headers, write manifest and index."""
+        return index_tars(self.out, {"train": self.train, "val": self.val}, force=self.force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read a packed dataset again and name every shard and sample that its manifest belies."""
+
+    out: str
+    """Where the dataset lies: a directory or s3://bucket/prefix."""
+
+    def run(self) -> Dataset:
+        """Check every shard.
+
+        Raises:
+            BadDataset: with all that is wrong.
+        """
+        dataset = load_dataset(self.out)
+        problems = verify(dataset)
+        if problems:
+            raise BadDataset("; ".join(str(problem) for problem in problems))
+        return dataset
+
+
 Command = (
     Annotated[PackDigits, tyro.conf.subcommand("digits")]
     | Annotated[PackIdx, tyro.conf.subcommand("idx")]
     | Annotated[PackFolder, tyro.conf.subcommand("folder")]
+    | Annotated[PackCifar, tyro.conf.subcommand("cifar")]
+    | Annotated[PackImageNet, tyro.conf.subcommand("imagenet")]
+    | Annotated[IndexTars, tyro.conf.subcommand("tar")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 
@@ -78,13 +168,7 @@ def main(description: str) -> NoReturn:
             program_name(),
             lambda: tyro.cli(Command, prog=program_name(), description=description),  # type: ignore[arg-type]  # a union is a type to tyro
         )
-        dataset = pack(
-            command.source(),
-            command.out,
-            shard_bytes=command.shard_mebibytes << 20,
-            force=command.force,
-            progress=_Counter(),
-        )
+        dataset = command.run()
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -140,7 +140,8 @@ def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
             raise BadPlace(f"mixup and cutmix pair neighbours, but {plan} has an odd micro-batch")
     start = init_place(stage.init)
     if start is not None:
-        start_weights(start, stage.model)  # read and adapted once here, before a GPU is asked for
+        # Read and adapted once here, before a GPU is asked for.
+        start_weights(start, stage.model, image_size=stage.init_image_size)
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))

@@ -73,6 +73,9 @@ class Stage:
     """Stage whose weights this one starts from; None starts from scratch or from `init`."""
     init: str | None = None
     """Checkpoint (path or URI) to start from instead of a parent."""
+    init_image_size: int | None = None
+    """Resolution of the checkpoint in `init`, where it differs from the model's and its files do
+    not say (npz and bare weights)."""
     model: Config = field(default_factory=ViTConfig)
     """The network. Weights of another resolution or class count are adapted to it."""
     data: Data = field(default_factory=Data)

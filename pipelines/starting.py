@@ -13,13 +13,16 @@ from vit import Config, adapt_state_dict, config_from_dict, import_checkpoint
 FILES = (".npz", ".safetensors", ".pt", ".pth", ".bin")
 
 
-def start_weights(uri: str, config: Config) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def start_weights(
+    uri: str, config: Config, *, image_size: int | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Weights that fit `config`, and a line for each thing that was changed.
 
     Args:
         uri: a stage's attempt, or a checkpoint that `vit.import_checkpoint` knows: a file or a
             folder, local or on S3.
         config: the model they go into.
+        image_size: the checkpoint's resolution, where neither its files nor `config` say.
 
     Raises:
         ValueError: there is nothing, or it does not fit; names the place and the tensors.
@@ -29,7 +32,8 @@ def start_weights(uri: str, config: Config) -> tuple[dict[str, Tensor], tuple[st
         found, manifest = weights.read_weights(uri)
         return adapt_state_dict(found, config_from_dict(manifest["stage"]["model"]), config)
     with TemporaryDirectory(prefix="vit-on-ray-init-") as folder:
-        return import_checkpoint(_fetched(uri, Path(folder), is_file=is_file), config)
+        local = _fetched(uri, Path(folder), is_file=is_file)
+        return import_checkpoint(local, config, source_image_size=image_size)
 
 
 def _fetched(uri: str, folder: Path, *, is_file: bool) -> Path:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.options import Command, read_command
+from pipelines.options import Command, one_line, read_command
 
 
 def read(*argv: str, stage: str | None = "pretrain") -> Command:
@@ -79,3 +79,10 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--stage.optim.peak-lr FLOAT" in text
     assert "ZeRO level: 0 replicates all" in text
+
+
+def test_a_message_without_a_box_says_the_same() -> None:
+    rule = "-" * 70
+    plain = f"Value error\n{rule}\nError parsing --a: no\n{rule}\nFor full helptext, see x --help"
+    boxed = "╭─ Value error ─╮\n│ Error parsing --a: no │\n│ ─────── │\n│ For full │\n╰───────╯"
+    assert one_line(plain) == one_line(boxed) == "Error parsing --a: no"

@@ -61,3 +61,16 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> Non
     export_timm(build_model(SMALL, seed=1).state_dict(), SMALL, tmp_path / "timm")
     with pytest.raises(ValueError, match=r"blocks\.1\."):
         start_weights(str(tmp_path / "timm"), replace(SMALL, depth=2))
+
+
+def test_bare_weights_of_another_resolution_are_resized(tmp_path: Path) -> None:
+    model = build_model(SMALL, seed=1)
+    export_timm(model.state_dict(), SMALL, tmp_path / "timm")
+    bare = tmp_path / "bare.safetensors"
+    bare.write_bytes((tmp_path / "timm" / "model.safetensors").read_bytes())
+    larger = replace(SMALL, image_size=24)
+    with pytest.raises(ValueError, match="position table"):
+        start_weights(str(bare), larger)
+    found, changes = start_weights(str(bare), larger, image_size=16)
+    assert "pos_embed 4x4 -> 6x6" in changes
+    assert found["pos_embed"].shape == (1, 1 + 6 * 6, 32)
