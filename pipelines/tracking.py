@@ -29,6 +29,8 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors st
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 PARENT_RUN = "mlflow.parentRunId"
 SQLITE = "sqlite:///"
+# Opens the UI on training runs; it takes an experiment for one of prompts otherwise.
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 SYSTEM_SECONDS = 5
 
 
@@ -165,7 +167,9 @@ def _experiment(client: MlflowClient, name: str) -> str:
     local = client.tracking_uri.startswith(SQLITE)
     place = Path(database).parent / "mlartifacts" / name if local else None
     try:
-        return client.create_experiment(name, artifact_location=place and place.as_uri())
+        return client.create_experiment(
+            name, artifact_location=place and place.as_uri(), tags=MODEL_TRAINING
+        )
     except MlflowException:  # another stage made it in this moment
         found = client.get_experiment_by_name(name)
         assert found is not None

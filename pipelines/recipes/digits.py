@@ -29,7 +29,7 @@ PRETRAIN = Stage(
     optim=OptimConfig(peak_lr=1e-3, weight_decay=0.1, clip_norm=1.0, warmup_steps=10),
     global_batch=64,
     steps=400,
-    eval_every_steps=100,
+    eval_every_steps=200,
 )
 UPSCALE = replace(
     PRETRAIN,
@@ -38,7 +38,7 @@ UPSCALE = replace(
     model=replace(MODEL, image_size=24),
     optim=replace(PRETRAIN.optim, peak_lr=3e-4, warmup_steps=10),
     steps=100,
-    eval_every_steps=50,
+    eval_every_steps=0,
 )
 FINETUNE = replace(
     UPSCALE,
@@ -52,7 +52,7 @@ FINETUNE = replace(
     ),
     global_batch=32,
     steps=150,
-    eval_every_steps=50,
+    eval_every_steps=75,
 )
 
 DIGITS = Recipe(name="digits", stages=(PRETRAIN, UPSCALE, FINETUNE))
