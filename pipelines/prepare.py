@@ -123,7 +123,16 @@ def resolve_place(place: Place, *, cwd: Path) -> Place:
     return replace(place, data_root=data_root, storage_root=storage_root, mlflow_uri=mlflow_uri)
 
 
-def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
+@dataclass(frozen=True)
+class Checked:
+    """What checking a stage found out."""
+
+    dataset: Dataset
+    workers: tuple[int, int]
+    """Fewest and most."""
+
+
+def check_stage(stage: Stage, place: Place) -> Checked:
     """Everything about a stage that can be known before its parent is there.
 
     Raises:
@@ -154,7 +163,7 @@ def check_stage(stage: Stage, place: Place) -> tuple[Dataset, tuple[int, int]]:
     order_of(feed.val_spec(), dataset)
     if stage.steps:
         order_of(feed.train_spec(), dataset)
-    return dataset, (fewest, most)
+    return Checked(dataset, (fewest, most))
 
 
 def init_place(init: str | None) -> str | None:
@@ -167,15 +176,15 @@ def check_root(place: Place) -> None:
     open_store(place.storage_root).check_writable()
 
 
-def make_plan(stage: Stage, command: Command) -> Plan:
-    """Decide what to do for one stage (see the numbered cases on top).
+def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
+    """Decide what to do for one checked stage (see the numbered cases on top).
 
     Raises:
         ValueError: one line.
         storage.errors.Unavailable: the storage does not answer.
     """
     place, run = command.place, command.options.run
-    dataset, workers = check_stage(stage, place)
+    dataset = checked.dataset
     parent = _parent(stage, command)
     name = fingerprint(
         stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
@@ -202,7 +211,7 @@ def make_plan(stage: Stage, command: Command) -> Plan:
         start_uri=parent.uri if parent else init_place(stage.init),
         dataset=dataset,
         feed=feed,
-        workers=workers,
+        workers=checked.workers,
         steps_per_epoch=1 / one_step,
     )
 

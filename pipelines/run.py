@@ -3,7 +3,7 @@
 0  done, or was done already
 1  the world failed (storage, cluster, tracking) after retries
 2  a mistake of the user's: one line on stderr, nothing was trained
-130, 143  stopped by Ctrl-C, by SIGTERM (`ray job stop`)
+130  stopped by Ctrl-C or SIGTERM (`ray job stop`)
 """
 
 import signal
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
@@ -68,15 +69,13 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
 
 def run_stages(command: Command) -> list[Outcome]:
     """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
-    for stage in command.stages:
-        check_stage(stage, command.place)
+    checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
     client = open_client(command.place.mlflow_uri)
-    first = make_plan(command.stages[0], command)
     outcomes: list[Outcome] = []
     rest = list(command.stages)
     while rest:  # committed stages first: they need no Ray
-        plan = first if not outcomes else make_plan(rest[0], command)
+        plan = make_plan(rest[0], command, checked[rest[0].name])
         if not plan.done:
             break
         outcomes.append(_done(plan))
@@ -86,7 +85,7 @@ def run_stages(command: Command) -> list[Outcome]:
     with ray_session(verbose=command.place.verbose):
         signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
         for stage in rest:
-            plan = make_plan(stage, command)
+            plan = make_plan(stage, command, checked[stage.name])
             outcomes.append(_done(plan) if plan.done else run_stage(plan, command, client))
     return outcomes
 
@@ -130,25 +129,36 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             )
             fit.result()
         status = FINISHED
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
         raise _failure(stage.name, error) from None
     except KeyboardInterrupt:
         status = KILLED
         raise
     finally:
         progress.end()
-        tracker.end(status)
+        untracked = untracked or _end_tracking(tracker, plan, status)
     if untracked is not None:
         progress.note(f"warning: not everything reached MLflow: {_line(untracked)}")
     whole = weights.read_manifest(plan.attempt.uri)
     assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
-    tracker.log_file("manifest.json", open_store(plan.attempt.uri).read(weights.MANIFEST))
     seconds = time.monotonic() - began
     progress.note(
         f"val accuracy {whole['metrics']['val/accuracy']:.4f} in {clock(seconds)},"
         f" weights in {plan.attempt.uri}"
     )
     return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
+
+
+def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
+    """Close the MLflow run; the weights are safe, so a tracker that is down is only said."""
+    try:
+        if status == FINISHED:
+            manifest = open_store(plan.attempt.uri).read(weights.MANIFEST)
+            tracker.log_file(weights.MANIFEST, manifest)
+        tracker.end(status)
+    except Exception as error:  # MLflow's, SQLAlchemy's and requests' own
+        return error
+    return None
 
 
 def _trainer(
@@ -246,7 +256,7 @@ def _width(fewest: int, most: int, cpus: float) -> str:
     return f"{workers} workers of {cpus:g} CPU"
 
 
-def _failure(stage: str, error: TrainingFailedError) -> Exception:
+def _failure(stage: str, error: Exception) -> Exception:
     """What to say of a failed training: a mistake of the user's, or a failure of the world."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     name, message = root_cause(next(iter(failures.values())))
