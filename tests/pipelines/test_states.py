@@ -1,0 +1,61 @@
+"""Resume states on a directory and on S3: the newest by step, torn ones invisible, old ones gone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.states import drop_states, newest_state, save_state
+from storage import weights
+from storage.objects import open_store
+from storage.uri import join
+from tests.s3 import S3Server
+
+
+@pytest.fixture(params=["directory", "s3"])
+def attempt(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server):
+    if request.param == "directory":
+        yield str(tmp_path / "attempt")
+        return
+    with s3_server.environment():
+        yield s3_server.uri("states", tmp_path.name)
+
+
+def state_of(step: int) -> dict[str, torch.Tensor]:
+    return {"weights/w": torch.full((3,), float(step)), "exp_avg/w": torch.ones(3)}
+
+
+def keys(attempt: str) -> set[str]:
+    return set(open_store(join(attempt, "resume")).list())
+
+
+def test_the_newest_state_is_the_one_with_the_most_steps(attempt: str) -> None:
+    assert newest_state(attempt) is None
+    for step in (9, 10, 100):
+        save_state(attempt, state_of(step), step=step)
+        state = newest_state(attempt)
+        assert state is not None
+        assert state.step == step
+        found, _ = weights.read_weights(state.uri)
+        assert found["weights/w"].tolist() == [step] * 3
+
+
+def test_saving_deletes_the_older_states(attempt: str) -> None:
+    for step in (10, 20):
+        save_state(attempt, state_of(step), step=step)
+    assert keys(attempt) == {"step-00000020/manifest.json", "step-00000020/weights.safetensors"}
+
+
+def test_a_torn_state_is_not_there(attempt: str) -> None:
+    save_state(attempt, state_of(10), step=10)
+    open_store(attempt).write("resume/step-00000020/weights.safetensors", b"torn")
+    state = newest_state(attempt)
+    assert state is not None
+    assert state.step == 10
+
+
+def test_dropping_leaves_nothing(attempt: str) -> None:
+    save_state(attempt, state_of(10), step=10)
+    drop_states(attempt)
+    assert not keys(attempt)
+    assert newest_state(attempt) is None
