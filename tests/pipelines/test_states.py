@@ -1,4 +1,4 @@
-"""Resume states on a directory and on S3: the newest by step, torn ones invisible, old ones gone."""
+"""Resume states on a directory and on S3: the newest by step, torn ones unseen, old ones gone."""
 
 from pathlib import Path
 
