@@ -17,6 +17,7 @@ import yaml
 
 from cluster.settings import Place, read_place
 from pipelines.recipes import find_recipe
+from pipelines.redaction import redact
 from pipelines.stage import Recipe, Stage
 
 CONFIG = Path("ray_config.yaml")
@@ -58,7 +59,7 @@ class Command:
             "recipe": self.options.recipe,
             "run": self.options.run,
             "stages": {stage.name: asdict(stage) for stage in self.stages},
-            "place": asdict(self.place),
+            "place": asdict(self.place) | {"mlflow_uri": redact(self.place.mlflow_uri)},
         }
         return yaml.dump(plain(shown), Dumper=yaml.SafeDumper, sort_keys=False)
 

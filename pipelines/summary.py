@@ -7,7 +7,7 @@ from rich.table import Table
 
 from pipelines.options import Command
 from pipelines.progress import clock
-from pipelines.tracking import redact
+from pipelines.redaction import redact
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,4 @@ def mlflow_command(uri: str) -> str:
     """How to look at the runs of a tracking URI."""
     if uri.startswith(("http://", "https://")):
         return f"open {redact(uri)}"
-    return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+    return f"mlflow ui --backend-store-uri {redact(uri)} --host 127.0.0.1 --port 5000"

@@ -86,3 +86,9 @@ def test_a_message_without_a_box_says_the_same() -> None:
     plain = f"Value error\n{rule}\nError parsing --a: no\n{rule}\nFor full helptext, see x --help"
     boxed = "╭─ Value error ─╮\n│ Error parsing --a: no │\n│ ─────── │\n│ For full │\n╰───────╯"
     assert one_line(plain) == one_line(boxed) == "Error parsing --a: no"
+
+
+def test_the_shown_config_hides_a_password() -> None:
+    shown = read("--place.mlflow-uri", "https://me:secret@host/x").as_yaml()
+    assert "secret" not in shown
+    assert "https://***@host/x" in shown

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.redaction import redact
 from pipelines.tracking import (
     FINISHED,
     Tracker,
@@ -9,7 +10,6 @@ from pipelines.tracking import (
     absolute,
     open_client,
     open_tracker,
-    redact,
 )
 
 
