@@ -1,9 +1,9 @@
 """Image bytes -> the uint8 RGB crop a stage asks for, with only the work that crop needs.
 
 The header is read first: format, size and orientation are known, limited and refused by name before
-a pixel is decoded. A JPEG is then decoded at the coarsest DCT scale that still covers the crop.
-Crop and flip are a pure function of (seed, epoch, index): not of the process that happens to
-decode. This file is the seam for a faster decoder: it needs `decode` and nothing else.
+a pixel is decoded. A JPEG is then decoded at the coarsest DCT scale that still covers the crop
+(`pixels.py`). Crop and flip are a pure function of (seed, epoch, index): not of the process that
+happens to decode.
 """
 
 import io
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from storage.errors import BadImage
+from storage.pixels import SIDEWAYS, Box, cut
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # an allow-list: PIL would also run Ghostscript for EPS
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 89_478_485  # where PIL starts to warn; a quarter of a gigabyte of RGB
 _ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
 _MODES = ("L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "1")
 _ATTEMPTS = 10
 
@@ -56,9 +56,6 @@ class Crop:
             raise ValueError(f"resize_fraction {self.resize_fraction} must be within (0, 1]")
 
 
-Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the whole image
-
-
 def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.ndarray:
     """Decode one image -> uint8 [image_size, image_size, 3], RGB.
 
@@ -70,10 +67,17 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
     try:
         width, height, orientation = _size_and_orientation(image)
         box, flip = crop_box(crop, width, height, seed=seed, epoch=epoch, index=index)
-        pixels = _cut(image, box, crop.image_size, orientation)
+        return cut(
+            image,
+            data,
+            box,
+            crop.image_size,
+            orientation=orientation,
+            snap=crop.kind == "random",  # where it lies was drawn anyway
+            flip=flip,
+        )
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # truncated or broken data
         raise BadImage(f"{image.format} does not decode: {error}") from None
-    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
 
 
 def crop_box(
@@ -160,36 +164,6 @@ def _open(data: bytes) -> Image.Image:
 def _size_and_orientation(image: Image.Image) -> tuple[int, int, int]:
     """Width and height as a viewer shows them, and the EXIF orientation (1: upright)."""
     orientation = image.getexif().get(_ORIENTATION, 1)
-    if orientation in _SIDEWAYS:
+    if orientation in SIDEWAYS:
         return image.height, image.width, orientation
     return image.width, image.height, orientation
-
-
-def _cut(image: Image.Image, box: Box, side: int, orientation: int) -> np.ndarray:
-    """Decode, turn upright, cut, resize -> uint8 [side, side, 3]."""
-    full_width, full_height = image.size
-    if image.format == "JPEG":
-        # DCT scaling: decode 1/2, 1/4 or 1/8 if that still has `side` pixels across the box
-        shrink = min(box[2] - box[0], box[3] - box[1]) / side
-        image.draft(None, (math.ceil(full_width / shrink), math.ceil(full_height / shrink)))
-    upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-    if orientation in _SIDEWAYS:
-        full_width, full_height = full_height, full_width
-    # 1 unless the decoder scaled; min() because a scaled size is rounded
-    scale_x, scale_y = upright.width / full_width, upright.height / full_height
-    scaled = (
-        min(box[0] * scale_x, upright.width),
-        min(box[1] * scale_y, upright.height),
-        min(box[2] * scale_x, upright.width),
-        min(box[3] * scale_y, upright.height),
-    )
-    small = _rgb(upright).resize((side, side), Image.Resampling.BICUBIC, box=scaled)
-    return np.asarray(small)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns about a palette with transparency otherwise
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -97,6 +97,23 @@ def test_scaled_decoding_stays_close_to_full_decoding(size: tuple[int, int]) -> 
         assert np.abs(found.astype(int) - wanted).mean() < 2.0
 
 
+@pytest.mark.parametrize("size", [150, 260])
+def test_a_photograph_is_cropped_as_pillow_crops_it(size: int) -> None:
+    """libjpeg-turbo and torch's resize against Pillow's of the whole image: two grey levels."""
+    noise = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise).resize((300, 200)), "JPEG", quality=90)
+    full = Image.open(io.BytesIO(data)).convert("RGB")
+    crop = Crop(image_size=size, area=(0.6, 1.0))
+    for index in range(8):
+        found = decode(data, crop, seed=1, epoch=0, index=index)
+        box, flip = crop_box(crop, 300, 200, seed=1, epoch=0, index=index)
+        part = full.crop(tuple(map(int, box)))
+        wanted = np.asarray(part.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
+        wanted = wanted[:, ::-1] if flip else wanted
+        assert np.abs(found - wanted).max() <= 2
+        assert np.abs(found - wanted).mean() < 0.1
+
+
 sizes = st.integers(1, 3000)
 
 

@@ -1,0 +1,101 @@
+"""From an opened image to the pixels of a crop: libjpeg-turbo by simplejpeg, resizing by torch.
+
+Both are about half again as fast as Pillow, which does what they do not: formats other than JPEG,
+CMYK, rotated photographs, and boxes that do not lie on whole pixels (those of evaluation, where the
+reference's numbers count). torch's resize of uint8 is the same filter as Pillow's, to two grey
+levels (test).
+"""
+
+import math
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the whole image
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+def cut(
+    image: Image.Image,
+    data: bytes,
+    box: Box,
+    side: int,
+    *,
+    orientation: int,
+    snap: bool,
+    flip: bool,
+) -> np.ndarray:
+    """Decode, turn upright, cut, resize, mirror -> uint8 [side, side, 3].
+
+    A JPEG is decoded at the coarsest DCT scale that still has `side` pixels across the box. With
+    `snap` the box then moves to whole pixels of that scale. Raises what Pillow raises.
+    """
+    whole_width, whole_height = image.size[:: -1 if orientation in SIDEWAYS else 1]
+    shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
+    pixels = _jpeg(data, image, shrink) if orientation == 1 else None
+    if pixels is None:
+        pixels = _any(image, shrink, orientation)
+    height, width = pixels.shape[:2]
+    # 1 unless the decoder scaled; min() because a scaled size is rounded
+    scale_x, scale_y = width / whole_width, height / whole_height
+    scaled = (
+        box[0] * scale_x,
+        box[1] * scale_y,
+        min(box[2] * scale_x, width),
+        min(box[3] * scale_y, height),
+    )
+    return _resize(pixels, _snapped(scaled, width, height) if snap else scaled, side, flip)
+
+
+def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
+    """uint8 [h, w, 3], or None for what is left to Pillow: also to say what is wrong with it."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    try:
+        return simplejpeg.decode_jpeg(
+            data,
+            min_height=math.ceil(image.height / shrink),
+            min_width=math.ceil(image.width / shrink),
+            min_factor=2,  # 8/16 of the size or less: the scales in between gain nothing
+        )
+    except ValueError:  # truncated, or a flaw that Pillow tolerates
+        return None
+
+
+def _any(image: Image.Image, shrink: float, orientation: int) -> np.ndarray:
+    """uint8 [h, w, 3] by Pillow, upright."""
+    width, height = image.size
+    if image.format == "JPEG":
+        image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
+    upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+    return np.asarray(_rgb(upright))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # PIL warns about a palette with transparency otherwise
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _snapped(box: Box, width: int, height: int) -> Box:
+    left, upper = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
+    return (left, upper, max(round(box[2]), left + 1), max(round(box[3]), upper + 1))
+
+
+def _resize(pixels: np.ndarray, box: Box, side: int, flip: bool) -> np.ndarray:
+    """Antialiased bicubic: uint8 [h, w, 3] -> uint8 [side, side, 3]."""
+    left, upper, right, lower = map(int, box)
+    if (left, upper, right, lower) != box:
+        image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+    if not pixels.flags.writeable:  # Pillow's own memory, which torch would warn about
+        pixels = pixels[upper:lower, left:right].copy()
+        left, upper, right, lower = 0, 0, right - left, lower - upper
+    part = torch.from_numpy(pixels)[upper:lower, left:right].permute(2, 0, 1)[None]  # [1, 3, h, w]
+    resized = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True)
+    mirrored = resized.flip(3) if flip else resized  # a tenth of numpy's time
+    return mirrored[0].permute(1, 2, 0).numpy()  # [side, side, 3]
