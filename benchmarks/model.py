@@ -6,7 +6,8 @@
 
 One process, same threads, same images; the rounds go round the models, so that a busy minute hits
 all of them, and each starts another one. Reported are the best round (others' work on the machine
-only adds time) and the median one; the fraction is of the best matrix product of the same run.
+only adds time) and the median one; the fraction is of the best matrix product of the same run. The
+ratio to a peer is taken within each round; its median and quartiles are given.
 Memory is the growth of a fresh process (CPU) or of the allocator. Absent peers are named.
 """
 
@@ -144,7 +145,6 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
         peak = max(peaks)
         flops = cost.forward_flops if task == "forward" else cost.training_flops
         rates = {name: batch / min(taken) for name, taken in times.items()}
-        peers = [rate for name, rate in rates.items() if name != "vit"]
         print(f"  {task}   (matmul peak {peak / 1e9:,.0f} GFLOP/s)")
         for name, rate in rates.items():
             memory = peak_memory(size, name, task, batch, arguments)
@@ -153,8 +153,10 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
                 f"    {name:<13} {rate:8.2f} img/s (median {median:.2f})   "
                 f"{rate * flops / peak:5.1%} of peak   {memory / 2**20:6.0f} MiB"
             )
-        if peers:
-            print(f"    vit / faster peer: {rates['vit'] / max(peers):.2f}x")
+        for name in list(times)[1:]:
+            pairs = zip(times["vit"], times[name], strict=True)
+            low, middle, high = statistics.quantiles([other / own for own, other in pairs], n=4)
+            print(f"    vit / {name}: {middle:.2f}x ({low:.2f} to {high:.2f})")
 
 
 def peak_memory(size: str, name: str, task: str, batch: int, arguments: argparse.Namespace) -> int:
