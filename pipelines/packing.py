@@ -1,7 +1,8 @@
-"""`pipelines/pack.py`: its command line, its progress and its last words."""
+"""`pipelines/pack.py`: its command line and its last words."""
 
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -9,8 +10,11 @@ from typing import Annotated, NoReturn
 import tyro
 
 from pipelines.options import parse_quietly, program_name
+from pipelines.packing_progress import PackingProgress
+from pipelines.packing_tasks import on_ray
+from pipelines.verifying import verified
 from storage.dataset import Dataset, load_dataset
-from storage.errors import BadDataset, StorageError, Unavailable
+from storage.errors import StorageError, Unavailable
 from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
@@ -19,7 +23,8 @@ from storage.pack.idx import Idx
 from storage.pack.imagenet import ImageNet
 from storage.pack.source import Source
 from storage.pack.tars import index_tars
-from storage.verify import verify
+
+_LEFT_OUT_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,15 @@ class _Target(ABC):
     out: str
     """Where the dataset goes: a directory or s3://bucket/prefix."""
     shard_mebibytes: int = 256
-    """Size of a shard at most."""
+    """About the size of a shard."""
     force: bool = False
     """Replace another dataset that is there."""
+    verify: bool = False
+    """Read everything again afterwards and compare it with the manifest."""
+
+    def __post_init__(self) -> None:
+        if self.shard_mebibytes < 1:
+            raise ValueError(f"shard_mebibytes {self.shard_mebibytes} must be at least 1")
 
     @abstractmethod
     def source(self) -> Source:
@@ -37,13 +48,15 @@ class _Target(ABC):
 
     def run(self) -> Dataset:
         """Write shards, index and manifest."""
-        return pack(
+        dataset = pack(
             self.source(),
             self.out,
             shard_bytes=self.shard_mebibytes << 20,
             force=self.force,
-            progress=_Counter(),
+            run=on_ray,
+            progress=PackingProgress("pack"),
         )
+        return verified(dataset) if self.verify else dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +137,19 @@ class IndexTars:
     """Names of the validation tars (shell patterns)."""
     force: bool = False
     """Replace an index that is there."""
+    verify: bool = False
+    """Read everything again afterwards and compare it with the manifest."""
 
     def run(self) -> Dataset:
-        """Read the tars' headers, write manifest and index."""
-        return index_tars(self.out, {"train": self.train, "val": self.val}, force=self.force)
+        """Read every tar once, write manifest and index."""
+        dataset = index_tars(
+            self.out,
+            {"train": self.train, "val": self.val},
+            force=self.force,
+            run=on_ray,
+            progress=PackingProgress("index"),
+        )
+        return verified(dataset) if self.verify else dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +160,8 @@ class Verify:
     """Where the dataset lies: a directory or s3://bucket/prefix."""
 
     def run(self) -> Dataset:
-        """Check every shard.
-
-        Raises:
-            BadDataset: with all that is wrong.
-        """
-        dataset = load_dataset(self.out)
-        problems = verify(dataset)
-        if problems:
-            raise BadDataset("; ".join(str(problem) for problem in problems))
-        return dataset
+        """Check every shard. Raises BadDataset with all that is wrong."""
+        return verified(load_dataset(self.out))
 
 
 Command = (
@@ -177,15 +191,15 @@ def main(description: str) -> NoReturn:
         sys.exit(2)
     counts = ", ".join(f"{dataset.samples(split)} {split}" for split in dataset.splits)
     print(f"{dataset.uri}: {counts}, {len(dataset.classes)} classes, digest {dataset.digest[:12]}")
-    for what, reason in dataset.left_out:
-        print(f"left out {what}: {reason}")
+    _print_left_out(dataset)
     sys.exit(0)
 
 
-class _Counter:
-    """A live count on a terminal; nothing in a log, where the last words are enough."""
-
-    def __call__(self, split: str, done: int, total: int) -> None:
-        if sys.stdout.isatty() and (done == total or done % 500 == 0):
-            end = "\n" if done == total else ""
-            print(f"\r\x1b[K{split}: {done}/{total}", end=end, flush=True)
+def _print_left_out(dataset: Dataset) -> None:
+    """Some by name; where they are many, how many for which reason."""
+    for what, reason in dataset.left_out[:_LEFT_OUT_LINES]:
+        print(f"left out {what}: {reason}")
+    if len(dataset.left_out) > _LEFT_OUT_LINES:
+        print(f"left out {len(dataset.left_out)} in all, named in {dataset.uri}/dataset.json:")
+        for reason, count in Counter(why for _, why in dataset.left_out).most_common(10):
+            print(f"  {count} x {reason}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from storage.errors import BadSource
 from storage.pack.png import png
-from storage.pack.source import Sample
+from storage.pack.source import Sample, Source, hash_of
 
 _PIXELS = 3 * 32 * 32
 _MAX_BYTES = 256 << 20
@@ -27,7 +27,7 @@ _LAYOUTS = {
 _PICKLED = ("data_batch_1", "batches.meta", "meta", "train")
 
 
-class Cifar:
+class Cifar(Source):
     """The files of the binary version; the last label byte is the class."""
 
     def __init__(self, path: str | Path) -> None:
@@ -70,6 +70,10 @@ class Cifar:
             data=png(np.ascontiguousarray(pixels)),
             label=int(record[self._label_bytes - 1]),
         )
+
+    def identity(self) -> str:
+        """Hash of all records."""
+        return hash_of(*self._records.values())
 
     def _read(
         self, files: Mapping[str, bytes], names: tuple[str, ...], label_bytes: int

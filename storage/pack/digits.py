@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from storage.pack.png import png
-from storage.pack.source import Sample, is_validation
+from storage.pack.source import Sample, Source, hash_of, is_validation
 
 
-class Digits:
+class Digits(Source):
     """1,797 images of 43 writers; the split is by hash of the position, about 1 in 5 for
     validation."""
 
@@ -47,3 +47,7 @@ class Digits:
             data=png(self._images[position]),
             label=int(self._labels[position]),
         )
+
+    def identity(self) -> str:
+        """Hash of pixels, labels and split."""
+        return hash_of(self._images, self._labels, *self._positions.values())

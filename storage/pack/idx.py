@@ -14,7 +14,7 @@ import numpy as np
 
 from storage.errors import BadSource
 from storage.pack.png import png
-from storage.pack.source import Sample
+from storage.pack.source import Sample, Source, hash_of
 
 FASHION = (
     "t-shirt", "trouser", "pullover", "dress", "coat",
@@ -24,7 +24,7 @@ _HALVES = {"train": "train", "val": "t10k"}
 _MAX_BYTES = 4 << 30
 
 
-class Idx:
+class Idx(Source):
     """A folder with the four idx files."""
 
     def __init__(self, folder: str | Path, *, classes: tuple[str, ...] | None = None) -> None:
@@ -64,6 +64,10 @@ class Idx:
             data=png(self._images[split][i]),
             label=int(self._labels[split][i]),
         )
+
+    def identity(self) -> str:
+        """Hash of pixels and labels."""
+        return hash_of(*self._images.values(), *self._labels.values())
 
     def _read(self, half: str, what: str, dimensions: int) -> np.ndarray:
         """One idx file -> uint8 [n] or [n, H, W]."""

@@ -11,17 +11,17 @@ Classes are numbered in the order of their WordNet ids, as everywhere but in the
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.decode import probe
 from storage.errors import BadImage, BadSource
-from storage.pack.source import LeftOut, Sample, check_splits
+from storage.pack.listing import Listing
+from storage.pack.source import LeftOut, Sample, Source, check_splits, hash_of, suffix_of
 from storage.tar import BLOCK, Entry, entries
 
 _CLASS = re.compile(r"n\d{8}")
-_SUFFIX = {b"\xff\xd8": "jpg", b"\x89P": "png"}  # one file named .JPEG is a PNG
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class _Place:
     label: int
 
 
-class ImageNet:
+class ImageNet(Source):
     """The two official tars and a file with the labels of the second."""
 
     def __init__(self, train_tar: str | Path, val_tar: str | Path, val_labels: str | Path) -> None:
-        self._tars = {"train": Path(train_tar), "val": Path(val_tar)}
+        self._tars = {"train": Path(train_tar).absolute(), "val": Path(val_tar).absolute()}
         for path in (*self._tars.values(), Path(val_labels)):
             if not path.is_file():
                 raise BadSource(f"{path} is not there")
-        self._handles = {split: os.open(path, os.O_RDONLY) for split, path in self._tars.items()}
+        self._handles: dict[str, int] = {}
         outer = sorted(_regular(self._entries("train")), key=lambda entry: entry.name)
         self._classes = tuple(entry.name.removesuffix(".tar") for entry in outer)
         odd = [name for name in self._classes if not _CLASS.fullmatch(name)]
@@ -49,13 +49,15 @@ class ImageNet:
                 f"{train_tar} holds no tar of a class named as n01440764.tar"
                 + (f" but {odd[0]!r}" if odd else "")
             )
+        train = (place for label, entry in enumerate(outer) for place in self._inner(entry, label))
         self._places = {
-            "train": [
-                place for label, entry in enumerate(outer) for place in self._inner(entry, label)
-            ],
-            "val": self._validation(Path(val_labels)),
+            "train": _listing(train),
+            "val": _listing(self._validation(Path(val_labels))),
         }
         check_splits(str(train_tar), self.splits)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_handles": {}}  # another process opens its own
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,24 +69,39 @@ class ImageNet:
         """Images of train and val."""
         return {split: len(places) for split, places in self._places.items()}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The two tars."""
+        return tuple(self._tars.values())
+
+    def identity(self) -> str:
+        """Hash of where which image lies, and of the tars' times of change."""
+        changed = (str(path.stat().st_mtime_ns) for path in self.paths)
+        return hash_of(*changed, *(places.identity() for places in self._places.values()))
+
     def read(self, split: str, i: int) -> Sample:
         """One image, its header checked."""
-        place = self._places[split][i]
-        data = os.pread(self._handles[split], place.size, place.offset)
+        name = self._places[split].name(i)
+        label, offset, size = self._places[split].about(i)
+        data = os.pread(self._handle(split), size, offset)
         try:
-            if len(data) != place.size:
-                raise BadImage(f"{len(data)} of {place.size} bytes: the tar is torn")
+            if len(data) != size:
+                raise BadImage(f"{len(data)} of {size} bytes: the tar is torn")
             probe(data)
         except BadImage as error:
-            raise LeftOut(place.name, str(error)) from None
-        suffix = _SUFFIX.get(data[:2])
-        if suffix is None:
-            raise LeftOut(place.name, "neither JPEG nor PNG")
-        key = place.name.rpartition(".")[0].replace(".", "_")
-        return Sample(key=key, suffix=suffix, data=data, label=place.label)
+            raise LeftOut(name, str(error)) from None
+        suffix = suffix_of(data)  # one file named .JPEG is a PNG
+        assert suffix is not None, name
+        key = name.rpartition(".")[0].replace(".", "_")
+        return Sample(key=key, suffix=suffix, data=data, label=label)
+
+    def _handle(self, split: str) -> int:
+        if split not in self._handles:
+            self._handles[split] = os.open(self._tars[split], os.O_RDONLY)
+        return self._handles[split]
 
     def _entries(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
-        handle, path = self._handles[split], self._tars[split]
+        handle, path = self._handle(split), self._tars[split]
         end = os.fstat(handle).st_size if stop is None else stop
 
         def read_at(offset: int) -> bytes:
@@ -112,6 +129,11 @@ class ImageNet:
         if missing:
             raise BadSource(f"{labels} has no label for {len(missing)} files, such as {missing[0]}")
         return [_Place(e.name, e.offset, e.size, number[by_name[e.name]]) for e in files]
+
+
+def _listing(places: Iterable[_Place]) -> Listing:
+    """Columns: label, offset, bytes."""
+    return Listing.of(((p.name, (p.label, p.offset, p.size)) for p in places), columns=3)
 
 
 def _regular(found: Iterator[Entry]) -> Iterator[Entry]:

@@ -1,18 +1,22 @@
 """Who may write where: nothing of anybody's is overwritten, and a dataset appears whole or not at
 all.
 
-    packing.json    written first: the tars beside it are ours and unfinished
-    dataset.json    written last: they are finished
+    packing.json    written first: the tars beside it are ours and unfinished; how they are cut
+    *.tar.packing   the tar of that name is done (`parts.py`)
+    dataset.json    written last: they are all done
 
 Tars with neither beside them are somebody's data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from storage.dataset import MANIFEST, Dataset, from_json, to_json
 from storage.errors import BadDataset, DatasetExists, ObjectNotFound
 from storage.objects import ObjectStore
+from storage.pack.parts import SUFFIX
+from storage.pack.plan import Plan
 
 UNFINISHED = "packing.json"
 
@@ -28,10 +32,10 @@ def present(store: ObjectStore) -> Dataset | None:
 
 
 def begin(store: ObjectStore, *, force: bool) -> Dataset | None:
-    """Claim a place for packing; return the dataset that is there, which is then only compared
-    with.
+    """Look whether a place may be packed to; return the dataset that is there, which is then only
+    compared with.
 
-    With `force` a dataset that was packed here is given up. Raises DatasetExists over tars that
+    With `force` a dataset that was packed here counts as none. Raises DatasetExists over tars that
     were not packed here, with or without `force`.
     """
     try:
@@ -55,9 +59,21 @@ def begin(store: ObjectStore, *, force: bool) -> Dataset | None:
                 f"{store.uri} holds tars that were not packed here, such as {foreign}: index them "
                 "where they lie (pipelines/pack.py tar), or pack to another place"
             )
-    store.write(UNFINISHED, b"{}\n")
-    store.delete(MANIFEST)  # shards of two datasets must not look like one
     return None
+
+
+def claimed(store: ObjectStore) -> Plan | None:
+    """The plan of a packer that was killed here."""
+    try:
+        return Plan.from_json(store.read(UNFINISHED))
+    except ObjectNotFound:
+        return None
+
+
+def claim(store: ObjectStore, plan: Plan) -> None:
+    """Say that what lies here is ours and unfinished."""
+    store.write(UNFINISHED, plan.to_json())
+    store.delete(MANIFEST)  # shards of two datasets must not look like one
 
 
 def finish(store: ObjectStore, dataset: Dataset, indexes: Mapping[str, Path]) -> None:
@@ -65,7 +81,32 @@ def finish(store: ObjectStore, dataset: Dataset, indexes: Mapping[str, Path]) ->
     for path in indexes.values():
         store.upload(path.name, path)
     store.write(MANIFEST, to_json(dataset))
+
+
+def tidy(store: ObjectStore, dataset: Dataset) -> None:
+    """Remove what only a packer needs, and tars of a dataset that was replaced.
+
+    Done after the manifest, and again by the next run if it was killed before its last line.
+    """
+    if not store.exists(UNFINISHED):
+        return
+    current = {shard.name for shards in dataset.splits.values() for shard in shards}
+    stale: list[str] = []
+    for key in store.list():
+        tar = key.removesuffix(SUFFIX)
+        split, _, rest = tar.rpartition("-")
+        number, _, suffix = rest.partition(".")
+        ours = split in dataset.splits and suffix == "tar" and number.isdecimal()
+        if ours and (key != tar or tar not in current):
+            stale.append(key)
+    delete_all(store, stale)
     store.delete(UNFINISHED)
+
+
+def delete_all(store: ObjectStore, keys: Sequence[str]) -> None:
+    """Delete some objects, side by side."""
+    with ThreadPoolExecutor(store.parallel_reads) as pool:
+        list(pool.map(store.delete, keys))
 
 
 def require_same(store: ObjectStore, there: Dataset, same: bool) -> None:

@@ -1,11 +1,21 @@
-"""What the packer asks of a source of images: counts, and one sample at a time, in any order."""
+"""What the packer asks of a source of images: counts, and one sample at a time, in any order.
+
+A source is sent to the tasks that pack its shards, so it pickles, stays small (arrays instead of a
+Python object a file) and opens its files where it is asked to read.
+"""
 
 import hashlib
+import socket
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+
+import numpy as np
 
 from storage.errors import BadSource
+
+_SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +40,86 @@ class LeftOut(Exception):
         self.reason = reason
 
 
-class Source(Protocol):
+class Source(ABC):
     """Images of known classes, in one or more splits. Raises BadSource where it is made."""
 
     @property
+    @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Class names by label."""
-        ...
 
     @property
+    @abstractmethod
     def splits(self) -> Mapping[str, int]:
         """Split -> number of samples that will be tried."""
-        ...
 
+    @abstractmethod
     def read(self, split: str, i: int) -> Sample:
         """Sample i of a split. Raises LeftOut for one that cannot be packed."""
-        ...
+
+    @abstractmethod
+    def identity(self) -> str:
+        """A cheap hash of what there is to read: another one means that packing starts over."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files and folders that `read` needs, absolute. None where all is in memory."""
+        return ()
+
+    def blocks(self, split: str) -> np.ndarray | None:
+        """Where runs of samples that can only be read together begin and end: int64 [B + 1].
+
+        None if each sample can be read by itself.
+        """
+        return None
+
+    def require_here(self) -> None:
+        """Raise BadSource if this node does not see the source's files."""
+        for path in self.paths:
+            if not path.exists():
+                raise BadSource(f"{path} is not there on node {_ADVICE}")
+
+
+_ADVICE = (
+    f"{socket.gethostname()}: packing reads the source from every node; put it on shared storage, "
+    "or run without a cluster"
+)
+
+
+def read_labelled(source: Source, split: str, i: int) -> Sample:
+    """Sample i of a split, whose label is one of the classes. Raises LeftOut."""
+    sample = source.read(split, i)
+    if not 0 <= sample.label < len(source.classes):
+        reason = f"label {sample.label} of {len(source.classes)} classes"
+        raise LeftOut(sample.key, reason)
+    return sample
+
+
+def gone(path: Path) -> BadSource:
+    """The error for a file that was listed and is not there: leaving it out would lose it
+    silently."""
+    return BadSource(f"{path} was listed, but is not there on node {_ADVICE}")
+
+
+def suffix_of(data: bytes) -> str | None:
+    """jpg, png or webp by the first bytes, whatever the file is called."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), None)
+
+
+def hash_of(*parts: str | bytes | np.ndarray) -> str:
+    """Hex hash of a sequence of texts, bytes and arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            data: bytes | memoryview = np.ascontiguousarray(part).data  # not a copy
+        else:
+            data = part.encode() if isinstance(part, str) else part
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        digest.update(size.to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def is_validation(name: str, *, fraction: float) -> bool:

@@ -2,37 +2,35 @@
 them.
 
 Every byte is read once, for the checksums that let a later reader know that a shard has changed;
-the tars may lie in a folder or a bucket. A sample is an image and a label: `KEY.jpg` (.jpeg .png
-.webp) and `KEY.cls`, or a `.json` with a number named "label". What cannot be used is left out by
-name; a torn tar is an error, because nobody knows what it lost.
+the tars may lie in a folder or a bucket (`scan.py` reads one). A torn tar is an error, because
+nobody knows what it lost; the others' parts are kept for the next attempt.
 """
 
-import json
-import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
+from typing import NoReturn
 
 import numpy as np
 
 from storage.dataset import Dataset, IndexFile, Shard
-from storage.decode import probe
-from storage.errors import BadImage, BadSource
-from storage.index import INDEX_ROW, name_hash, save_index
+from storage.errors import BadSource
 from storage.objects import ObjectStore, open_store
-from storage.pack.publish import finish, present, require_same
-from storage.tar import Member, members
+from storage.pack.execute import Progress, Run, Tally, in_turn, silent
+from storage.pack.parts import (
+    SUFFIX,
+    finished,
+    gather,
+    read_part,
+    require_visible,
+)
+from storage.pack.publish import delete_all, finish, present, require_same
+from storage.pack.scan import IDENTITY, ScanTar
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_CHUNK_BYTES = 8 << 20
-_LABEL = re.compile(rb"\d{1,9}\n?")
+_MIB = 1 << 20
 
 
 def index_tars(
@@ -41,165 +39,117 @@ def index_tars(
     *,
     classes: Sequence[str] | None = None,
     force: bool = False,
+    run: Run = in_turn,
+    progress: Progress = silent,
 ) -> Dataset:
     """Index the tars under a place: split -> shell patterns of their names ("train-*.tar").
 
-    `classes` names the labels 0, 1, ...; by default they are their numbers. Raises BadSource with
-    every torn or unmatched tar, DatasetExists, Unavailable.
+    `classes` names the labels 0, 1, ...; by default they are their numbers. What a killed run left
+    there is used. Raises BadSource with every torn or unmatched tar, DatasetExists, Unavailable.
     """
     store = open_store(uri)
     names = sorted(key for key in store.list() if key.endswith(".tar"))
     chosen = {split: _matching(store, names, patterns) for split, patterns in splits.items()}
-    with ThreadPoolExecutor(max(2, store.parallel_reads)) as pool:
-        scans = {
-            split: list(pool.map(partial(_scan, store), shards)) for split, shards in chosen.items()
-        }
-    _raise_torn(store, [scan for several in scans.values() for scan in several])
-    found = max(scan.classes for several in scans.values() for scan in several)
-    if classes is not None and len(classes) < found:
-        raise BadSource(
-            f"{store.uri} has labels up to {found - 1}, {len(classes)} classes were named"
-        )
-    left_out: list[tuple[str, str]] = []
-    tables = {split: _table(split, several, left_out) for split, several in scans.items()}
+    shards = _scan_all(
+        store, sorted({name for some in chosen.values() for name in some}), run, progress
+    )
     with TemporaryDirectory(prefix="vit-on-ray-pack-") as folder:
-        paths = {
-            split: save_index(Path(folder), split, rows) for split, (_, rows) in tables.items()
-        }
-        dataset = Dataset(
-            uri=store.uri,
-            classes=tuple(classes) if classes is not None else tuple(str(i) for i in range(found)),
-            splits=MappingProxyType({split: shards for split, (shards, _) in tables.items()}),
-            indexes=MappingProxyType({split: IndexFile.of(path) for split, path in paths.items()}),
-            left_out=tuple(left_out),
-            in_place=True,
-        )
+        dataset, indexes = _describe(store, chosen, shards, classes, Path(folder))
         there = None if force else present(store)
-        if there is not None:
+        if there is None:
+            finish(store, dataset, indexes)
+        else:
             require_same(store, there, dataset.digest == there.digest)
-            return there
-        finish(store, dataset, paths)
-    return dataset
+    delete_all(store, [name + SUFFIX for name in shards])
+    return dataset if there is None else there
 
 
-@dataclass
-class _Scan:
-    """What one tar holds."""
+def _scan_all(
+    store: ObjectStore, names: list[str], run: Run, progress: Progress
+) -> dict[str, Shard]:
+    """Scan the tars that an earlier run did not; all by name. Raises BadSource with every torn
+    one."""
+    with ThreadPoolExecutor(store.parallel_reads) as pool:
+        sizes = dict(zip(names, pool.map(store.size, names), strict=True))
+    done = finished(store, IDENTITY, names)
+    missing = [name for name in names if name not in done]
+    found = {name: sizes[name] for name in done}
 
-    name: str
-    bytes: int = 0
-    sha256: str = ""
-    torn: str | None = None
-    rows: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    def tell() -> None:
+        progress(
+            Tally(
+                unit="MiB",
+                done=sum(sizes[name] for name in done) / _MIB,
+                total=sum(sizes.values()) / _MIB,
+                found=sum(found.values()) / _MIB,
+                shards=len(done),
+                total_shards=len(names),
+                found_shards=len(found),
+            )
+        )
 
-    @property
-    def classes(self) -> int:
-        return 1 + max((row[-1] for row in self.rows), default=-1)
-
-
-def _scan(store: ObjectStore, name: str) -> _Scan:
-    """Read a tar once: checksum of the whole, index row of each sample."""
-    source = _Stream(store, name)
-    scan = _Scan(name=name, bytes=source.size)
-    try:
-        for key, group in _samples(members(source.read), scan):
-            _add(scan, key, group)
-    except BadSource as error:
-        scan.torn = str(error)
-        return scan
-    scan.sha256 = source.hash.hexdigest()
-    return scan
-
-
-class _Stream:
-    """An object front to back in large ranged reads, hashed on the way."""
-
-    def __init__(self, store: ObjectStore, name: str) -> None:
-        self.size = store.size(name)
-        self.hash = sha256()
-        self._store, self._name = store, name
-        self._fetched, self._ahead = 0, b""
-
-    def read(self, count: int) -> bytes:
-        while len(self._ahead) < count and self._fetched < self.size:
-            stop = min(self._fetched + max(_CHUNK_BYTES, count), self.size)
-            chunk = self._store.read_range(self._name, self._fetched, stop)
-            self.hash.update(chunk)
-            self._ahead, self._fetched = self._ahead + chunk, stop
-        data, self._ahead = self._ahead[:count], self._ahead[count:]
-        return data
+    tell()
+    torn: dict[str, str] = {}
+    work_bytes = sum(sizes[name] for name in missing)
+    for shard, why in run(ScanTar(store.uri), missing, work_bytes=work_bytes):
+        done[shard.name] = shard
+        if why is None:
+            require_visible(store, shard.name)
+        else:
+            torn[shard.name] = why
+        tell()
+    if torn:
+        some = "; ".join(f"{name}: {torn[name]}" for name in sorted(torn)[:20])
+        raise BadSource(
+            f"{len(torn)} of {len(names)} tars under {store.uri} cannot be used. {some}"
+        )
+    return done
 
 
-def _samples(found: Iterator[Member], scan: _Scan) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Members of equal key that follow each other: suffix -> member."""
-    key, group = "", dict[str, Member]()
-    seen: set[str] = set()
-    for member in found:
-        if member.refused is not None:
-            scan.left_out.append((member.name, member.refused))
-            continue
-        folder, slash, base = member.name.rpartition("/")
-        stem, _, suffix = base.partition(".")  # WebDataset's rule: at the first dot
-        if folder + slash + stem != key:
-            yield key, group
-            seen.add(key)
-            key, group = folder + slash + stem, {}
-        if key in seen or suffix.lower() in group:
-            scan.left_out.append((member.name, "a sample of this key came before"))
-            continue
-        group[suffix.lower()] = member
-    yield key, group
+def _describe(
+    store: ObjectStore,
+    chosen: Mapping[str, list[str]],
+    shards: Mapping[str, Shard],
+    classes: Sequence[str] | None,
+    folder: Path,
+) -> tuple[Dataset, Mapping[str, Path]]:
+    """The manifest, and the index file of each split, which lies in a local folder."""
+    indexes: dict[str, Path] = {}
+    left_out: list[tuple[str, str]] = []
+    labels = 0
+    for split, names in chosen.items():
+        several = [shards[name] for name in names]
+        if not any(shard.samples for shard in several):
+            _raise_empty(store, split, names)
+        indexes[split], missing = gather(store, IDENTITY, several, split, folder)
+        left_out.extend(missing)
+        rows = np.load(indexes[split], mmap_mode="r", allow_pickle=False)
+        labels = max(labels, 1 + int(rows["label"].max()))
+    if classes is not None and len(classes) < labels:
+        raise BadSource(
+            f"{store.uri} has labels up to {labels - 1}, {len(classes)} classes were named"
+        )
+    dataset = Dataset(
+        uri=store.uri,
+        classes=tuple(classes) if classes is not None else tuple(str(i) for i in range(labels)),
+        splits=MappingProxyType(
+            {
+                split: tuple(shards[name] for name in names if shards[name].samples)
+                for split, names in chosen.items()
+            }
+        ),
+        indexes=MappingProxyType({split: IndexFile.of(path) for split, path in indexes.items()}),
+        left_out=tuple(left_out),
+        in_place=True,
+    )
+    return dataset, indexes
 
 
-def _add(scan: _Scan, key: str, group: dict[str, Member]) -> None:
-    """Add the index row of one sample, or why it is left out."""
-    dotted = [s for s in group if "." in s and s.rpartition(".")[2] in _IMAGES]
-    images = [suffix for suffix in _IMAGES if suffix in group]
-    label = _label(group)
-    if not (dotted or images or isinstance(label, int)):
-        return  # a README is no lost sample
-    if dotted:
-        reason = f"dotted names ({', '.join(dotted)}) share one key: rename them"
-    elif len(images) != 1:
-        reason = f"{len(images)} images under one key" if images else "no image"
-    elif isinstance(label, str):
-        reason = label
-    else:
-        image = group[images[0]]
-        reason = _image_refusal(image.data)
-        if reason is None:
-            name = name_hash(image.header_name)
-            row = (image.offset, name, len(image.data), zlib.crc32(image.data), 0, label)
-            scan.rows.append(row)
-            return
-    scan.left_out.append((key, reason))
-
-
-def _image_refusal(data: bytes) -> str | None:
-    try:
-        probe(data)
-    except BadImage as error:
-        return str(error)
-    return None
-
-
-def _label(group: dict[str, Member]) -> int | str:
-    """The label, or what is wrong with it."""
-    if "cls" in group:
-        text = group["cls"].data
-        if not _LABEL.fullmatch(text):
-            return f"label {text[:20]!r} is not a class number"
-        return int(text)
-    if "json" not in group:
-        return "no label (.cls)"
-    try:
-        label = json.loads(group["json"].data)["label"]
-    except (ValueError, KeyError, TypeError):
-        return "no number named label in its .json"
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 10**9:
-        return f"label {str(label)[:20]!r} is not a class number"
-    return label
+def _raise_empty(store: ObjectStore, split: str, names: list[str]) -> NoReturn:
+    parts = (read_part(store, IDENTITY, name) for name in names)
+    first = next((part.left_out[0] for part in parts if part and part.left_out), None)
+    why = f"{first[0]}: {first[1]}" if first else "they are empty"
+    raise BadSource(f"the tars of split {split!r} hold no usable sample: {why}")
 
 
 def _matching(store: ObjectStore, names: list[str], patterns: Sequence[str]) -> list[str]:
@@ -210,33 +160,3 @@ def _matching(store: ObjectStore, names: list[str], patterns: Sequence[str]) -> 
             + (f", such as {names[0]}" if names else "")
         )
     return found
-
-
-def _raise_torn(store: ObjectStore, scans: list[_Scan]) -> None:
-    torn = [f"{scan.name}: {scan.torn}" for scan in scans if scan.torn is not None]
-    if torn:
-        raise BadSource(
-            f"{len(torn)} of {len(scans)} tars under {store.uri} cannot be used. "
-            + "; ".join(torn[:20])
-        )
-
-
-def _table(
-    split: str, scans: list[_Scan], left_out: list[tuple[str, str]]
-) -> tuple[tuple[Shard, ...], np.ndarray]:
-    """Shards and index rows of a split. Equal keys in different tars are different samples."""
-    shards: list[Shard] = []
-    tables: list[np.ndarray] = []
-    for scan in scans:
-        left_out.extend((f"{scan.name}: {what}", why) for what, why in scan.left_out)
-        table = np.array(scan.rows, dtype=INDEX_ROW)
-        table["shard"] = len(shards)
-        tables.append(table)
-        shards.append(
-            Shard(name=scan.name, bytes=scan.bytes, samples=len(table), sha256=scan.sha256)
-        )
-    rows = np.concatenate(tables)
-    if not len(rows):
-        first = left_out[0] if left_out else "they are empty"
-        raise BadSource(f"the tars of split {split!r} hold no usable sample: {first}")
-    return tuple(shards), rows

@@ -1,35 +1,27 @@
-"""Write a source as tars: same input, same bytes, whenever and wherever it runs.
+"""Pack a source: same input, same bytes, whenever, wherever and by however many tasks it runs.
 
-Three things are not obvious. Samples are written in a shuffled order (fixed by split and count), so
-that a class-sorted folder does not become class-sorted shards, whose neighbours would share a
-class. Tar headers carry no time, user or host. And `dataset.json` is written last: a dataset that a
-killed packer left behind does not exist; packing over an identical one changes nothing.
+Shards are independent pieces of work (`plan.py`, `shard.py`), carried out by `run` (`execute.py`).
+`dataset.json` is written last: a dataset that a killed packer left behind does not exist, and
+packing again makes only the shards that are missing. Packing over an identical dataset changes
+nothing.
 """
 
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-import numpy as np
-from webdataset.writer import TarWriter
-
 from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadSource
-from storage.index import INDEX_ROW, name_hash, save_index, sha256_file
 from storage.objects import ObjectStore, open_store
-from storage.pack.publish import begin, finish, require_same
-from storage.pack.source import LeftOut, Sample, Source
-from storage.permutation import Permutation
+from storage.pack.execute import Progress, Run, Tally, in_turn, silent
+from storage.pack.parts import finished, gather, require_visible
+from storage.pack.plan import Plan, Slice, identity_of, make_plan
+from storage.pack.publish import begin, claim, claimed, finish, require_same, tidy
+from storage.pack.shard import PackShard
+from storage.pack.source import Source
 
 SHARD_BYTES = 256 << 20
-_BLOCK = 512
-_SHUFFLED_AT_ONCE = 4096
-_MAX_KEY = 90  # with its suffix it fits a USTAR name field
-Progress = Callable[[str, int, int], None]
 
 
 def pack(
@@ -38,180 +30,113 @@ def pack(
     *,
     shard_bytes: int = SHARD_BYTES,
     force: bool = False,
-    progress: Progress | None = None,
+    run: Run = in_turn,
+    progress: Progress = silent,
 ) -> Dataset:
-    """Pack a source under a place and return the manifest; `progress(split, done, total)` is
-    called.
+    """Pack a source under a place and return the manifest. Shards become about `shard_bytes` long.
 
-    If the identical dataset is already there nothing is written. Raises DatasetExists if another
-    one is (`force` replaces it), BadSource if nothing of a split could be packed, Unavailable.
+    What a killed run of the same input left there is used; if the identical dataset is there
+    already nothing is written. Raises DatasetExists if another one is (`force` replaces it),
+    BadSource if nothing of a split could be packed, Unavailable.
     """
     store = open_store(uri)
     there = begin(store, force=force)
-    work = _Packing(store=store, source=source, shard_bytes=shard_bytes, there=there)
+    if there is not None:
+        _compare(store, there, source, make_plan(source, shard_bytes), run, progress)
+        tidy(store, there)
+        return there
+    plan = _resume(store, source, shard_bytes) or make_plan(source, shard_bytes)
+    claim(store, plan)
+    shards = _write(store, source, plan, run, progress)
     with TemporaryDirectory(prefix="vit-on-ray-pack-") as folder:
-        splits = {split: work.pack_split(split, Path(folder), progress) for split in source.splits}
-        dataset = Dataset(
-            uri=store.uri,
-            classes=source.classes,
-            splits=MappingProxyType(splits),
-            indexes=MappingProxyType(
-                {split: IndexFile.of(path) for split, path in work.indexes.items()}
-            ),
-            left_out=tuple(work.left_out),
-        )
-        if there is not None:
-            require_same(store, there, dataset.digest == there.digest)
-            return there
-        finish(store, dataset, work.indexes)
-    _delete_stale(store, dataset)
+        dataset, indexes = _describe(store, source, plan, shards, Path(folder))
+        finish(store, dataset, indexes)
+    tidy(store, dataset)
     return dataset
 
 
-@dataclass(kw_only=True)
-class _Packing:
-    store: ObjectStore
-    source: Source
-    shard_bytes: int
-    there: Dataset | None
-    """What is already there: then shards are compared with it instead of uploaded."""
-    indexes: dict[str, Path] = field(default_factory=dict)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+def _resume(store: ObjectStore, source: Source, shard_bytes: int) -> Plan | None:
+    """The plan of a killed run of the same input."""
+    plan = claimed(store)
+    return plan if plan and plan.identity == identity_of(source, shard_bytes) else None
 
-    def pack_split(self, split: str, folder: Path, progress: Progress | None) -> tuple[Shard, ...]:
-        shards: list[Shard] = []
-        rows: list[np.ndarray] = []
-        for builder in self._filled(split, folder, progress):
-            shard = builder.close(f"{split}-{len(shards):06d}.tar")
-            self._deliver(shard, builder.path, split, len(shards))
-            rows.append(builder.index(len(shards)))
-            shards.append(shard)
-        if not shards:
-            raise BadSource(
-                f"no sample of split {split!r} could be packed; the first was left out because: "
-                f"{self.left_out[0] if self.left_out else 'the split is empty'}"
+
+def _write(
+    store: ObjectStore, source: Source, plan: Plan, run: Run, progress: Progress
+) -> dict[str, Shard]:
+    """Make the shards that are missing; all by name."""
+    slices = plan.slices
+    done = finished(store, plan.identity, [one.name for one in slices])
+    missing = [one for one in slices if one.name not in done]
+    task = PackShard(source=source, uri=store.uri, identity=plan.identity, write=True)
+    for shard in _told(plan, missing, run, task, progress):
+        require_visible(store, shard.name)
+        done[shard.name] = shard
+    return done
+
+
+def _told(
+    plan: Plan, missing: list[Slice], run: Run, task: PackShard, progress: Progress
+) -> Iterator[Shard]:
+    """Run a task for every missing shard and tell how far it got."""
+    sizes = {one.name: len(one) for one in plan.slices}
+    done = found = sum(sizes.values()) - sum(len(one) for one in missing)
+    shards = found_shards = len(sizes) - len(missing)
+
+    def tell() -> None:
+        progress(
+            Tally(
+                unit="images",
+                done=done,
+                total=sum(sizes.values()),
+                found=found,
+                shards=shards,
+                total_shards=len(sizes),
+                found_shards=found_shards,
             )
-        self.indexes[split] = save_index(folder, split, np.concatenate(rows))
-        return tuple(shards)
-
-    def _filled(
-        self, split: str, folder: Path, progress: Progress | None
-    ) -> Iterator["_TarBuilder"]:
-        """Tars of up to `shard_bytes`, in a temporary file that the next one overwrites."""
-        builder: _TarBuilder | None = None
-        path = folder / "shard.tar"
-        for sample in self._samples(split, progress):
-            if builder is not None and builder.size_with(sample) > self.shard_bytes:
-                yield builder
-                builder = None
-            builder = builder or _TarBuilder(path)
-            builder.add(sample)
-        if builder is not None:
-            yield builder
-
-    def _samples(self, split: str, progress: Progress | None) -> Iterator[Sample]:
-        total = self.source.splits[split]
-        seen: set[str] = set()
-        for done, i in enumerate(_shuffled(split, total)):
-            try:
-                sample = self.source.read(split, i)
-            except LeftOut as error:
-                self.left_out.append((error.what, error.reason))
-                continue
-            if not 0 <= sample.label < len(self.source.classes):
-                self.left_out.append(
-                    (sample.key, f"label {sample.label} of {len(self.source.classes)} classes")
-                )
-                continue
-            yield _with_key(sample, _unique(sample.key, seen))
-            if progress is not None:
-                progress(split, done + 1, total)
-
-    def _deliver(self, shard: Shard, path: Path, split: str, number: int) -> None:
-        if self.there is None:
-            self.store.upload(shard.name, path)
-            return
-        shards = self.there.splits.get(split, ())
-        require_same(self.store, self.there, number < len(shards) and shards[number] == shard)
-
-
-def _shuffled(split: str, total: int) -> Iterator[int]:
-    """Every number in [0, total) once, in an order that split and total fix."""
-    for start in range(0, total, _SHUFFLED_AT_ONCE):
-        places = np.arange(start, min(start + _SHUFFLED_AT_ONCE, total))
-        yield from Permutation(total, f"pack/{split}/{total}").forward(places).tolist()
-
-
-class _TarBuilder:
-    """One tar in a local file, and the index rows of its samples."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "wb")  # noqa: SIM115  closed by close()
-        self._tar = TarWriter(self._file, user="", group="", mode=0o444, mtime=0, encoder=False)
-        self._rows: list[tuple[int, int, int, int, int, int]] = []
-
-    def size_with(self, sample: Sample) -> int:
-        """Bytes of the finished tar if this sample went in too."""
-        return self._tar.tarstream.offset + 4 * _BLOCK + _padded(len(sample.data)) + 2 * _BLOCK
-
-    def add(self, sample: Sample) -> None:
-        # TarWriter writes members by sorted suffix: `cls` first, the image last
-        assert sample.suffix > "cls", sample.suffix
-        self._tar.write(
-            {
-                "__key__": sample.key,
-                "cls": str(sample.label).encode(),
-                sample.suffix: sample.data,
-            }
-        )
-        offset = self._tar.tarstream.offset - _padded(len(sample.data))
-        name = name_hash(f"{sample.key}.{sample.suffix}")
-        self._rows.append(
-            (offset, name, len(sample.data), zlib.crc32(sample.data), 0, sample.label)
         )
 
-    def index(self, shard: int) -> np.ndarray:
-        """INDEX_ROW [samples]."""
-        rows = np.array(self._rows, dtype=INDEX_ROW)
-        rows["shard"] = shard
-        return rows
-
-    def close(self, name: str) -> Shard:
-        self._tar.close()
-        self._file.close()
-        return Shard(
-            name=name,
-            bytes=self.path.stat().st_size,
-            samples=len(self._rows),
-            sha256=sha256_file(self.path),
-        )
+    tell()
+    for shard in run(task, missing, work_bytes=plan.work_bytes(missing)):
+        yield shard
+        done, shards = done + sizes[shard.name], shards + 1
+        tell()
 
 
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+def _compare(
+    store: ObjectStore, there: Dataset, source: Source, plan: Plan, run: Run, progress: Progress
+) -> None:
+    """Make every shard again and raise DatasetExists at the first that is not the one there."""
+    known = {shard.name: shard for shards in there.splits.values() for shard in shards}
+    slices = plan.slices
+    planned = {one.name for one in slices}
+    same_classes = source.classes == there.classes
+    require_same(store, there, same_classes and known.keys() <= planned)
+    task = PackShard(source=source, uri=store.uri, identity=plan.identity, write=False)
+    for shard in _told(plan, slices, run, task, progress):
+        same = known.get(shard.name) == (shard if shard.samples else None)
+        require_same(store, there, same)
 
 
-def _unique(key: str, seen: set[str]) -> str:
-    """A key that no sample before it had, short enough for a tar header."""
-    if len(key.encode()) > _MAX_KEY:
-        key = blake2b(key.encode(), digest_size=16).hexdigest()
-    if key in seen:  # a.jpg beside a.png
-        key = blake2b(f"{key}/{len(seen)}".encode(), digest_size=16).hexdigest()
-    seen.add(key)
-    return key
-
-
-def _with_key(sample: Sample, key: str) -> Sample:
-    return Sample(key=key, suffix=sample.suffix, data=sample.data, label=sample.label)
-
-
-def _delete_stale(store: ObjectStore, dataset: Dataset) -> None:
-    """Remove tars of the dataset that was replaced."""
-    current = {shard.name for shards in dataset.splits.values() for shard in shards}
-    for key in list(store.list()):
-        split, _, rest = key.rpartition("-")
-        number, _, suffix = rest.partition(".")
-        ours = split in dataset.splits and suffix == "tar" and number.isdecimal()
-        if ours and key not in current:
-            store.delete(key)
+def _describe(
+    store: ObjectStore, source: Source, plan: Plan, shards: Mapping[str, Shard], folder: Path
+) -> tuple[Dataset, Mapping[str, Path]]:
+    """The manifest, and the index file of each split, which lies in a local folder."""
+    splits: dict[str, tuple[Shard, ...]] = {}
+    indexes: dict[str, Path] = {}
+    left_out: list[tuple[str, str]] = []
+    for split in source.splits:
+        all_of_it = [shards[one.name] for one in plan.slices if one.split == split]
+        if not any(shard.samples for shard in all_of_it):
+            raise BadSource(f"no sample of split {split!r} could be packed")
+        indexes[split], missing = gather(store, plan.identity, all_of_it, split, folder)
+        left_out.extend(missing)
+        splits[split] = tuple(shard for shard in all_of_it if shard.samples)
+    dataset = Dataset(
+        uri=store.uri,
+        classes=source.classes,
+        splits=MappingProxyType(splits),
+        indexes=MappingProxyType({split: IndexFile.of(path) for split, path in indexes.items()}),
+        left_out=tuple(left_out),
+    )
+    return dataset, indexes

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import packing
+from pipelines import packing, packing_tasks
+from storage.objects import open_store
 from tests.pipelines.conftest import Said
+from tests.s3 import S3Server
 
 
 @pytest.fixture
@@ -34,6 +36,53 @@ def test_tars_of_others_are_indexed_in_place(
     assert said.code == 0, said.err
     assert "1420 train, 377 val, 10 classes" in said.out
     assert pack("verify", "--out", str(tmp_path)).code == 0
+
+
+def test_packing_on_ray_gives_the_same_dataset(
+    pack: Callable[..., Said], ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = pack("digits", "--out", str(tmp_path / "here"), "--shard-mebibytes", "1")
+    monkeypatch.setattr(packing_tasks, "WORTH_RAY_BYTES", 0)
+    there = pack("digits", "--out", str(tmp_path / "there"), "--shard-mebibytes", "1", "--verify")
+    assert there.code == 0, there.err
+    assert "4 shards are as the manifest says" in there.out
+    files = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    assert here.out.rpartition(":")[2] in there.out
+
+
+def test_packing_and_indexing_on_ray_reach_s3(
+    pack: Callable[..., Said],
+    ray_session: str,
+    s3_server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing_tasks, "WORTH_RAY_BYTES", 0)
+    uri = s3_server.uri("packed-on-ray", tmp_path.name)
+    with s3_server.environment():
+        said = pack("digits", "--out", uri, "--shard-mebibytes", "1", "--verify")
+        assert said.code == 0, said.err
+        open_store(uri).delete("dataset.json")
+        indexed = pack("tar", "--out", uri, "--verify")
+    assert indexed.code == 0, indexed.err
+    assert said.out.rpartition(":")[2] in indexed.out  # counts, classes, digest
+
+
+def test_much_that_is_left_out_is_summed_up(pack: Callable[..., Said], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for half in ("train", "val"):
+        folder = tmp_path / "in" / half / "a"
+        folder.mkdir(parents=True)
+        Image.new("L", (4, 4)).save(folder / "a.png")
+        for i in range(15):
+            (folder / f"{i}.txt").write_bytes(b"")
+    said = pack("folder", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert said.code == 0, said.err
+    assert "left out 30 in all, named in " in said.out
+    assert "  30 x not a .jpg, .png or .webp" in said.out
+    assert len(said.out.splitlines()) == 1 + 20 + 2
 
 
 def test_verify_names_the_damaged_sample(
@@ -70,6 +119,7 @@ def test_a_folder_of_images_is_packed(pack: Callable[..., Said], tmp_path: Path)
         (["folder", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["idx", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["verify", "--out", "nowhere"], "nowhere"),
+        (["digits", "--shard-mebibytes", "0"], "shard_mebibytes 0 must be at least 1"),
         (["cats"], "cats"),
         ([], "Expected one of {digits, idx,"),
     ],

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import struct
 import tarfile
 import tempfile
@@ -20,24 +21,31 @@ from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.pack.folder import Folder
 from storage.pack.idx import Idx
+from storage.pack.plan import Slice
 from storage.pack.png import png
-from storage.pack.source import LeftOut, Sample
+from storage.pack.shard import PackShard
+from storage.pack.source import LeftOut, Sample, Source
 from storage.reader import read_samples
 from tests.s3 import S3Server
 from tests.storage.images import encoded, gradient
 
 
-class Numbers:
+class Numbers(Source):
     """A source of `count` samples whose bytes are their numbers."""
-
-    classes = ("even", "odd")
 
     def __init__(self, count: int = 50, bad: tuple[int, ...] = (), key: str = "n{}") -> None:
         self.count, self.bad, self.key = count, bad, key
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        return ("even", "odd")
+
+    @property
     def splits(self) -> Mapping[str, int]:
         return {"train": self.count}
+
+    def identity(self) -> str:
+        return f"{self.count} {self.bad} {self.key}"
 
     def read(self, split: str, i: int) -> Sample:
         if i in self.bad:
@@ -144,11 +152,9 @@ def test_what_is_left_out_is_counted_and_named(place: str) -> None:
     assert sorted(dataset.left_out) == [("file 3", "too odd"), ("file 7", "too odd")]
 
 
-def test_equal_keys_become_different_ones(place: str) -> None:
-    dataset = pack(Numbers(20, key="same"), place)
-    index = load_index(dataset, "train")
-    keys = {raw.key for raw in read_samples(open_store(place), index, np.arange(20))}
-    assert len(keys) == 20
+def test_a_source_that_gives_a_key_twice_is_refused(place: str) -> None:
+    with pytest.raises(BadSource, match="two samples of one shard are called 'same'"):
+        pack(Numbers(20, key="same"), place)
 
 
 def test_long_keys_fit_a_tar_header(place: str) -> None:
@@ -237,6 +243,50 @@ def test_folder_keeps_the_split_it_has(tmp_path: Path, place: str) -> None:
     }
     dataset = pack(Folder(tree(tmp_path / "in", names)), place)
     assert {name: dataset.samples(name) for name in dataset.splits} == {"train": 2, "val": 2}
+
+
+def keys(dataset: Dataset, split: str) -> dict[str, bytes]:
+    index = load_index(dataset, split)
+    found = list(read_samples(open_store(dataset.uri), index, np.arange(len(index))))
+    assert len({raw.key for raw in found}) == len(index)
+    return {raw.key: raw.data for raw in found}
+
+
+def test_equal_keys_become_different_ones(tmp_path: Path, place: str) -> None:
+    """Whatever shard they fall into."""
+    png = encoded(gradient(8, 8), "PNG")
+    names = {f"{half}/a/x.png": png for half in ("train", "val")}
+    names |= {"train/a/x.jpg": picture(1), "train/a/p.q.jpg": picture(2), "train/a/p q.png": png}
+    dataset = pack(Folder(tree(tmp_path / "in", names)), place, shard_bytes=1)
+    assert list(keys(dataset, "val")) == ["val/a/x"]
+    train = keys(dataset, "train")
+    assert sorted(key.partition("-")[0] for key in train) == ["train/a/p_q"] * 2 + ["train/a/x"] * 2
+
+
+def test_names_beyond_ascii_are_read_back(tmp_path: Path, place: str) -> None:
+    names = {f"{half}/é/{i}ü.jpg": picture(i) for half in ("train", "val") for i in range(3)}
+    names["train/é/\udcff.jpg"] = picture(1)
+    dataset = pack(Folder(tree(tmp_path / "in", names)), place)
+    assert sorted(keys(dataset, "train").values()) == sorted(picture(i) for i in range(3))
+    assert dataset.left_out == ((r"'train/\xe9/\udcff.jpg'", "its name is not UTF-8"),)
+    load_dataset(place)
+
+
+def test_a_file_that_vanishes_while_packing_is_an_error(tmp_path: Path, place: str) -> None:
+    names = {f"{half}/a/{i}.jpg": picture(i) for half in ("train", "val") for i in range(3)}
+    source = Folder(tree(tmp_path / "in", names))
+    (tmp_path / "in" / "val/a/1.jpg").unlink()
+    with pytest.raises(BadSource, match=r"val/a/1\.jpg was listed, but is not there on node"):
+        pack(source, place)
+
+
+def test_a_node_that_does_not_see_the_source_is_named(tmp_path: Path, place: str) -> None:
+    names = {f"{half}/a/{i}.jpg": picture(i) for half in ("train", "val") for i in range(3)}
+    source = pickle.loads(pickle.dumps(Folder(tree(tmp_path / "in", names))))
+    task = PackShard(source=source, uri=place, identity="", write=True)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    with pytest.raises(BadSource, match=r"in is not there on node .*: packing reads the source"):
+        task(Slice(split="train", number=0, start=0, stop=3))
 
 
 def test_folder_names_what_it_leaves_out(tmp_path: Path, place: str) -> None:
