@@ -19,6 +19,7 @@ from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
 from storage.pack.folder import Folder
+from storage.pack.hf import HuggingFace
 from storage.pack.idx import Idx
 from storage.pack.imagenet import ImageNet
 from storage.pack.source import Source
@@ -126,6 +127,29 @@ class PackImageNet(_Target):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackHuggingFace(_Target):
+    """An image dataset of the Hugging Face Hub: its parquet files, downloaded."""
+
+    folder: Path
+    """Folder with data/train-00000-of-00005.parquet, train/*.parquet or the like."""
+    image_column: str | None = None
+    """Column of the images. Default: the one whose feature is Image."""
+    label_column: str | None = None
+    """Column of the class numbers. Default: the one whose feature is ClassLabel."""
+    validation_fraction: float = 0.1
+    """Share of the images that becomes the validation split, where there is none."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return HuggingFace(
+            self.folder,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            validation_fraction=self.validation_fraction,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexTars:
     """WebDataset tars that somebody else wrote: indexed where they lie, nothing rewritten."""
 
@@ -170,6 +194,7 @@ Command = (
     | Annotated[PackFolder, tyro.conf.subcommand("folder")]
     | Annotated[PackCifar, tyro.conf.subcommand("cifar")]
     | Annotated[PackImageNet, tyro.conf.subcommand("imagenet")]
+    | Annotated[PackHuggingFace, tyro.conf.subcommand("hf")]
     | Annotated[IndexTars, tyro.conf.subcommand("tar")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
 )

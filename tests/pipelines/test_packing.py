@@ -11,6 +11,7 @@ from pipelines import packing, packing_tasks
 from storage.objects import open_store
 from tests.pipelines.conftest import Said
 from tests.s3 import S3Server
+from tests.storage.test_pack_hf import good
 
 
 @pytest.fixture
@@ -69,6 +70,14 @@ def test_packing_and_indexing_on_ray_reach_s3(
     assert said.out.rpartition(":")[2] in indexed.out  # counts, classes, digest
 
 
+def test_hugging_face_parquet_is_packed(pack: Callable[..., Said], tmp_path: Path) -> None:
+    good(tmp_path / "in/data/train-00000-of-00001.parquet", 0, 9)
+    good(tmp_path / "in/data/validation-00000-of-00001.parquet", 0, 6)
+    said = pack("hf", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--verify")
+    assert said.code == 0, said.err
+    assert "9 train, 6 val, 3 classes" in said.out
+
+
 def test_much_that_is_left_out_is_summed_up(pack: Callable[..., Said], tmp_path: Path) -> None:
     from PIL import Image
 
@@ -119,6 +128,7 @@ def test_a_folder_of_images_is_packed(pack: Callable[..., Said], tmp_path: Path)
         (["folder", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["idx", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["verify", "--out", "nowhere"], "nowhere"),
+        (["hf", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["digits", "--shard-mebibytes", "0"], "shard_mebibytes 0 must be at least 1"),
         (["cats"], "cats"),
         ([], "Expected one of {digits, idx,"),
