@@ -4,6 +4,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,6 +19,7 @@ from storage.errors import StorageError, Unavailable
 from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
+from storage.pack.execute import in_threads
 from storage.pack.folder import Folder
 from storage.pack.hf import HuggingFace
 from storage.pack.idx import Idx
@@ -49,14 +51,16 @@ class _Target(ABC):
 
     def run(self) -> Dataset:
         """Write shards, index and manifest."""
-        dataset = pack(
-            self.source(),
-            self.out,
-            shard_bytes=self.shard_mebibytes << 20,
-            force=self.force,
-            run=on_ray,
-            progress=PackingProgress("pack"),
-        )
+        source = self.source()
+        with PackingProgress("pack") as progress:
+            dataset = pack(
+                source,
+                self.out,
+                shard_bytes=self.shard_mebibytes << 20,
+                force=self.force,
+                run=on_ray,
+                progress=progress,
+            )
         return verified(dataset) if self.verify else dataset
 
 
@@ -166,13 +170,14 @@ class IndexTars:
 
     def run(self) -> Dataset:
         """Read every tar once, write manifest and index."""
-        dataset = index_tars(
-            self.out,
-            {"train": self.train, "val": self.val},
-            force=self.force,
-            run=on_ray,
-            progress=PackingProgress("index"),
-        )
+        with PackingProgress("index") as progress:
+            dataset = index_tars(
+                self.out,
+                {"train": self.train, "val": self.val},
+                force=self.force,
+                run=partial(on_ray, otherwise=in_threads),
+                progress=progress,
+            )
         return verified(dataset) if self.verify else dataset
 
 
@@ -208,6 +213,9 @@ def main(description: str) -> NoReturn:
             lambda: tyro.cli(Command, prog=program_name(), description=description),  # type: ignore[arg-type]  # a union is a type to tyro
         )
         dataset = command.run()
+    except KeyboardInterrupt:
+        print("stopped: the same command, run again, keeps the shards that are done", file=sys.stderr)
+        sys.exit(130)
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

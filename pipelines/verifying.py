@@ -10,26 +10,27 @@ from storage.verify import verify
 def verified(dataset: Dataset) -> Dataset:
     """Read a dataset again, telling how far it got. Raises BadDataset with all that is wrong."""
     sizes = {shard.name: shard.bytes for shards in dataset.splits.values() for shard in shards}
-    progress = PackingProgress("verify")
     seen: list[str] = []
 
-    def tell(shard: str) -> None:
-        seen.append(shard)
-        progress(
-            Tally(
-                unit="MiB",
-                done=sum(sizes[name] for name in seen) / (1 << 20),
-                total=sum(sizes.values()) / (1 << 20),
-                found=0,
-                shards=len(seen),
-                total_shards=len(sizes),
-                found_shards=0,
-            )
-        )
+    with PackingProgress("verify") as progress:
 
-    problems = verify(dataset, progress=tell)
-    progress.end()
+        def tell(shard: str) -> None:
+            seen.append(shard)
+            progress(
+                Tally(
+                    unit="MiB",
+                    done=sum(sizes[name] for name in seen) / (1 << 20),
+                    total=sum(sizes.values()) / (1 << 20),
+                    found=0,
+                    shards=len(seen),
+                    total_shards=len(sizes),
+                    found_shards=0,
+                )
+            )
+
+        problems = verify(dataset, progress=tell)
     if problems:
-        raise BadDataset("; ".join(str(problem) for problem in problems))
-    progress.note(f"{len(seen)} shards are as the manifest says")
+        remedy = "" if dataset.in_place else ". To replace what is damaged, pack with --force"
+        raise BadDataset("; ".join(str(problem) for problem in problems) + remedy)
+    print(f"verified: {len(seen)} shards are as the manifest says")
     return dataset

@@ -1,9 +1,11 @@
 """How independent tasks are carried out: here one after the other; `pipelines` hands in Ray."""
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+_THREADS = 4
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,6 +28,14 @@ def in_turn(
 ) -> Iterable[Result]:
     """In this process, in the order of the items."""
     return map(task, items)
+
+
+def in_threads(
+    task: Callable[[Item], Result], items: Sequence[Item], *, work_bytes: int
+) -> Iterable[Result]:
+    """In this process, some at a time: for tasks that wait for a network."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(task, items)
 
 
 @dataclass(frozen=True, kw_only=True)

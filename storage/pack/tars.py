@@ -19,7 +19,7 @@ import numpy as np
 from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadSource
 from storage.objects import ObjectStore, open_store
-from storage.pack.execute import Progress, Run, Tally, in_turn, silent
+from storage.pack.execute import Progress, Run, Tally, in_threads, silent
 from storage.pack.parts import (
     SUFFIX,
     finished,
@@ -39,7 +39,7 @@ def index_tars(
     *,
     classes: Sequence[str] | None = None,
     force: bool = False,
-    run: Run = in_turn,
+    run: Run = in_threads,
     progress: Progress = silent,
 ) -> Dataset:
     """Index the tars under a place: split -> shell patterns of their names ("train-*.tar").

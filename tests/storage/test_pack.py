@@ -289,6 +289,20 @@ def test_a_node_that_does_not_see_the_source_is_named(tmp_path: Path, place: str
         task(Slice(split="train", number=0, start=0, stop=3))
 
 
+def test_a_folder_is_another_when_a_file_changes(tmp_path: Path) -> None:
+    """Else a killed packer's shards of the old one would be kept."""
+    names = {f"{half}/a/{i}.jpg": picture(i) for half in ("train", "val") for i in range(3)}
+    root = tree(tmp_path / "in", names)
+    before = Folder(root).identity()
+    assert Folder(root).identity() == before
+    path = root / "val/a/1.jpg"
+    path.write_bytes(path.read_bytes()[::-1])  # of the same length
+    os.utime(path, ns=(0, 12345))
+    changed = Folder(root).identity()
+    path.unlink()
+    assert len({before, changed, Folder(root).identity()}) == 3
+
+
 def test_folder_names_what_it_leaves_out(tmp_path: Path, place: str) -> None:
     names = {f"train/a/{i}.jpg": picture(i) for i in range(3)}
     names |= {

@@ -1,6 +1,7 @@
 """CIFAR and ImageNet in small, laid out as published."""
 
 import io
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -143,6 +144,19 @@ def test_imagenet_is_read_through_its_tars(tmp_path: Path, place: str) -> None:
         assert image.size == (10, 9)
     assert [val[f"ILSVRC2012_val_{i:08d}"][1] for i in range(6)] == [0, 1, 2, 0, 1, 2]
     assert dataset.left_out == ()
+
+
+def test_imagenet_is_read_by_another_process(tmp_path: Path) -> None:
+    source = ImageNet(**imagenet(tmp_path / "in"))
+    source.read("train", 0)
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.identity() == source.identity()
+    assert [copy.read("train", i) for i in range(12)] == [
+        source.read("train", i) for i in range(12)
+    ]
+    (tmp_path / "in" / "train.tar").rename(tmp_path / "in" / "elsewhere.tar")
+    with pytest.raises(BadSource, match=r"train\.tar is not there on node"):
+        pickle.loads(pickle.dumps(source)).require_here()
 
 
 def test_imagenet_takes_kaggles_labels(tmp_path: Path, place: str) -> None:
