@@ -214,7 +214,7 @@ def main(description: str) -> NoReturn:
         )
         dataset = command.run()
     except KeyboardInterrupt:
-        print("stopped: the same command, run again, keeps the shards that are done", file=sys.stderr)
+        print("stopped: the same command, run again, keeps what is done", file=sys.stderr)
         sys.exit(130)
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +14,13 @@ import ray
 from pipelines import packing_tasks
 from pipelines.packing_tasks import on_ray
 from storage.errors import BadSource, Unavailable
+from storage.pack import pack
+from storage.pack.execute import Tally
+from storage.pack.folder import Folder
+from tests.storage.images import encoded, gradient
+from tests.storage.test_pack import tree
+
+PNG = encoded(gradient(8, 8), "PNG")
 
 
 @pytest.fixture
@@ -62,6 +72,37 @@ def test_what_a_task_raises_is_raised_as_it_was(always: None) -> None:
         list(on_ray(bad, range(8), work_bytes=1))
     assert type(caught.value) is BadSource
     assert str(caught.value) == "item 3 is odd"
+
+
+@pytest.mark.slow
+def test_a_packer_that_is_killed_on_ray_is_continued(always: None, tmp_path: Path) -> None:
+    """Its Ray dies with it; what its tasks finished is kept."""
+    names = {f"{half}/c/{i}.png": PNG for half in ("train", "val") for i in range(2000)}
+    source, place = Folder(tree(tmp_path / "in", names)), tmp_path / "place"
+    code = (
+        "import sys; from pipelines import packing_tasks as on; on.WORTH_RAY_BYTES = 0;"
+        "from storage.pack import pack; from storage.pack.folder import Folder;"
+        "pack(Folder(sys.argv[1]), sys.argv[2], shard_bytes=40960, run=on.on_ray)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "in"), str(place)])
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(place.glob("*.packing"))) < 5:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    time.sleep(5)  # its Ray ends
+    done = {path: path.stat().st_mtime_ns for path in place.glob("*.packing")}
+    tars = [path.with_suffix("") for path in done]
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in tars]
+    told: list[Tally] = []
+    dataset = pack(source, str(place), shard_bytes=40960, run=on_ray, progress=told.append)
+    assert told[0].found_shards == len(done) < told[0].total_shards
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in tars] == before
+    assert dataset.digest == pack(source, str(tmp_path / "unbroken"), shard_bytes=40960).digest
 
 
 @pytest.mark.parametrize(("items", "work_bytes"), [(range(1), 1 << 40), (range(9), 1 << 20)])
