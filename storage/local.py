@@ -16,7 +16,7 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.objects import probe
+from storage.objects import Traffic, probe
 
 _TEMPORARY = ".partial-"  # never listed: a killed writer leaves one behind
 
@@ -28,6 +28,7 @@ class LocalStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
+        self.traffic = Traffic()
 
     @property
     def uri(self) -> str:
@@ -44,6 +45,7 @@ class LocalStore:
         with self._explained(key), open(self._path(key), "rb") as file:
             file.seek(start)
             data = file.read(stop - start)
+            self.traffic.add(requests=1, count=len(data))
         if len(data) != stop - start:
             raise ObjectChanged(
                 f"{self._path(key)} ends at byte {start + len(data)}, bytes {start}..{stop} were "

@@ -5,6 +5,7 @@ from the front and never handed on short; and a write is visible whole or not at
 Keys are relative to the place the store was opened at.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +14,27 @@ from storage.errors import NotWritable
 from storage.uri import parse
 
 
-class ObjectStore(Protocol):
-    """The verbs that the rest of the project needs of a place."""
+class Traffic:
+    """What was read through a store so far, by all threads of this process."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        """Reads asked of the server (or opened files), repeated ones included."""
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["Traffic"], tuple[()]]:
+        return Traffic, ()  # another process begins at nothing
+
+    def add(self, *, requests: int = 0, count: int = 0) -> None:
+        """Count some requests, and `count` bytes."""
+        with self._lock:
+            self.requests += requests
+            self.bytes += count
+
+
+class RangeReader(Protocol):
+    """What reading samples needs of a place."""
 
     @property
     def uri(self) -> str:
@@ -26,12 +46,21 @@ class ObjectStore(Protocol):
         """How many ranges are worth reading at once: 1 where latency is nothing."""
         ...
 
-    def read(self, key: str) -> bytes:
-        """Whole object. Raises ObjectNotFound, Unavailable."""
-        ...
-
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Exactly the bytes [start, stop). Raises ObjectNotFound, ObjectChanged, Unavailable."""
+        ...
+
+
+class ObjectStore(RangeReader, Protocol):
+    """The verbs that the rest of the project needs of a place."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was read so far."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """Whole object. Raises ObjectNotFound, Unavailable."""
         ...
 
     def size(self, key: str) -> int:

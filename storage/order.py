@@ -150,3 +150,14 @@ def epoch_positions(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray
     slot = np.where(slot >= short_end, slot + missing, slot)
     place, offset = np.divmod(slot, size)
     return shuffle.forward(place) * size + offset
+
+
+def replacement(spec: OrderSpec, epoch: int, position: int, attempt: int) -> int:
+    """The sample that takes the place of one that cannot be used, at the `attempt`-th try, from 1.
+
+    The successors on a cycle through all samples that (digest, seed, epoch) fix: like the order
+    itself it depends on nothing else, and every other sample comes up in the end.
+    """
+    cycle = Permutation(spec.samples, f"{spec.digest}/{spec.seed}/{epoch}/replacement")
+    place = (cycle.inverse(np.array([position])) + attempt) % spec.samples
+    return int(cycle.forward(place)[0])

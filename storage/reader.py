@@ -16,12 +16,20 @@ import numpy as np
 
 from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound
 from storage.index import SampleIndex, name_hash
-from storage.objects import ObjectStore
+from storage.objects import RangeReader
 from storage.tar import BLOCK as HEADER_BYTES
 from storage.tar import member_name
 
 _GAP_BYTES = 64 << 10  # reading a gap of this size is cheaper than a second request
 _RANGE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A request that cannot be answered."""
+
+    request: int
+    error: BadSample
 
 
 @dataclass(frozen=True)
@@ -36,19 +44,23 @@ class RawSample:
 
 
 def read_samples(
-    store: ObjectStore, index: SampleIndex, positions: np.ndarray
+    store: RangeReader,
+    index: SampleIndex,
+    positions: np.ndarray,
+    *,
+    damaged: list[Damaged] | None = None,
 ) -> Iterator[RawSample]:
     """Yield every requested sample once, in order of place: positions int64 [n], repeats allowed.
 
-    Raises BadDataset (shard missing or shorter), BadSample (bytes that are not the indexed ones),
-    Unavailable.
+    A sample whose bytes are not the indexed ones is put into `damaged`, or raised as BadSample
+    where that is None. Raises BadDataset (shard missing or shorter), Unavailable.
     """
     rows = index.rows[positions]  # [n], a copy
     order = np.lexsort((rows["offset"], rows["shard"]))  # [n]
     groups = list(_ranges(rows, order))  # none where only padding was asked for
     if store.parallel_reads == 1 or len(groups) <= 1:
         for group in groups:
-            yield from _cut(index, rows, group, _fetch(store, index, rows, group))
+            yield from _cut(index, rows, group, _fetch(store, index, rows, group), damaged)
         return
     with ThreadPoolExecutor(min(store.parallel_reads, len(groups))) as pool:
         waiting: deque[tuple[np.ndarray, Future[bytes]]] = deque()
@@ -56,9 +68,9 @@ def read_samples(
             waiting.append((group, pool.submit(_fetch, store, index, rows, group)))
             if len(waiting) > 2 * store.parallel_reads:  # bounds the bytes held
                 done, future = waiting.popleft()
-                yield from _cut(index, rows, done, future.result())
+                yield from _cut(index, rows, done, future.result(), damaged)
         for done, future in waiting:
-            yield from _cut(index, rows, done, future.result())
+            yield from _cut(index, rows, done, future.result(), damaged)
 
 
 def _ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
@@ -77,7 +89,7 @@ def _ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
     yield order[first:]
 
 
-def _fetch(store: ObjectStore, index: SampleIndex, rows: np.ndarray, group: np.ndarray) -> bytes:
+def _fetch(store: RangeReader, index: SampleIndex, rows: np.ndarray, group: np.ndarray) -> bytes:
     """The bytes from the first sample's header to the last sample's end."""
     name = index.shards[int(rows["shard"][group[0]])].name
     start = int(rows["offset"][group[0]]) - HEADER_BYTES
@@ -91,7 +103,11 @@ def _fetch(store: ObjectStore, index: SampleIndex, rows: np.ndarray, group: np.n
 
 
 def _cut(
-    index: SampleIndex, rows: np.ndarray, group: np.ndarray, data: bytes
+    index: SampleIndex,
+    rows: np.ndarray,
+    group: np.ndarray,
+    data: bytes,
+    damaged: list[Damaged] | None,
 ) -> Iterator[RawSample]:
     """The samples of one range, each checked."""
     shard = index.shards[int(rows["shard"][group[0]])].name
@@ -100,13 +116,18 @@ def _cut(
         row = rows[request]
         start = int(row["offset"]) - base
         name = member_name(data[start - HEADER_BYTES : start])
-        if name is None or name_hash(name) != int(row["name"]):
-            raise BadSample(shard, name or "?", _changed("another member lies there"))
         image = data[start : start + int(row["size"])]
-        if zlib.crc32(image) != int(row["crc"]):
-            raise BadSample(shard, name, _changed("its bytes have another checksum"))
-        yield RawSample(request, shard, name.partition(".")[0], image)
+        if name is None or name_hash(name) != int(row["name"]):
+            reason = "another member lies there"
+        elif zlib.crc32(image) != int(row["crc"]):
+            reason = "its bytes have another checksum"
+        else:
+            yield RawSample(request, shard, name.partition(".")[0], image)
+            continue
+        error = BadSample(shard, name or "?", f"{reason}: {_CHANGED}")
+        if damaged is None:
+            raise error
+        damaged.append(Damaged(request, error))
 
 
-def _changed(what: str) -> str:
-    return f"{what}: the shard changed after packing, or was damaged. Pack it again"
+_CHANGED = "the shard changed after packing, or was damaged. Pack it again"

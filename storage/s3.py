@@ -30,7 +30,7 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.objects import probe
+from storage.objects import Traffic, probe
 
 _READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20
@@ -67,6 +67,7 @@ class S3Store:
         self.request_attempts = request_attempts
         self.connect_seconds = connect_seconds
         self.read_seconds = read_seconds
+        self.traffic = Traffic()
         self._made: Any = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -128,12 +129,14 @@ class S3Store:
             return
         same = {"IfMatch": etag[0]} if etag else {}
         span = f"bytes={start + len(buffer)}-{stop - 1}"
+        self.traffic.add(requests=1)
         reply = self._client.get_object(Bucket=self.bucket, Key=self._key(key), Range=span, **same)
         if etag and reply["ETag"] != etag[0]:  # a server that overlooks IfMatch
             raise ObjectChanged(f"{self.uri}/{key} was replaced while it was read")
         etag[:] = [reply["ETag"]]
         for chunk in reply["Body"].iter_chunks(_READ_CHUNK_BYTES):
             buffer += chunk
+            self.traffic.add(count=len(chunk))
         if start + len(buffer) != stop:
             raise ObjectChanged(
                 f"{self.uri}/{key} ends at byte {start + len(buffer)}, bytes {start}..{stop} were "

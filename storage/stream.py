@@ -14,49 +14,33 @@ quarter of the throughput goes into moving blocks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import ray.data
 
+from storage.cache import Cache
+from storage.columns import StreamSpec, columns, describe, open_stream
 from storage.dataset import Dataset, load_dataset
-from storage.decode import Crop, decode
-from storage.errors import BadDataset, BadImage, BadOrder, BadSample
-from storage.index import SampleIndex, load_index
-from storage.objects import ObjectStore, open_store
-from storage.order import OrderSpec, Tail, natural_run, rank_batch, rank_slice
-from storage.reader import read_samples
-from storage.selection import EVERYTHING, Selection, select
+from storage.errors import BadOrder
+from storage.order import OrderSpec, rank_batch, rank_slice
 from storage.tasks import Batch, blocks_in_order
 
-ROWS_PER_BLOCK = 128  # about a second of decoding photographs
+__all__ = [
+    "StreamSpec",
+    "describe",
+    "eval_batches",
+    "eval_stream",
+    "order_of",
+    "train_batch",
+    "train_stream",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class StreamSpec:
-    """What is streamed: everything that the sequence of batches depends on."""
-
-    dataset: str
-    """Where the dataset lies."""
-    split: str = "train"
-    """Split of the dataset."""
-    selection: Selection = EVERYTHING
-    """Which samples of the split."""
-    crop: Crop
-    """Which part of an image becomes the sample."""
-    seed: int = 0
-    """Seed of the order and of the crops."""
-    global_batch: int
-    """Samples a step over all ranks."""
-    tail: Tail = "drop"
-    """What becomes of the samples that do not fill the last batch of an epoch."""
-    run_samples: int | None = None
-    """Neighbours that are read, and stay, together; 1 is a full shuffle. Default: `natural_run`."""
+ROWS_PER_BLOCK = 128  # a quarter of a second of decoding photographs
 
 
 def order_of(spec: StreamSpec, dataset: Dataset | None = None) -> OrderSpec:
     """The order of a stream: what `order.steps_per_epoch` and `order.global_batch` want."""
-    opened = _open(spec, dataset.digest if dataset else load_dataset(spec.dataset).digest)
+    opened = open_stream(spec, dataset.digest if dataset else load_dataset(spec.dataset).digest)
     return opened.order
 
 
@@ -68,19 +52,24 @@ def train_stream(
     world_size: int,
     num_cpus: float = 1.0,
     rows_per_block: int = ROWS_PER_BLOCK,
+    cache: Cache | None = None,
 ) -> ray.data.Dataset:
     """The steps [start_step, stop_step), dealt to ranks in turn.
 
     Columns of a rank's batch, b = global_batch / world_size: image uint8 [b, H, W, 3], label int64
-    [b], index int64 [b] (position in the split), epoch int64 [b], step int64 [b]. The consumer sets
-    `preserve_order`, splits with `equal=True` and iterates with `batch_size=b`. Blocks hold whole
-    batches of one rank; `rows_per_block` decides how many and changes nothing else. Raises
-    BadOrder, BadSelection, BadDataset; tasks raise BadSample, BadDataset, Unavailable.
+    [b], index int64 [b] (position in the split), epoch int64 [b], step int64 [b], quarantined int64
+    [b] (position of the sample that another one replaces, else -1); requests, bytes int64 [b]: what
+    a block's reading cost, in its first row. The consumer sets `preserve_order`, splits with
+    `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
+    `rows_per_block` decides how many and changes nothing else, like the `cache` for shards on each
+    node's disk. Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
     """
     if not 0 <= start_step < stop_step:
         raise BadOrder(f"steps {start_step}..{stop_step} are no steps")
     dataset = load_dataset(spec.dataset)
-    _open(spec, dataset.digest)  # the errors of a wrong spec belong to the caller, not to a task
+    open_stream(
+        spec, dataset.digest
+    )  # the errors of a wrong spec belong to the caller, not to a task
     rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
     steps_per_block = max(1, min(rows_per_block // rows, stop_step - start_step))
     groups = -(-(stop_step - start_step) // steps_per_block)
@@ -91,6 +80,7 @@ def train_stream(
         stop_step=stop_step,
         world_size=world_size,
         steps_per_block=steps_per_block,
+        cache=cache,
     )
     return blocks_in_order(plan.block, groups * world_size, num_cpus)
 
@@ -101,20 +91,23 @@ def eval_stream(
     world_size: int,
     num_cpus: float = 1.0,
     rows_per_block: int = ROWS_PER_BLOCK,
+    cache: Cache | None = None,
 ) -> ray.data.Dataset:
     """Every selected sample exactly once, in storage order, dealt to ranks in turn.
 
     Columns as in `train_stream`, epoch and step 0. Every rank gets the same number of blocks of the
     same number of rows, a multiple of global_batch / world_size; what is missing at the end is
-    filled with rows of label -1, index -1 and a black image.
+    filled with rows of label -1, index -1 and a black image. So is a sample that cannot be used:
+    nothing is evaluated twice in its place.
     """
     dataset = load_dataset(spec.dataset)
-    samples = _open(spec, dataset.digest).samples
+    samples = open_stream(spec, dataset.digest).samples
     batch_rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
     batches = -(-samples // spec.global_batch)  # of each rank
     batches_per_block = max(1, min(rows_per_block // batch_rows, batches))
     blocks = -(-batches // batches_per_block) * world_size
-    plan = _EvalPlan(spec=spec, digest=dataset.digest, rows=batches_per_block * batch_rows)
+    rows = batches_per_block * batch_rows
+    plan = _EvalPlan(spec=spec, digest=dataset.digest, rows=rows, cache=cache)
     return blocks_in_order(plan.block, blocks, num_cpus)
 
 
@@ -128,6 +121,7 @@ def train_batch(spec: StreamSpec, step: int) -> Batch:
         stop_step=step + 1,
         world_size=1,
         steps_per_block=1,
+        cache=None,
     )
     return plan.block(0)
 
@@ -135,8 +129,8 @@ def train_batch(spec: StreamSpec, step: int) -> Batch:
 def eval_batches(spec: StreamSpec) -> Iterator[Batch]:
     """Every selected sample exactly once, read in this process, without padding."""
     digest = load_dataset(spec.dataset).digest
-    samples, rows = _open(spec, digest).samples, spec.global_batch
-    plan = _EvalPlan(spec=spec, digest=digest, rows=rows)
+    samples, rows = open_stream(spec, digest).samples, spec.global_batch
+    plan = _EvalPlan(spec=spec, digest=digest, rows=rows, cache=None)
     for item in range(-(-samples // rows)):
         batch = plan.block(item)
         known = batch["index"] >= 0
@@ -151,10 +145,11 @@ class _TrainPlan:
     stop_step: int
     world_size: int
     steps_per_block: int
+    cache: Cache | None
 
     def block(self, item: int) -> Batch:
         """The batches of one rank in a group of consecutive steps, one after the other."""
-        opened = _open(self.spec, self.digest)
+        opened = open_stream(self.spec, self.digest, self.cache)
         group, rank = divmod(item, self.world_size)
         first = self.start_step + group * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.stop_step))
@@ -164,7 +159,7 @@ class _TrainPlan:
         epoch = np.concatenate([part[0] for part in parts])  # [n]
         chosen = np.concatenate([part[1] for part in parts])  # [n]
         step = np.repeat(np.array(steps, dtype=np.int64), len(chosen) // len(steps))  # [n]
-        return {**_samples(opened, self.spec, chosen, epoch), "epoch": epoch, "step": step}
+        return {**columns(opened, chosen, epoch, replace=True), "epoch": epoch, "step": step}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,95 +167,22 @@ class _EvalPlan:
     spec: StreamSpec
     digest: str
     rows: int
+    cache: Cache | None
 
     def block(self, item: int) -> Batch:
         """`rows` consecutive samples, padded at the end of the split."""
-        opened = _open(self.spec, self.digest)
+        opened = open_stream(self.spec, self.digest, self.cache)
         start = min(item * self.rows, opened.samples)
         chosen = np.arange(start, min(start + self.rows, opened.samples), dtype=np.int64)
         zero = np.zeros(self.rows, dtype=np.int64)
-        found = _samples(opened, self.spec, chosen, np.zeros_like(chosen))
+        found = columns(opened, chosen, np.zeros_like(chosen), replace=False)
         padding = self.rows - len(chosen)
         whole = {
             name: np.pad(
                 column,
                 [(0, padding)] + [(0, 0)] * (column.ndim - 1),
-                constant_values=0 if name == "image" else -1,
+                constant_values=-1 if name in ("label", "index", "quarantined") else 0,
             )
             for name, column in found.items()
         }
         return {**whole, "epoch": zero, "step": zero}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """What a process keeps of a stream: mapped files and, where there is a selection, its
-    positions."""
-
-    store: ObjectStore
-    index: SampleIndex
-    order: OrderSpec
-    positions: np.ndarray | None
-    """Position in the split of each selected sample [N], None if all are."""
-    labels: np.ndarray
-    """Label of each selected sample [N]."""
-
-    @property
-    def samples(self) -> int:
-        return self.order.samples
-
-
-@lru_cache(maxsize=8)
-def _open(spec: StreamSpec, digest: str) -> _Opened:
-    dataset = load_dataset(spec.dataset)
-    if dataset.digest != digest:
-        raise BadDataset(
-            f"{dataset.uri} was replaced while it was in use: digest {dataset.digest[:12]}, the "
-            "run "
-            f"began with {digest[:12]}"
-        )
-    index = load_index(dataset, spec.split)
-    if spec.selection.everything:
-        positions, labels = None, index.labels
-    else:
-        positions, labels = select(index, spec.selection)
-    order = OrderSpec(
-        digest=digest,
-        samples=len(labels),
-        seed=spec.seed,
-        global_batch=spec.global_batch,
-        tail=spec.tail,
-        run_samples=spec.run_samples or natural_run(labels, global_batch=spec.global_batch),
-    )
-    return _Opened(
-        store=open_store(spec.dataset),
-        index=index,
-        order=order,
-        positions=positions,
-        labels=labels,
-    )
-
-
-def _samples(opened: _Opened, spec: StreamSpec, chosen: np.ndarray, epoch: np.ndarray) -> Batch:
-    """Read and decode: chosen int64 [n] (among the selected), epoch int64 [n] -> columns of n
-    rows."""
-    position = chosen if opened.positions is None else opened.positions[chosen]  # [n]
-    side = spec.crop.image_size
-    image = np.empty((len(chosen), side, side, 3), dtype=np.uint8)
-    for raw in read_samples(opened.store, opened.index, position):
-        row = raw.request
-        try:
-            image[row] = decode(
-                raw.data,
-                spec.crop,
-                seed=spec.seed,
-                epoch=int(epoch[row]),
-                index=int(position[row]),
-            )
-        except BadImage as error:
-            raise BadSample(raw.shard, raw.key, str(error)) from None
-    return {
-        "image": image,
-        "label": opened.labels[chosen].astype(np.int64),
-        "index": position.astype(np.int64),
-    }

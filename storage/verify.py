@@ -11,7 +11,7 @@ from storage.dataset import Dataset, Shard
 from storage.errors import BadInput, BadSample
 from storage.index import SampleIndex, load_index
 from storage.objects import ObjectStore, open_store
-from storage.reader import read_samples
+from storage.reader import Damaged, read_samples
 
 _CHUNK_BYTES = 8 << 20
 Progress = Callable[[str], None]
@@ -62,8 +62,10 @@ def _sha256(store: ObjectStore, shard: Shard) -> str:
 
 
 def _damaged(store: ObjectStore, index: SampleIndex, rows: np.ndarray) -> Iterator[BadInput]:
-    for position in rows:
-        try:
-            list(read_samples(store, index, np.array([position])))
-        except BadInput as error:
-            yield error
+    damaged: list[Damaged] = []
+    try:
+        for _ in read_samples(store, index, rows, damaged=damaged):
+            pass
+    except BadInput as error:
+        yield error
+    yield from (one.error for one in damaged)

@@ -107,7 +107,7 @@ def test_a_photograph_is_cropped_as_pillow_crops_it(size: int) -> None:
     for index in range(8):
         found = decode(data, crop, seed=1, epoch=0, index=index)
         box, flip = crop_box(crop, 300, 200, seed=1, epoch=0, index=index)
-        part = full.crop(tuple(map(int, box)))
+        part = full.crop(box)
         wanted = np.asarray(part.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
         wanted = wanted[:, ::-1] if flip else wanted
         assert np.abs(found - wanted).max() <= 2

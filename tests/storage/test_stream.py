@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import ray
 
+from storage import order
+from storage.cache import Cache
 from storage.dataset import Dataset, Selection, load_dataset, load_index, select
 from storage.decode import Crop, decode
-from storage.errors import BadDataset, BadOrder, BadSample, BadSelection, StorageError
+from storage.errors import BadDataset, BadOrder, BadSelection, StorageError
 from storage.objects import open_store
 from storage.order import rank_batch
 from storage.pack import pack
@@ -17,6 +19,7 @@ from storage.pack.digits import Digits
 from storage.reader import read_samples
 from storage.stream import (
     StreamSpec,
+    describe,
     eval_batches,
     eval_stream,
     order_of,
@@ -53,11 +56,11 @@ def by_rank(
 
 
 def check_planned(stream: StreamSpec, ranks: list[list[Batch]], start: int, stop: int) -> None:
-    order = order_of(stream)
+    planned = order_of(stream)
     for rank, batches in enumerate(ranks):
         assert len(batches) == stop - start
         for step, batch in zip(range(start, stop), batches, strict=True):
-            epoch, position = rank_batch(order, step, rank=rank, world_size=len(ranks))
+            epoch, position = rank_batch(planned, step, rank=rank, world_size=len(ranks))
             assert (batch["step"] == step).all(), (rank, step)
             assert np.array_equal(batch["index"], position), (rank, step)
             assert np.array_equal(batch["epoch"], epoch), (rank, step)
@@ -211,16 +214,98 @@ def cause_of(error: BaseException) -> StorageError:
     return error
 
 
-def test_a_damaged_sample_stops_the_stream_by_name(own_digits: Dataset) -> None:
-    index = load_index(own_digits, "train")
-    path = Path(own_digits.uri) / "train-000000.tar"
+def damage(dataset: Dataset, positions: list[int]) -> None:
+    """Flip a bit of some samples of the (one-shard) training split."""
+    index = load_index(dataset, "train")
+    path = Path(dataset.uri) / "train-000000.tar"
     data = bytearray(path.read_bytes())
-    data[int(index.rows["offset"][7])] ^= 1
+    for position in positions:
+        data[int(index.rows["offset"][position])] ^= 1
     path.write_bytes(data)
-    stream = train_stream(spec(own_digits, run_samples=1), start_step=0, stop_step=22, world_size=1)
-    with pytest.raises(Exception, match="train-000000") as caught:
-        by_rank(stream, 1, 64)
-    assert isinstance(cause_of(caught.value), BadSample)
+
+
+def test_damaged_samples_are_replaced_alike_for_every_worker_count(own_digits: Dataset) -> None:
+    """Batches stay whole, nothing else changes, and what was replaced is named."""
+    bad = [7, 400, 1419]
+    wanted = spec(own_digits, tail="carry", global_batch=142)  # an epoch is 10 steps
+    sound = whole_batches(
+        by_rank(train_stream(wanted, start_step=0, stop_step=10, world_size=1), 1, 142)
+    )
+    damage(own_digits, bad)
+    runs = [
+        whole_batches(
+            by_rank(
+                train_stream(wanted, start_step=0, stop_step=10, world_size=world),
+                world,
+                142 // world,
+            )
+        )
+        for world in (1, 2)
+    ]
+    for before, one, other in zip(sound, *runs, strict=True):
+        for column in ("image", "label", "index", "quarantined"):
+            assert np.array_equal(one[column], other[column])
+        kept = one["quarantined"] < 0
+        assert np.array_equal(before["index"][kept], one["index"][kept])
+        assert np.array_equal(before["index"][~kept], one["quarantined"][~kept])
+    seen = np.concatenate([batch["quarantined"] for batch in runs[0]])
+    assert sorted(seen[seen >= 0].tolist()) == bad
+    instead = np.concatenate([batch["index"][batch["quarantined"] >= 0] for batch in runs[0]])
+    assert not set(instead.tolist()) & set(bad)
+    why = describe(wanted, own_digits.digest, 7)
+    assert why is not None
+    assert why.shard == "train-000000.tar"
+    assert "checksum" in why.reason
+    assert describe(wanted, own_digits.digest, 8) is None
+
+
+def test_a_damaged_sample_is_not_evaluated(own_digits: Dataset) -> None:
+    damage(own_digits, [7, 9])
+    wanted = spec(own_digits, global_batch=71)
+    (batches,) = by_rank(eval_stream(wanted, world_size=1), 1, 71)
+    index = np.concatenate([batch["index"] for batch in batches])
+    label = np.concatenate([batch["label"] for batch in batches])
+    quarantined = np.concatenate([batch["quarantined"] for batch in batches])
+    assert sorted(quarantined[quarantined >= 0].tolist()) == [7, 9]
+    assert np.array_equal(np.sort(index[index >= 0]), np.delete(np.arange(1420), [7, 9]))
+    assert ((label == -1) == (index == -1)).all()
+
+
+def test_a_dataset_of_nothing_but_damage_is_given_up_by_name(own_digits: Dataset) -> None:
+    damage(own_digits, list(range(1420)))
+    with pytest.raises(BadDataset, match=r"32 samples .* train-000000.tar: its bytes have another"):
+        train_batch(spec(own_digits), 0)
+
+
+def test_the_cache_of_a_node_saves_the_second_epoch(
+    s3: S3Server, digits: Dataset, tmp_path: Path
+) -> None:
+    """Requests and bytes are counted; a damaged cache is mended from the bucket."""
+    there = pack(Digits(), s3.uri("cached", tmp_path.name), shard_bytes=400 << 10)
+    cache = Cache(folder=str(tmp_path / "cache"), bytes=64 << 20)
+    epoch = order.steps_per_epoch(order_of(spec(there)))
+
+    def run(start: int) -> tuple[list[Batch], int]:
+        stream = train_stream(
+            spec(there), start_step=start, stop_step=start + epoch, world_size=1, cache=cache
+        )
+        (batches,) = by_rank(stream, 1, 64)
+        assert (sum(b["requests"].sum() for b in batches) > 0) == (
+            sum(b["bytes"].sum() for b in batches) > 0
+        )
+        return batches, sum(int(b["bytes"].sum()) for b in batches)
+
+    first, cost = run(0)
+    assert cost >= sum(shard.bytes for shard in there.shards("train")) * 0.5
+    second, again = run(epoch)
+    assert again < cost / 10
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(b"\1" * path.stat().st_size)  # marked as here, and wrong
+    mended, _ = run(0)
+    for one, other in zip(first, mended, strict=True):
+        assert np.array_equal(one["image"], other["image"])
+        assert (other["quarantined"] == -1).all()
+    assert len(second) == epoch
 
 
 def test_a_dataset_that_was_replaced_in_mid_run_is_noticed(own_digits: Dataset) -> None:

@@ -1,0 +1,160 @@
+"""A bounded cache of shards on a local disk, for datasets in a bucket: any process, any stage.
+
+    <folder>/<sha256 of the shard>     the shard's bytes, sparse, then one byte a block: 1 is here
+            /lock                      held by the one process that makes room
+
+A file is named by its content, so it serves every dataset, epoch and stage that holds that shard. A
+block is written before its mark, by whoever fetched it; two writers write the same. Nothing is
+trusted: each sample is checked against the index when it is read, and a shard that fails is
+dropped (`forget`) and fetched again. When the files exceed the limit, those used longest ago go.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.dataset import Shard
+from storage.errors import BadDataset
+from storage.objects import ObjectStore, Traffic
+
+_BLOCK = 128 << 10  # about a photograph
+_ROOM_SHARE = 0.9  # of the limit is left after making room
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Where shards may be kept, and how many bytes of them (each process may add 1 % more)."""
+
+    folder: str
+    bytes: int
+
+
+class CachedShards:
+    """The ranged reads of a dataset's shards, kept on disk; for threads and processes alike."""
+
+    def __init__(self, origin: ObjectStore, shards: Mapping[str, Shard], cache: Cache) -> None:
+        self._origin = origin
+        self._shards = shards
+        self._folder = _own_folder(cache.folder)
+        self._limit = cache.bytes
+        self._unseen = 0  # bytes written since room was last looked for
+        self.parallel_reads = origin.parallel_reads
+
+    @property
+    def uri(self) -> str:
+        """The place that is cached."""
+        return self._origin.uri
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was not here and came from the origin."""
+        return self._origin.traffic
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Exactly the bytes [start, stop) of a shard."""
+        shard = self._shards[key]
+        if stop > shard.bytes:  # the origin knows what to say
+            return self._origin.read_range(key, start, stop)
+        with self._opened(shard) as file:
+            first, last = start // _BLOCK, -(-stop // _BLOCK)
+            marks = os.pread(file, last - first, shard.bytes + first)
+            if b"\0" not in marks:
+                return os.pread(file, stop - start, start)
+            # One request, from the first block that is missing to the last.
+            low, high = first + marks.index(b"\0"), first + marks.rindex(b"\0") + 1
+            at, end = low * _BLOCK, min(high * _BLOCK, shard.bytes)
+            fetched = self._origin.read_range(key, at, end)
+            self._keep(file, fetched, at, shard.bytes + low, high - low)
+            before = os.pread(file, max(0, at - start), start)
+            after = os.pread(file, max(0, stop - end), end)
+            return before + fetched[max(0, start - at) : stop - at] + after
+
+    def forget(self, key: str) -> None:
+        """Drop what is here of a shard: it was damaged."""
+        (self._folder / self._shards[key].sha256).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _opened(self, shard: Shard) -> Iterator[int]:
+        """Its file; it may be removed meanwhile, and then serves this one read."""
+        handle = os.open(self._folder / shard.sha256, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            size = shard.bytes + -(-shard.bytes // _BLOCK)
+            if os.fstat(handle).st_size != size:
+                os.ftruncate(handle, size)  # sparse: all marks are 0
+            _touch(handle)
+            yield handle
+        finally:
+            os.close(handle)
+
+    def _keep(self, file: int, data: bytes, at: int, mark: int, blocks: int) -> None:
+        try:
+            _write(file, data, at)
+            _write(file, b"\1" * blocks, mark)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._unseen = self._limit  # the disk is smaller than the limit: make room now
+        _touch(file)
+        self._unseen += len(data)
+        if self._unseen * 100 > self._limit:
+            self._unseen = 0
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Remove the files used longest ago until the rest keeps to the limit."""
+        with _locked(self._folder / "lock") as mine:
+            if not mine:
+                return
+            files = [(path, path.stat()) for path in self._folder.iterdir() if path.name != "lock"]
+            held = sum(found.st_blocks * 512 for _, found in files)
+            if held <= self._limit:
+                return
+            for path, found in sorted(files, key=lambda each: each[1].st_mtime_ns):
+                if held > self._limit * _ROOM_SHARE:
+                    path.unlink(missing_ok=True)
+                    held -= found.st_blocks * 512
+
+
+def _touch(handle: int) -> None:
+    now = time.time_ns()  # finer than the kernel's own stamps
+    os.utime(handle, ns=(now, now))
+
+
+def _write(handle: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(handle, view, at)
+        view, at = view[written:], at + written
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the lock was free; it is let go with its process."""
+    with open(path, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _own_folder(place: str) -> Path:
+    """The folder, made for this user alone. Raises BadDataset."""
+    folder = Path(place).expanduser()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable")
+    except OSError as error:
+        raise BadDataset(
+            f"cache folder {folder} cannot be used ({error.strerror}): set place.cache.folder to a"
+            " folder of yours on a local disk, or to null"
+        ) from None
+    return folder

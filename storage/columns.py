@@ -1,0 +1,192 @@
+"""Samples -> columns of a batch: read, check, decode, and quarantine what cannot be used.
+
+A sample that cannot be used (damaged bytes, an image that does not decode) is quarantined: in
+training its row holds another sample, which `order.replacement` names, and the column `quarantined`
+its position. So batches and ranks stay aligned, and every worker count replaces alike. How many are
+too many is the consumer's decision.
+"""
+
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from functools import lru_cache
+
+import numpy as np
+
+from storage.cache import Cache, CachedShards
+from storage.dataset import load_dataset
+from storage.decode import Crop, decode
+from storage.errors import BadDataset, BadImage, BadSample
+from storage.index import SampleIndex, load_index
+from storage.objects import ObjectStore, RangeReader, open_store
+from storage.order import OrderSpec, Tail, natural_run, replacement
+from storage.reader import Damaged, read_samples
+from storage.selection import EVERYTHING, Selection, select
+from storage.tasks import Batch
+
+_REPLACEMENTS = 32  # tried for one sample, before the dataset is given up
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """What is streamed: everything that the sequence of batches depends on."""
+
+    dataset: str
+    """Where the dataset lies."""
+    split: str = "train"
+    """Split of the dataset."""
+    selection: Selection = EVERYTHING
+    """Which samples of the split."""
+    crop: Crop
+    """Which part of an image becomes the sample."""
+    seed: int = 0
+    """Seed of the order and of the crops."""
+    global_batch: int
+    """Samples a step over all ranks."""
+    tail: Tail = "drop"
+    """What becomes of the samples that do not fill the last batch of an epoch."""
+    run_samples: int | None = None
+    """Neighbours that are read, and stay, together; 1 is a full shuffle. Default: `natural_run`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What a process keeps of a stream: mapped files and, where there is a selection, its
+    positions."""
+
+    spec: StreamSpec
+    store: ObjectStore
+    shards: RangeReader
+    """Where samples are read: the store, or a cache before it."""
+    index: SampleIndex
+    order: OrderSpec
+    positions: np.ndarray | None
+    """Position in the split of each selected sample [N], None if all are."""
+    labels: np.ndarray
+    """Label of each selected sample [N]."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of the split, or of the selection from it."""
+        return self.order.samples
+
+
+@lru_cache(maxsize=8)
+def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Opened:
+    """Open a stream, or return what this process has open. Raises BadDataset if it was replaced."""
+    dataset = load_dataset(spec.dataset)
+    if dataset.digest != digest:
+        raise BadDataset(
+            f"{dataset.uri} was replaced while it was in use: digest {dataset.digest[:12]}, the "
+            f"run began with {digest[:12]}"
+        )
+    index = load_index(dataset, spec.split)
+    if spec.selection.everything:
+        positions, labels = None, index.labels
+    else:
+        positions, labels = select(index, spec.selection)
+    order = OrderSpec(
+        digest=digest,
+        samples=len(labels),
+        seed=spec.seed,
+        global_batch=spec.global_batch,
+        tail=spec.tail,
+        run_samples=spec.run_samples or natural_run(labels, global_batch=spec.global_batch),
+    )
+    store = open_store(spec.dataset)
+    shards = {shard.name: shard for shard in index.shards}
+    return Opened(
+        spec=spec,
+        store=store,
+        shards=CachedShards(store, shards, cache) if cache else store,
+        index=index,
+        order=order,
+        positions=positions,
+        labels=labels,
+    )
+
+
+def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: bool) -> Batch:
+    """Read and decode: chosen int64 [n] (among the selected), epoch int64 [n] -> columns of n rows.
+
+    Samples that cannot be used are replaced by others, or else left black with label and index -1.
+    """
+    rows, side = len(chosen), opened.spec.crop.image_size
+    traffic = opened.store.traffic
+    requests, read = traffic.requests, traffic.bytes
+    image = np.zeros((rows, side, side, 3), dtype=np.uint8)
+    used, quarantined = chosen.copy(), np.full(rows, -1, dtype=np.int64)
+    missing = _fill(image, opened, used, epoch, np.arange(rows))
+    quarantined[missing] = _positions(opened, chosen[missing])
+    attempt = 0
+    while replace and len(missing):
+        attempt += 1
+        if attempt > _REPLACEMENTS:
+            raise BadDataset(
+                f"{opened.spec.dataset}: {_REPLACEMENTS} samples tried in place of a damaged one"
+                f" cannot be used either; the last: {_problem(opened, int(used[missing[0]]))}"
+            )
+        for row in missing.tolist():
+            used[row] = replacement(opened.order, int(epoch[row]), int(chosen[row]), attempt)
+        missing = _fill(image, opened, used, epoch, missing)
+    label, index = opened.labels[used].astype(np.int64), _positions(opened, used)
+    label[missing], index[missing] = -1, -1
+    cost = np.zeros((2, rows), dtype=np.int64)
+    cost[:, :1] = [[traffic.requests - requests], [traffic.bytes - read]]
+    return {
+        "image": image,
+        "label": label,
+        "index": index,
+        "quarantined": quarantined,
+        "requests": cost[0],  # of all rows, in the first
+        "bytes": cost[1],
+    }
+
+
+def describe(spec: StreamSpec, digest: str, position: int) -> BadSample | None:
+    """Why the sample at a position of the split cannot be used; None if it can."""
+    opened = open_stream(spec, digest)
+    if opened.positions is not None:
+        position = int(np.searchsorted(opened.positions, position))
+    return _problem(opened, position)
+
+
+def _positions(opened: Opened, chosen: np.ndarray) -> np.ndarray:
+    """Positions in the split: int64 [n]."""
+    position = chosen if opened.positions is None else opened.positions[chosen]
+    return position.astype(np.int64)
+
+
+def _fill(
+    image: np.ndarray, opened: Opened, chosen: np.ndarray, epoch: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Decode some rows of uint8 [n, H, W, 3]; return those that could not be: int64 [m], sorted."""
+    position = _positions(opened, chosen[rows])
+    damaged: list[Damaged] = []
+    bad: list[int] = []
+    for raw in read_samples(opened.shards, opened.index, position, damaged=damaged):
+        row = int(rows[raw.request])
+        place = {"epoch": int(epoch[row]), "index": int(position[raw.request])}
+        try:
+            image[row] = decode(raw.data, opened.spec.crop, seed=opened.spec.seed, **place)
+        except BadImage:
+            bad.append(row)
+    again = np.array(sorted(int(rows[one.request]) for one in damaged), dtype=np.int64)
+    if len(again) and isinstance(opened.shards, CachedShards):  # the cache's fault? ask the origin
+        for one in damaged:
+            opened.shards.forget(one.error.shard)
+        again = _fill(image, changed(opened, shards=opened.store), chosen, epoch, again)
+    return np.sort(np.concatenate([np.array(bad, dtype=np.int64), again]))
+
+
+def _problem(opened: Opened, chosen: int) -> BadSample | None:
+    """What is wrong with one sample, read again."""
+    position = _positions(opened, np.array([chosen]))
+    try:
+        for raw in read_samples(opened.store, opened.index, position):
+            try:
+                decode(raw.data, opened.spec.crop, seed=0, epoch=0, index=0)
+            except BadImage as error:
+                return BadSample(raw.shard, raw.key, str(error))
+    except BadSample as error:
+        return error
+    return None
