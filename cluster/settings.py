@@ -65,6 +65,24 @@ class Zero:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardCache:
+    """Shards of datasets in a bucket, kept on each node's disk for later epochs and stages."""
+
+    __pydantic_config__ = STRICT
+
+    folder: str | None = None
+    """Absolute path of a folder on a local disk of every node; null keeps nothing."""
+    gibibytes: float = 100.0
+    """Most of the disk that is used, a node. A cache smaller than the dataset reads it again."""
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and not Path(self.folder).expanduser().is_absolute():
+            raise BadPlace(f"cache.folder: wanted an absolute path, found {self.folder!r}")
+        if self.gibibytes <= 0:
+            raise BadPlace(f"cache.gibibytes: wanted more than 0, found {self.gibibytes:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """The deployment: everything that may change without changing a result."""
 
@@ -87,6 +105,11 @@ class Place:
     zero: Zero = field(default_factory=Zero)
     decode_cpus: float = 1.0
     """CPUs one reading-and-decoding task of Ray Data holds."""
+    cache: ShardCache = field(default_factory=ShardCache)
+    """Shards on local disks."""
+    max_bad_fraction: float = 0.001
+    """Largest share of a split's samples that may turn out damaged; each is replaced by another one
+    and named. Beyond it the stage stops; 0 stops at the first."""
     log_every_steps: int = 10
     """Steps between two reports (a report carries the metrics of every step since the last)."""
     save_every_steps: int = 100
@@ -104,6 +127,10 @@ class Place:
         ):
             if getattr(self, name) < least:
                 raise BadPlace(f"{name}: wanted at least {least}, found {getattr(self, name)}")
+        if not 0 <= self.max_bad_fraction < 1:
+            raise BadPlace(
+                f"max_bad_fraction: wanted within [0, 1), found {self.max_bad_fraction:g}"
+            )
         if self.decode_cpus <= 0:
             raise BadPlace(f"decode_cpus: wanted more than 0, found {self.decode_cpus}")
 

@@ -11,8 +11,10 @@ from ray.actor import ActorHandle
 from ray.data import DataIterator, Dataset, ExecutionOptions
 from ray.train import DataConfig
 
+from cluster.settings import ShardCache
 from pipelines.stage import Stage
 from pipelines.states import newest_state
+from storage.cache import Cache
 from storage.selection import Selection
 from storage.stream import StreamSpec, eval_stream, train_stream
 
@@ -27,6 +29,7 @@ class Feed:
     dataset_uri: str
     attempt_uri: str
     decode_cpus: float
+    cache: Cache | None = None
 
     def train_spec(self) -> StreamSpec:
         """The training images, in the order that depends on nothing but the stage."""
@@ -82,7 +85,12 @@ class OrderedDataConfig(DataConfig):
     def _stream(self, name: str, world_size: int) -> Dataset:
         feed = self._feed
         if name == VAL:
-            return eval_stream(feed.val_spec(), world_size=world_size, num_cpus=feed.decode_cpus)
+            return eval_stream(
+                feed.val_spec(),
+                world_size=world_size,
+                num_cpus=feed.decode_cpus,
+                cache=feed.cache,
+            )
         state = newest_state(feed.attempt_uri)
         return train_stream(
             feed.train_spec(),
@@ -90,7 +98,15 @@ class OrderedDataConfig(DataConfig):
             stop_step=feed.stage.steps,
             world_size=world_size,
             num_cpus=feed.decode_cpus,
+            cache=feed.cache,
         )
+
+
+def shard_cache(settings: ShardCache) -> Cache | None:
+    """The cache that the deployment asks for."""
+    if settings.folder is None:
+        return None
+    return Cache(folder=settings.folder, bytes=int(settings.gibibytes * 2**30))
 
 
 def placeholder() -> Dataset:

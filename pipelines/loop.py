@@ -21,13 +21,15 @@ from cluster.engine import build_engine, gradient_norm, prepare_worker
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.evaluators import classification
-from pipelines.feed import TRAIN, VAL
+from pipelines.feed import TRAIN, VAL, Feed
 from pipelines.pictures import image_grid
+from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
 from pipelines.states import drop_states, newest_state, save_state
 from storage import weights
 from storage.objects import open_store
+from storage.stream import order_of
 from vit import (
     augment_batch,
     build_model,
@@ -48,20 +50,40 @@ BATCH_PICTURE = "pictures/augmented-batch.png"
 class Job:
     """One stage attempt, as plain values: all that a worker is told."""
 
-    stage: Stage
+    feed: Feed
+    """The stage, and what it is fed."""
     place: Place
-    attempt_uri: str
     start_uri: str | None
     """Weights to start from: a stage's, or a public checkpoint."""
     steps_per_epoch: float
     manifest: dict[str, Any]
     """Lineage for the manifest; the worker adds step, metrics and what is known at the end."""
 
+    @property
+    def stage(self) -> Stage:
+        """What is trained."""
+        return self.feed.stage
+
+    @property
+    def attempt_uri(self) -> str:
+        """Where weights and resume states go."""
+        return self.feed.attempt_uri
+
+
+class Stopped(Exception):
+    """Every rank found the same reason not to go on, which a restart would not mend."""
+
 
 def train(job: Job) -> None:
     """Run one worker's part of a stage attempt; the whole group commits the weights."""
     worker = Worker(job)
-    stage, place = job.stage, job.place
+    try:
+        _train(worker, job.stage, job.place)
+    except Stopped as reason:
+        worker.tell({"kind": "stopped", "reason": str(reason)})
+
+
+def _train(worker: "Worker", stage: Stage, place: Place) -> None:
     first_step = worker.start()
     if first_step < stage.steps:
         batches = worker.batches(TRAIN)
@@ -99,6 +121,11 @@ class Worker:
         )
         self.engine: DeepSpeedEngine
         self.unreported: list[dict[str, Any]] = []
+        digest = job.manifest["dataset"]["digest"]
+        self.train_quarantine, self.val_quarantine = (
+            Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
+            for spec in (job.feed.train_spec(), job.feed.val_spec())
+        )
         self.reset_clock()
 
     def start(self) -> int:
@@ -144,6 +171,8 @@ class Worker:
         batch = next(batches)
         assert (batch["step"] == step).all(), f"step {step} was fed {set(batch['step'].tolist())}"
         self.waited += time.perf_counter() - began
+        self.train_quarantine.add(batch["quarantined"])
+        self.read += [int(batch["requests"].sum()), int(batch["bytes"].sum())]
         return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
 
     def step(self, batch: dict[str, Tensor], step: int) -> None:
@@ -191,6 +220,9 @@ class Worker:
         """Tell the controller the metrics of every step since the last report."""
         losses = torch.stack([record["loss"] for record in self.unreported])  # [steps]
         dist.all_reduce(losses)
+        read = torch.from_numpy(self.read).to(self.device)  # [2]
+        dist.all_reduce(read)
+        requests, count = read.tolist()
         seconds = time.perf_counter() - self.began
         steps = len(self.unreported)
         records = [
@@ -202,13 +234,29 @@ class Worker:
             "train/images_per_second": steps * self.job.stage.global_batch / seconds,
             "train/step_seconds": seconds / steps,
             "train/data_wait_fraction": self.waited / seconds,
+            "train/read_requests": requests,
+            "train/read_mebibytes": count / 2**20,
         }
         norm = gradient_norm(self.engine)
         if np.isfinite(norm):
             records[-1]["train/gradient_norm"] = norm
         self.tell({"kind": "steps", "records": records, "pictures": self.pictures})
         self.unreported.clear()
+        self.check(self.train_quarantine, step)
         self.reset_clock()
+
+    def check(self, quarantine: Quarantine, step: int) -> None:
+        """Name the damaged samples that are new; raise Stopped where they are too many."""
+        found = quarantine.agree(self.device)
+        if not found:
+            return
+        lines = quarantine.record(found) if self.rank == 0 else []
+        name = f"{quarantine.spec.split}/quarantined"
+        metrics = {name: len(quarantine)}
+        self.tell({"kind": "quarantined", "step": step, "metrics": metrics, "lines": lines})
+        reason = quarantine.too_many(order_of(quarantine.spec).samples)
+        if reason:
+            raise Stopped(reason)
 
     def save(self, step: int) -> None:
         """Write the resume state; it does not know how many workers wrote it."""
@@ -226,7 +274,7 @@ class Worker:
         metrics = dict(
             classification(
                 self.forward,
-                self.batches(VAL),
+                self.watched(self.batches(VAL)),
                 device=self.device,
                 micro_batch=self.job.place.max_micro_batch,
             )
@@ -234,8 +282,15 @@ class Worker:
         self.engine.train()
         metrics["val/seconds"] = time.perf_counter() - began
         self.tell({"kind": "metrics", "step": step, "metrics": metrics})
+        self.check(self.val_quarantine, step)
         self.reset_clock()
         return metrics
+
+    def watched(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+        """The same batches, with an eye on damaged samples."""
+        for batch in batches:
+            self.val_quarantine.add(batch["quarantined"])
+            yield batch
 
     def commit(self, metrics: dict[str, float]) -> None:
         """Hand the weights to whoever comes next: bytes first, manifest last."""
@@ -259,4 +314,5 @@ class Worker:
         """Throughput counts training steps alone, not saving or evaluating."""
         self.began = time.perf_counter()
         self.waited = 0.0
+        self.read = np.zeros(2, dtype=np.int64)  # requests, bytes
         self.pictures: list[str] = []

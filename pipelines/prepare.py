@@ -29,7 +29,7 @@ from pipelines.attempts import (
     committed_attempts,
     newest,
 )
-from pipelines.feed import Feed
+from pipelines.feed import Feed, shard_cache
 from pipelines.options import Command, plain
 from pipelines.stage import FORMAT_VERSION, Recipe, Stage, fingerprint
 from pipelines.starting import start_weights
@@ -199,6 +199,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         dataset_uri=dataset.uri,
         attempt_uri=attempt.uri,
         decode_cpus=place.decode_cpus,
+        cache=shard_cache(place.cache),
     )
     one_step = epochs_at(order_of(feed.train_spec(), dataset), 1) if stage.steps else 1.0
     return Plan(

@@ -30,6 +30,7 @@ from pipelines.loop import Job, train
 from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
 from pipelines.progress import Progress, clock
+from pipelines.quarantine import FILE as QUARANTINE
 from pipelines.ray_session import ray_session
 from pipelines.reports import Background, Forward, drain, message_queue, root_cause
 from pipelines.stage import flatten
@@ -38,6 +39,8 @@ from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, o
 from storage import weights
 from storage.errors import BadInput, StorageError, Unavailable
 from storage.objects import open_store
+
+NAMED = 5  # damaged samples that a terminal shows at once
 
 
 class Failed(Exception):
@@ -110,24 +113,26 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
     queue = message_queue()
     job = Job(
-        stage=stage,
+        feed=plan.feed,
         place=place,
-        attempt_uri=plan.attempt.uri,
         start_uri=plan.start_uri,
         steps_per_epoch=plan.steps_per_epoch,
         manifest=manifest,
     )
     status, began, untracked = FAILED, time.monotonic(), None
+    stopped: list[str] = []
     try:
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
             trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
             fit = Background(trainer.fit)
             untracked = drain(
                 queue,
-                lambda message: _handle(message, tracker, progress, plan),
+                lambda message: _handle(message, tracker, progress, plan, stopped),
                 ended=lambda: not fit.is_alive(),
             )
             fit.result()
+        if stopped:
+            raise BadInput(f"stage {stage.name}: {stopped[0]}")
         status = FINISHED
     except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
         raise _failure(stage.name, error) from None
@@ -199,7 +204,13 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
     return fewest, most, cpus
 
 
-def _handle(message: dict[str, Any], tracker: Tracker, progress: Progress, plan: Plan) -> None:
+def _handle(
+    message: dict[str, Any],
+    tracker: Tracker,
+    progress: Progress,
+    plan: Plan,
+    stopped: list[str],
+) -> None:
     """One message of the workers, on the driver."""
     kind = message.get("kind")
     if kind == "start":
@@ -216,6 +227,15 @@ def _handle(message: dict[str, Any], tracker: Tracker, progress: Progress, plan:
             f" val loss {metrics['val/loss']:.4f}"
         )
         tracker.log_steps([{"step": message["step"], **metrics}])
+    elif kind == "quarantined":
+        for line in message["lines"][:NAMED]:
+            progress.note(f"warning: {line}; another sample takes its place")
+        if len(message["lines"]) > NAMED:
+            progress.note(f"warning: {len(message['lines']) - NAMED} more, see {QUARANTINE}")
+        tracker.log_steps([{"step": message["step"], **message["metrics"]}])
+        tracker.log_file(QUARANTINE, open_store(plan.attempt.uri).read(QUARANTINE))
+    elif kind == "stopped":
+        stopped.append(message["reason"])
     elif kind == "lost":
         for rank, reason in message["workers"].items():
             progress.note(f"worker {rank} failed: {reason}")

@@ -1,0 +1,97 @@
+"""Samples that could not be used: counted over all ranks, named once, too many of them a reason to
+stop.
+
+The stream replaces such a sample by rule, so training goes on. Here the ranks agree on which ones
+were met so far, which also a restarted worker group remembers.
+
+<attempt>/quarantine.json    [{"split", "position", "shard", "key", "reason"}, ...]
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from storage.errors import BadSample, ObjectNotFound
+from storage.objects import open_store
+from storage.stream import StreamSpec, describe
+
+FILE = "quarantine.json"
+_NAMED = 1000  # that many are described; of more, the number says enough
+
+
+class Quarantine:
+    """The damaged samples of one split that a stage attempt met."""
+
+    def __init__(self, spec: StreamSpec, digest: str, *, attempt_uri: str, limit: float) -> None:
+        self.spec, self.digest, self.attempt_uri, self.limit = spec, digest, attempt_uri, limit
+        self.records = [r for r in read_records(attempt_uri) if r["split"] == spec.split]
+        self._known = {int(record["position"]) for record in self.records}
+        self._new: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, quarantined: np.ndarray) -> None:
+        """Take a batch's column: int64 [b], -1 where nothing is wrong."""
+        self._new |= set(quarantined[quarantined >= 0].tolist()) - self._known
+
+    def agree(self, device: torch.device) -> list[int]:
+        """All ranks' new positions, sorted. Collective: every rank calls and gets the same."""
+        most = torch.tensor([len(self._new)], device=device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        if not int(most):
+            return []
+        mine = torch.full((int(most),), -1, dtype=torch.int64, device=device)  # [most]
+        mine[: len(self._new)] = torch.tensor(sorted(self._new), dtype=torch.int64)
+        each = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(each, mine)
+        found = set(torch.cat(each).tolist()) - {-1} - self._known
+        self._known |= found
+        self._new.clear()
+        return sorted(found)
+
+    def record(self, positions: list[int]) -> list[str]:
+        """Write down what is wrong with them; return it as lines. For one rank."""
+        lines: list[str] = []
+        for position in positions[: max(0, _NAMED - len(self.records))]:
+            problem = describe(self.spec, self.digest, position)
+            problem = problem or BadSample("?", str(position), "it can be read now")
+            lines.append(str(problem))
+            self.records.append(
+                {
+                    "split": self.spec.split,
+                    "position": position,
+                    "shard": problem.shard,
+                    "key": problem.key,
+                    "reason": problem.reason,
+                }
+            )
+        others = [r for r in read_records(self.attempt_uri) if r["split"] != self.spec.split]
+        text = json.dumps(others + self.records, indent=1)
+        open_store(self.attempt_uri).write(FILE, text.encode())
+        return lines
+
+    def too_many(self, samples: int) -> str | None:
+        """One line where more than the permitted share of the split cannot be used."""
+        if len(self._known) <= self.limit * samples:
+            return None
+        first = ""
+        if self.records:
+            record = self.records[0]
+            first = f", the first {record['key']!r} in {record['shard']}: {record['reason']}"
+        return (
+            f"{len(self._known)} of {samples} samples of {self.spec.dataset} ({self.spec.split})"
+            f" cannot be used, more than max_bad_fraction {self.limit:g} allows{first}. See"
+            f" {self.attempt_uri}/{FILE}; pack the dataset again, or raise place.max_bad_fraction"
+        )
+
+
+def read_records(attempt_uri: str) -> list[dict[str, Any]]:
+    """What an attempt wrote down so far."""
+    try:
+        return json.loads(open_store(attempt_uri).read(FILE))
+    except ObjectNotFound:
+        return []
