@@ -76,6 +76,7 @@ class OrderedDataConfig(DataConfig):
             stream = self._stream(name, world_size)
             options: ExecutionOptions = self.default_ingest_options()
             options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
+            options.resource_limits = stream.context.execution_options.resource_limits
             stream.context.execution_options = options
             splits = stream.streaming_split(world_size, equal=True, locality_hints=worker_node_ids)
             for shards, split in zip(per_rank, splits, strict=True):

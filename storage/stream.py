@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import ray
 import ray.data
 
 from storage.cache import Cache
@@ -35,6 +36,8 @@ __all__ = [
     "train_stream",
 ]
 
+_AHEAD_BLOCKS = 16  # a rank
+_AHEAD_BYTES = 1 << 30  # at least: Ray takes a task of unknown output for 128 MiB
 ROWS_PER_BLOCK = 128  # a quarter of a second of decoding photographs
 
 
@@ -82,7 +85,8 @@ def train_stream(
         steps_per_block=steps_per_block,
         cache=cache,
     )
-    return blocks_in_order(plan.block, groups * world_size, num_cpus)
+    ahead = _ahead_bytes(spec, steps_per_block * rows, world_size, num_cpus)
+    return blocks_in_order(plan.block, groups * world_size, num_cpus, ahead_bytes=ahead)
 
 
 def eval_stream(
@@ -108,7 +112,16 @@ def eval_stream(
     blocks = -(-batches // batches_per_block) * world_size
     rows = batches_per_block * batch_rows
     plan = _EvalPlan(spec=spec, digest=dataset.digest, rows=rows, cache=cache)
-    return blocks_in_order(plan.block, blocks, num_cpus)
+    ahead = _ahead_bytes(spec, rows, world_size, num_cpus)
+    return blocks_in_order(plan.block, blocks, num_cpus, ahead_bytes=ahead)
+
+
+def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> int:
+    """Room for blocks that wait: enough for all CPUs to stay busy and every rank to be served,
+    the same however long the stream is."""
+    at_work = ray.cluster_resources().get("CPU", 1.0) / num_cpus
+    blocks = max(_AHEAD_BLOCKS * world_size, 4 * int(at_work))
+    return max(_AHEAD_BYTES, blocks * rows * 3 * spec.crop.image_size**2)
 
 
 def train_batch(spec: StreamSpec, step: int) -> Batch:

@@ -25,8 +25,10 @@ def _blocks(items: dict[str, Any], block: Callable[[int], Batch]) -> Iterator[An
         yield block(item)
 
 
-def blocks_in_order(block: Callable[[int], Batch], items: int, num_cpus: float) -> ray.data.Dataset:
-    """One task an item, in order."""
+def blocks_in_order(
+    block: Callable[[int], Batch], items: int, num_cpus: float, *, ahead_bytes: int
+) -> ray.data.Dataset:
+    """One task an item, in order; `ahead_bytes` of blocks may wait for the consumers."""
     # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
     # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
     source = ray.data.read_datasource(
@@ -43,7 +45,10 @@ def blocks_in_order(block: Callable[[int], Batch], items: int, num_cpus: float) 
     # None: a task's output stays one block. Otherwise Ray cuts blocks beyond 128 MiB, and the
     # pieces would be dealt to different ranks.
     stream.context.target_max_block_size = None
-    stream.context.execution_options.preserve_order = True
+    options = stream.context.execution_options
+    options.preserve_order = True
+    # Ray's own limit is a share of the object store: gigabytes, and others want some of it.
+    options.resource_limits = options.resource_limits.copy(object_store_memory=ahead_bytes)
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
 

@@ -1,5 +1,8 @@
 """On a real Ray: every rank gets its planned slice of every step, whatever the tasks do."""
 
+import itertools
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -119,6 +122,48 @@ def die_once(batch: Batch, folder: str) -> Batch:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return batch
+
+
+@pytest.mark.slow
+def test_order_survives_the_loss_of_a_node(digits: Dataset) -> None:
+    """A cluster of its own, of three raylets: one is killed with the blocks that wait there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.storage.lost_node", digits.uri],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "of 3 nodes" in done.stdout
+
+
+def test_reading_ahead_is_bounded_whatever_is_left(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer that stalls is not buried: of 600 blocks of 1.5 MB some 32 MB are made."""
+    from storage import stream as streaming
+
+    monkeypatch.setattr(streaming, "_AHEAD_BYTES", 32 << 20)
+    wanted = spec(digits, crop=Crop(image_size=90), tail="carry")
+    stream = train_stream(wanted, start_step=0, stop_step=600, world_size=1, rows_per_block=64)
+    timed = stream.map_batches(
+        when,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
+        batch_size=None,
+        batch_format="numpy",
+        num_cpus=1,
+    )
+    (split,) = timed.streaming_split(1, equal=True)
+    batches = split.iter_batches(batch_size=64, batch_format="numpy", prefetch_batches=1)
+    iterator = iter(batches)
+    next(iterator)
+    time.sleep(8)  # all four CPUs would make more than 400 blocks
+    woke = time.time()
+    early = sum(bool(batch["made"][0] < woke) for batch in itertools.islice(iterator, 200))
+    assert 10 < early < 60
+
+
+def when(batch: Batch) -> Batch:
+    return {**batch, "made": np.full(len(batch["step"]), time.time())}
 
 
 def test_a_resumed_stream_continues_the_unbroken_one(digits: Dataset) -> None:
