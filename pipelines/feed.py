@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import ray.data
 from ray.actor import ActorHandle
-from ray.data import DataIterator, Dataset, ExecutionOptions
+from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
 from cluster.settings import ShardCache
@@ -74,10 +74,6 @@ class OrderedDataConfig(DataConfig):
         per_rank: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name in datasets:
             stream = self._stream(name, world_size)
-            options: ExecutionOptions = self.default_ingest_options()
-            options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
-            options.resource_limits = stream.context.execution_options.resource_limits
-            stream.context.execution_options = options
             splits = stream.streaming_split(world_size, equal=True, locality_hints=worker_node_ids)
             for shards, split in zip(per_rank, splits, strict=True):
                 shards[name] = split

@@ -46,7 +46,7 @@ def blocks_in_order(
     # pieces would be dealt to different ranks.
     stream.context.target_max_block_size = None
     options = stream.context.execution_options
-    options.preserve_order = True
+    options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
     # Ray's own limit is a share of the object store: gigabytes, and others want some of it.
     options.resource_limits = options.resource_limits.copy(object_store_memory=ahead_bytes)
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
