@@ -1,0 +1,160 @@
+"""Images a second out of the stream, against the loaders its users have today.
+
+    python -m benchmarks.ingest                                  generated photographs, local disk
+    python -m benchmarks.ingest --shards 'DIR/train-*.tar'       any WebDataset tars
+    python -m benchmarks.ingest --s3                             the same from a real S3 server
+    python -m benchmarks.ingest --only stream limit --rounds 3
+
+Contenders, all with `--cpus` processes that decode, the same crops of the same images:
+
+    stream       storage.stream: the order guaranteed, resumable at any step
+    webdataset   webdataset + torch DataLoader with our decode
+    pillow       webdataset + torch DataLoader, Pillow's whole decode, as its users have it
+    ray          ray.data.read_webdataset + map_batches with our decode
+    limit        our decode alone, in processes, of bytes that lie in memory
+
+The rounds go round the contenders, and each round starts with another one. The rate is the slope
+over 30 to 85 % of a round's images: a rate from the first batch flatters slow starters. Ray is
+started once and warmed; a contender's own processes are counted from its start. Processor time and
+memory (proportional set size) are those of all its processes, sampled.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.loaders import CONTENDERS, Source
+from benchmarks.photographs import write_shards
+from benchmarks.usage import Usage
+from pipelines.ray_session import ray_session
+from storage.objects import open_store
+from storage.pack.tars import index_tars
+from tests.s3 import running_s3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One contender in one round."""
+
+    rate: float
+    """Images a second in the steady state."""
+    first_seconds: float
+    """From the start to the first batch."""
+    cpu_ms: float
+    """Processor time an image, all processes."""
+    peak_mebibytes: float
+
+
+def measure(batches: Iterator[int]) -> Measured:
+    """Consume a round; `batches` yields the rows of each batch."""
+    usage = Usage()
+    began = time.perf_counter()
+    moments: list[float] = []
+    images: list[int] = []
+    with usage:
+        for rows in batches:
+            moments.append(time.perf_counter() - began)
+            images.append((images[-1] if images else 0) + rows)
+    low, high = (np.searchsorted(images, share * images[-1]) for share in (0.30, 0.85))
+    slope = np.polyfit(moments[low : high + 1], images[low : high + 1], 1)[0]
+    return Measured(
+        float(slope), moments[0], usage.cpu_seconds / images[-1] * 1e3, usage.peak_bytes / 2**20
+    )
+
+
+@contextmanager
+def place(arguments: argparse.Namespace) -> Iterator[Source]:
+    """The tars, indexed where they lie: links on the disk, or copies on a server."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="ingest-")))
+        if arguments.shards:
+            pattern = Path(arguments.shards).absolute()
+            tars = sorted(pattern.parent.glob(pattern.name))
+            assert tars, f"no file matches {arguments.shards}"
+            for number, tar in enumerate(tars):
+                (folder / f"train-{number:06d}.tar").symlink_to(tar)
+        else:
+            write_shards(folder, images=arguments.images)
+        uri = str(folder)
+        if arguments.s3:
+            server = stack.enter_context(running_s3())
+            stack.enter_context(server.environment())
+            uri = server.uri("ingest")
+            for tar in sorted(folder.glob("*.tar")):
+                open_store(uri).upload(tar.name, tar)
+        index_tars(uri, {"train": ["train-*.tar"]})
+        yield Source(
+            uri=uri,
+            batch=arguments.batch,
+            steps=arguments.steps,
+            image_size=arguments.image_size,
+            cpus=arguments.cpus,
+        )
+
+
+def run(source: Source, names: list[str], rounds: int) -> dict[str, list[Measured]]:
+    """All rounds; the first one warms up and does not count."""
+    found: dict[str, list[Measured]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            contender: Callable[[Source], Iterator[int]] = CONTENDERS[name]
+            result = measure(contender(source))
+            if number:
+                found[name].append(result)
+    return found
+
+
+def report(found: dict[str, list[Measured]]) -> None:
+    """Median (lowest to highest) of the rounds, and the ratio within each round."""
+    print(f"{'':<11} {'img/s':>22} {'first batch s':>14} {'CPU ms/img':>11} {'peak MiB':>9}  ratio")
+    own = [m.rate for m in found.get("stream", [])]
+    for name, rounds in found.items():
+        rates = [m.rate for m in rounds]
+        spread = f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
+        ratio = ""
+        if own and name != "stream":
+            pairs = [mine / other for mine, other in zip(own, rates, strict=True)]
+            ratio = (
+                f"stream / {name} {statistics.median(pairs):.2f}x"
+                f" ({min(pairs):.2f} to {max(pairs):.2f})"
+            )
+        first = statistics.median(m.first_seconds for m in rounds)
+        cpu = statistics.median(m.cpu_ms for m in rounds)
+        peak = statistics.median(m.peak_mebibytes for m in rounds)
+        print(f"{name:<11} {spread:>22} {first:>14.2f} {cpu:>11.2f} {peak:>9.0f}  {ratio}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--shards", help="shell pattern of tars; photographs are made without it")
+    parser.add_argument("--images", type=int, default=512, help="how many to make")
+    parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=60, help="batches a round")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS))
+    arguments = parser.parse_args()
+    with place(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):
+        print(
+            f"{arguments.steps} batches of {arguments.batch} images, {arguments.image_size} px, "
+            f"{arguments.cpus} CPUs, {'S3 on loopback' if arguments.s3 else 'local disk'}, "
+            f"{arguments.rounds} rounds"
+        )
+        report(run(source, arguments.only, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()

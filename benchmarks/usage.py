@@ -1,0 +1,58 @@
+"""Processor time and memory of this process and all its children, sampled while a block runs."""
+
+import threading
+from contextlib import suppress
+from types import TracebackType
+
+import psutil
+
+_SAMPLE_SECONDS = 0.25
+
+
+class Usage:
+    """`with Usage() as usage: ...`; then `usage.cpu_seconds` and `usage.peak_bytes`."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._own = psutil.Process()
+        self._first: dict[tuple[int, float], float] = {}
+        self._last: dict[tuple[int, float], float] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Spent by all processes since the start, up to each one's last sample."""
+        return sum(last - self._first[key] for key, last in self._last.items())
+
+    def __enter__(self) -> "Usage":
+        self._sample(starting=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self._sample()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self, *, starting: bool = False) -> None:
+        held = 0
+        for process in [self._own, *self._own.children(recursive=True)]:
+            with suppress(psutil.Error):
+                key = (process.pid, process.create_time())
+                times = process.cpu_times()
+                spent = times.user + times.system
+                # a process that came later has spent all it has for this block
+                self._first.setdefault(key, spent if starting else 0.0)
+                self._last[key] = spent
+                held += process.memory_full_info().pss
+        self.peak_bytes = max(self.peak_bytes, held)
