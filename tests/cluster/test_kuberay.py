@@ -203,6 +203,21 @@ def test_the_schemas_refuse_a_slip(kind: str, change: Callable[[Manifest], None]
         check(manifest)
 
 
+def test_published_crds_are_used_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, schema in yaml.safe_load(OWN_SCHEMA.read_text()).items():
+        versions = [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]
+        crd = {"kind": "CustomResourceDefinition", "spec": {"versions": versions}}
+        (tmp_path / f"ray.io_{kind.lower()}s.yaml").write_text(yaml.safe_dump(crd))
+    monkeypatch.setenv("KUBERAY_CRDS", str(tmp_path))
+    (ray,) = (m for m in build(FOLDER / "base") if m["kind"] == "RayCluster")
+    check(ray)
+    ray["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        check(ray)
+
+
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_job_is_a_command_that_its_stage_takes(path: Path, part: str) -> None:

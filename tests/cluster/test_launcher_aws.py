@@ -19,8 +19,10 @@ import cfnlint.api
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
+from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler._private.util import prepare_config
 
 from tests.cluster.iam import Context, allows
 
@@ -156,6 +158,20 @@ def test_ray_made_no_role_and_opened_no_port(account: Account, launched: Launche
     (ssh,) = from_outside
     assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22)
     assert ssh["IpRanges"] == [{"CidrIp": "203.0.113.7/32"}]
+
+
+def test_a_word_that_was_not_filled_in_stops_ray_up_before_anything_starts(
+    account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(account.home))  # for the key pair
+    before = len(instances())
+    config = prepare_config(yaml.safe_load((FOLDER / "aws.yaml").read_text()))
+    with pytest.raises(AssertionError):
+        bootstrap_aws(config)
+    assert "Failed to detect a security group" in capsys.readouterr().err
+    assert len(instances()) == before
+    groups = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
+    assert {group["GroupName"] for group in groups} == {"default", "vit-on-ray"}
 
 
 def test_the_head_was_told_to_start_ray_with_a_token(launched: Launched) -> None:
