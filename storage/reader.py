@@ -57,7 +57,7 @@ def read_samples(
     """
     rows = index.rows[positions]  # [n], a copy
     order = np.lexsort((rows["offset"], rows["shard"]))  # [n]
-    groups = list(_ranges(rows, order))  # none where only padding was asked for
+    groups = list(ranges(rows, order))  # none where only padding was asked for
     if store.parallel_reads == 1 or len(groups) <= 1:
         for group in groups:
             yield from _cut(index, rows, group, _fetch(store, index, rows, group), damaged)
@@ -73,8 +73,9 @@ def read_samples(
             yield from _cut(index, rows, done, future.result(), damaged)
 
 
-def _ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut `order` where the next image is far away, in another shard, or the range gets long."""
+def ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut `order` (int64 [n], of INDEX_ROW [n]) where the next image is far away, in another shard,
+    or the range gets long."""
     if not len(order):
         return
     start = rows["offset"][order].astype(np.int64) - HEADER_BYTES  # [n]
