@@ -118,7 +118,8 @@ def _draws(seed: int, epoch: int, index: int) -> np.ndarray:
     Philox is a counter: (seed, epoch) is its key, the sample its place. Its raw words are the same
     in every numpy release, which the methods of Generator do not promise (NEP 19).
     """
-    philox = np.random.Philox(key=[seed % 2**64, epoch], counter=[0, 0, index, 0])
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # of a list numpy might make floats
+    philox = np.random.Philox(key=key, counter=[0, 0, index, 0])
     return (philox.random_raw(1 + _ATTEMPTS * 4) >> np.uint64(11)) * 2.0**-53
 
 

@@ -92,10 +92,9 @@ def _resize(pixels: np.ndarray, box: Box, side: int, flip: bool) -> np.ndarray:
     if (left, upper, right, lower) != box:
         image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
-    if not pixels.flags.writeable:  # Pillow's own memory, which torch would warn about
-        pixels = pixels[upper:lower, left:right].copy()
-        left, upper, right, lower = 0, 0, right - left, lower - upper
-    part = torch.from_numpy(pixels)[upper:lower, left:right].permute(2, 0, 1)[None]  # [1, 3, h, w]
+    # A copy, whole and interleaved with its batch axis first: torch's fast way, and writable.
+    whole = torch.from_numpy(pixels[upper:lower, left:right].copy())[None]  # [1, h, w, 3]
+    part = whole.permute(0, 3, 1, 2)  # [1, 3, h, w], channels last in memory
     resized = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True)
     mirrored = resized.flip(3) if flip else resized  # a tenth of numpy's time
     return mirrored[0].permute(1, 2, 0).numpy()  # [side, side, 3]
