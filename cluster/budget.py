@@ -1,0 +1,148 @@
+"""What training costs a worker: bytes of memory by ZeRO level, bytes on the network. Pure formulas.
+
+The model states are those of ZeRO (arXiv:1910.02054, section 3.1 and figure 1), with what our
+engine holds besides: the Polyak average is one more optimizer state, and float32 training keeps a
+master copy too from level 1 on. The buffers are DeepSpeed 0.19.8's; the sizes named below are its
+defaults, which `cluster.zero` leaves alone.
+"""
+
+from dataclasses import dataclass
+
+from cluster.settings import ZeroLevel
+
+MASTER_BYTES = 4
+"""Of a number of the master weights, and of an optimizer state: float32."""
+REDUCE_BUCKET = 500_000_000
+"""Numbers in the buffer that gradients are gathered in before they are reduced
+(`reduce_bucket_size`); it is allocated whole."""
+LIVE_WEIGHTS = 1_000_000_000
+"""Level 3 keeps so many gathered weights (`stage3_max_live_parameters`, `_max_reuse_distance`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Bytes on one worker that do not depend on the micro-batch."""
+
+    weights: int
+    """In the precision of the forward pass; at level 3 this worker's part."""
+    master: int
+    """Float32 weights that the optimizer steps."""
+    optimizer: int
+    """Its states: Adam's two moments or SGD's momentum, and the average of the weights."""
+    gathered: int
+    """Weights of other workers' parts, at level 3."""
+    gradients: int
+    """Kept from one micro-batch to the next, and until the step."""
+    bucket: int
+    """Gradients on their way to the other workers."""
+    reducing: int
+    """Besides, while the last bucket is reduced; activations are gone then."""
+    stepping: int
+    """While the optimizer steps: gradients becoming float32, and AdamW's denominator. Bucket and
+    activations are gone then."""
+    host: int
+    """In host memory, for each worker."""
+
+    @property
+    def standing(self) -> int:
+        """What is there all the time."""
+        return self.weights + self.master + self.optimizer
+
+    def peak(self, activations: int, *, accumulates: bool) -> int:
+        """The most that is there at once.
+
+        Args:
+            activations: all that the forward and backward pass of a micro-batch holds.
+            accumulates: whether gradients of an earlier micro-batch are there meanwhile.
+        """
+        earlier = self.gradients if accumulates else 0
+        backward = self.bucket + self.gathered + max(activations + earlier, self.gradients)
+        reducing = self.bucket + self.gathered + self.gradients + self.reducing
+        return self.standing + max(backward, reducing, self.stepping)
+
+
+def model_states(
+    parameters: int,
+    *,
+    workers: int,
+    level: ZeroLevel,
+    element_bytes: int,
+    optimizer_states: int,
+    adam: bool,
+    offload: bool = False,
+    on_gpu: bool = True,
+) -> States:
+    """Bytes of one worker.
+
+    Args:
+        parameters: trainable numbers.
+        workers: that share the states.
+        level: ZeRO level.
+        element_bytes: of a weight in the forward pass: 4 in float32, 2 in bfloat16.
+        optimizer_states: kept for each weight, in float32: moments and average.
+        adam: whether the step makes the root of a second moment.
+        offload: whether optimizer states lie in host memory.
+        on_gpu: a GPU allocates the bucket whole; of the CPU's only what is written to counts.
+    """
+    part = -(-parameters // workers)
+    held = part if level else parameters  # of master, states
+    bucket = REDUCE_BUCKET if on_gpu else min(parameters, REDUCE_BUCKET)
+    # AdamW's denominator: the GPU's is made of all tensors at once and changed in place, the CPU's
+    # tensor by tensor (a parameter, or a worker's whole part) and copied once.
+    roots = (1 if on_gpu else 2 if level else 0) if adam else 0
+    states = MASTER_BYTES * held * optimizer_states
+    if level == 0:  # the parameters are the master weights, their gradients float32 already
+        return States(
+            weights=MASTER_BYTES * parameters,
+            master=0,
+            optimizer=states,
+            gathered=0,
+            gradients=MASTER_BYTES * parameters,
+            bucket=0,
+            reducing=MASTER_BYTES * min(parameters, REDUCE_BUCKET),  # flattened
+            stepping=MASTER_BYTES * parameters * (1 + roots),
+            host=0,
+        )
+    gradients = element_bytes * (parameters if level == 1 else part)
+    master = MASTER_BYTES * part
+    # The part's gradients are flattened, made float32 and then forgotten, before the step.
+    becoming = 2 * element_bytes * part + (MASTER_BYTES * part if element_bytes < 4 else 0)
+    stepping = max(becoming, MASTER_BYTES * part * (1 + roots))
+    on_host = master + states + gradients if offload else 0
+    return States(
+        weights=element_bytes * (part if level == 3 else parameters),
+        master=0 if offload else master,
+        optimizer=0 if offload else states,
+        gathered=element_bytes * min(parameters, LIVE_WEIGHTS) if level == 3 else 0,
+        gradients=gradients,
+        bucket=element_bytes * bucket,
+        # a copy; level 3 puts it in the order of the workers, and receives its own part beside
+        reducing=element_bytes
+        * (min(parameters, REDUCE_BUCKET) + (min(part, REDUCE_BUCKET) if level == 3 else 0)),
+        stepping=gradients if offload else stepping + (gradients if level == 3 else 0),
+        host=on_host,
+    )
+
+
+def network_bytes(
+    parameters: int, *, workers: int, level: ZeroLevel, element_bytes: int, accumulation: int = 1
+) -> int:
+    """Bytes that each worker sends in one optimizer step (and as many that it receives).
+
+    A ring all-reduce of S bytes sends 2 (n-1)/n S, a reduce-scatter or an all-gather (n-1)/n S
+    (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009). Levels 1 and 2 reduce by all-reduce
+    in DeepSpeed 0.19.8 (`use_multi_rank_bucket_allreduce`) and gather the stepped weights: half
+    as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
+    Level 3 gathers the weights once a micro-batch, where they stay until its backward pass, and
+    twice where they do not fit (`LIVE_WEIGHTS`).
+    """
+    whole = element_bytes * parameters
+    share = (workers - 1) / workers
+    if level == 0:
+        passes = 2.0
+    elif level < 3:
+        passes = 2.0 * (accumulation if level == 2 else 1) + 1
+    else:
+        gathers = 1 if parameters <= LIVE_WEIGHTS else 2
+        passes = float(accumulation * (1 + gathers))
+    return round(passes * share * whole)

@@ -1,0 +1,76 @@
+"""The formula against what autograd saves, counted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import vit
+from vit.memory import activation_bytes, saved_bytes, workspace_bytes
+
+SMALL = vit.ViTConfig(
+    image_size=64, patch_size=16, width=96, depth=3, heads=4, mlp_dim=384, num_classes=7
+)
+BATCH = 4
+
+
+def measured(config: vit.Config, dtype: torch.dtype, *, checkpointing: bool = False) -> int:
+    model = vit.build_model(config).to(dtype).train()
+    model.set_grad_checkpointing(checkpointing)
+    images = torch.rand(BATCH, config.in_channels, *config.image_hw).to(dtype)
+    return saved_bytes(model, lambda: model(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        replace(SMALL, dropout=0.1),
+        replace(SMALL, pool="gap", head="mlp"),
+        replace(SMALL, pool="gap", fc_norm=True, pos_embed="sincos-2d"),
+        replace(SMALL, pool="map", mlp_dim=200),
+        replace(SMALL, registers=3, depth=5),
+        replace(SMALL, drop_path=0.1),
+        replace(SMALL, image_size=96, patch_size=8, heads=6),
+    ],
+    ids=["token", "dropout", "gap", "fc-norm", "map", "registers", "drop-path", "more-tokens"],
+)
+def test_the_formula_is_what_autograd_saves(config: vit.ViTConfig, dtype: torch.dtype) -> None:
+    found = activation_bytes(config, BATCH, element_bytes=dtype.itemsize, gpu=False)
+    assert found == pytest.approx(measured(config, dtype), rel=0.005)
+
+
+def test_relative_positions_keep_a_matrix_of_tokens() -> None:
+    config = replace(SMALL, pos_embed="relative", image_size=128)
+    found = activation_bytes(config, BATCH, element_bytes=4, gpu=False)
+    assert found == pytest.approx(measured(config, torch.float32), rel=0.05)
+
+
+def test_checkpointing_keeps_the_blocks_inputs() -> None:
+    inputs = measured(SMALL, torch.float32, checkpointing=True)
+    whole = activation_bytes(SMALL, BATCH, element_bytes=4, gpu=False)
+    found = activation_bytes(SMALL, BATCH, element_bytes=4, checkpointing=True, gpu=False)
+    assert inputs < found < whole  # the inputs, and one block while it is computed again
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        vit.BiTConfig(image_size=64, blocks=(1, 2), num_classes=5),
+        replace(SMALL, stem_blocks=(1, 1), patch_size=1, image_size=64),
+    ],
+    ids=["bit", "hybrid"],
+)
+def test_resnets_are_counted_on_shapes(config: vit.Config) -> None:
+    found = activation_bytes(config, BATCH, element_bytes=4, gpu=False)
+    assert found == pytest.approx(measured(config, torch.float32), rel=0.01)
+
+
+def test_the_largest_model_is_counted_without_memory() -> None:
+    huge = vit.VARIANTS["vit_h14"]
+    assert isinstance(huge, vit.ViTConfig)
+    kept = activation_bytes(huge, 1, element_bytes=2)
+    # 32 blocks of 257 tokens, 16 widths each, two bytes a number
+    assert kept == pytest.approx(32 * 257 * 16 * 1280 * 2, rel=0.05)
+    assert 0 < workspace_bytes(huge, 1, element_bytes=2) < kept / 30

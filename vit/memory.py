@@ -1,0 +1,150 @@
+"""What a forward pass keeps for the backward one: bytes a micro-batch, in closed form.
+
+Each term names the operation that saves it; `tests/vit/test_memory.py` counts what autograd really
+saves. Saved is an operation's input or output, once, however many operations want it: q, k and v
+are views of one matrix, and attention is fused, so that no [T, T] matrix is kept (with relative
+positions it is not).
+
+A ResNet (BiT, the hybrids' stem) has no short formula: its pass is run on the meta device, which
+has shapes and no memory, and what it saves is counted.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from vit.config import BiTConfig, Config, ViTConfig
+from vit.embed import PatchEmbed
+from vit.resnet import BiT
+
+_STATISTICS = 2  # a LayerNorm keeps mean and reciprocal deviation of each token
+
+
+def activation_bytes(
+    config: Config, batch: int, *, element_bytes: int, checkpointing: bool = False, gpu: bool = True
+) -> int:
+    """Bytes that autograd keeps from the images to the logits, without the weights.
+
+    Args:
+        config: the model.
+        batch: images in a micro-batch.
+        element_bytes: of an activation: 4 in float32, 2 in bfloat16.
+        checkpointing: blocks keep only their input, and one at a time is computed again.
+        gpu: dropout's mask is a byte a number there; the CPU keeps it as numbers.
+    """
+    if isinstance(config, BiTConfig):
+        return _of_resnet(config, batch, element_bytes)
+    mask = (1 if gpu else element_bytes) if config.dropout else 0
+    kept = _embedding(config, element_bytes, mask) + _end(config, element_bytes)
+    tail = 1 if config.pool == "token" else config.num_tokens
+    lengths = [config.num_tokens] * (config.depth - 1) + [tail]
+    blocks = [_block(config, length, element_bytes, mask) for length in lengths]
+    if checkpointing:
+        tokens = config.num_tokens * config.width * element_bytes
+        kept += config.depth * tokens + max(blocks) - tokens
+    else:
+        kept += sum(blocks)
+    stem = _of_resnet(config, batch, element_bytes) if config.stem_blocks else 0
+    return batch * kept + stem
+
+
+def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
+    """Bytes of gradients that are under way at the backward pass's highest point.
+
+    That is the MLP of the last block that has all tokens: the gradient of its hidden units, that of
+    the stream, and the one being made from it. If the head reads one token, the last block is free
+    by then, whose norm, q, k and v were of all tokens. A ResNet: the largest feature map, and the
+    gradient made from it.
+    """
+    if isinstance(config, BiTConfig):
+        height, breadth = config.image_hw
+        return (
+            2 * batch * (height // 4) * (breadth // 4) * 256 * config.width_factor * element_bytes
+        )
+    made = config.mlp_dim + 2 * config.width
+    if config.pool == "token" and config.depth > 1:
+        made = max(0, made - 5 * config.width)
+    return batch * config.num_tokens * made * element_bytes
+
+
+def loss_bytes(classes: int, batch: int) -> int:
+    """Bytes of the loss: float32 logits, what they become (log-softmax, or targets), a gradient."""
+    return 3 * 4 * batch * classes
+
+
+def _embedding(config: ViTConfig, element: int, mask: int) -> int:
+    """Bytes an image: the patches' source (a hybrid's is counted with its stem), dropout's mask."""
+    height, breadth = config.image_hw
+    source = 0 if config.stem_blocks else config.in_channels * height * breadth * element
+    return source + mask * config.num_tokens * config.width
+
+
+def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
+    """Bytes an image of one block, of whose tokens the first `kept` leave attention."""
+    width, tokens, hidden = config.width, config.num_tokens, config.mlp_dim
+    every = width + _STATISTICS  # norm1: its input
+    every += width  # qkv: its input
+    some = width  # attention and proj: what attention returned
+    some += width + _STATISTICS  # norm2: its input
+    some += width  # fc1: its input
+    some += 2 * hidden  # GELU: its input; fc2: its input
+    masks = mask * kept * (2 * width + hidden)
+    if config.pos_embed == "relative":  # a bias that wants a gradient: attention is not fused
+        every += 2 * width  # scaled k; v
+        some += 2 * width  # q of the bias; scaled q
+        some += config.heads * (2 * tokens - 1 + tokens)  # logits by distance; weights
+        logits = 0
+    else:
+        every += 3 * width  # attention: q, k, v, views of one matrix
+        logits = 4 * config.heads * kept  # float32, the log-sum of each query's weights
+    return (tokens * every + kept * some) * element + logits + masks
+
+
+def _end(config: ViTConfig, element: int) -> int:
+    """Bytes an image of what follows the blocks."""
+    width, tokens = config.width, config.num_tokens
+    normed = 1 if config.pool == "token" or config.fc_norm else tokens
+    numbers = normed * (width + _STATISTICS)  # norm: its input
+    if config.pool == "map":
+        numbers += tokens * width + 2 * tokens * width  # kv: its input; attention: k, v
+        numbers += 5 * width + _STATISTICS + 2 * config.mlp_dim  # the probe's own, one token
+    numbers += width  # head: its input
+    if config.head == "mlp":
+        numbers += width  # pre_logits: its input
+    return numbers * element
+
+
+def _of_resnet(config: Config, batch: int, element: int) -> int:
+    """The same of a batch: what one image keeps (and standardised weights), and each one more."""
+    one, two = (counted_bytes(config, images, element_bytes=element) for images in (1, 2))
+    return one + (batch - 1) * (two - one)
+
+
+@lru_cache(maxsize=32)
+def counted_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
+    """Bytes that a ResNet keeps (of a hybrid, its stem and the patches), counted on shapes."""
+    dtype = {4: torch.float32, 2: torch.bfloat16}[element_bytes]
+    with torch.device("meta"):
+        module = BiT(config) if isinstance(config, BiTConfig) else PatchEmbed(config)
+        images = torch.empty(batch, config.in_channels, *config.image_hw, dtype=dtype)
+    return saved_bytes(module.to(dtype).train(), lambda: module(images))
+
+
+def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd saves in `forward`, each memory once, those of the weights left out."""
+    own = {tensor.untyped_storage()._cdata for tensor in module.parameters()}
+    found: dict[int, Tensor] = {}  # keeps the tensors, so that no address comes twice
+
+    def saw(tensor: Tensor) -> Tensor:
+        memory = tensor.untyped_storage()._cdata
+        if memory not in own:
+            found[memory] = tensor
+        return tensor
+
+    with saved_tensors_hooks(saw, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
