@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -52,6 +52,8 @@ class Command:
     stages: tuple[Stage, ...]
     """What to run: one stage, or all of the recipe's."""
     place: Place
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What a script takes besides, by name."""
 
     def as_yaml(self) -> str:
         """The resolved whole, for --print-config."""
@@ -65,12 +67,17 @@ class Command:
 
 
 def read_command(
-    argv: list[str], *, stage_name: str | None, prog: str, description: str
+    argv: list[str],
+    *,
+    stage_name: str | None,
+    prog: str,
+    description: str,
+    more: Mapping[str, tuple[Any, Any, str]] | None = None,
 ) -> Command:
     """Parse a script's arguments; `stage_name` None means all stages of the recipe.
 
     One stage is overridden by `--stage.FIELD`, all of them by `--NAME.FIELD`, the deployment by
-    `--place.FIELD`.
+    `--place.FIELD`. `more` are arguments of this script alone: name -> (type, default, meaning).
 
     Raises:
         ValueError: one line for whatever is wrong with them.
@@ -87,7 +94,7 @@ def read_command(
         if stage_name is None
         else {"stage": recipe.stage(stage_name)}
     )
-    shape = _arguments(recipe, stages, place)
+    shape = _arguments(recipe, stages, place, more or {})
     parsed: Any = parse_quietly(
         prog,
         lambda: tyro.cli(
@@ -108,11 +115,17 @@ def read_command(
         recipe=Recipe(name=recipe.name, stages=tuple(known.get(s.name, s) for s in recipe.stages)),
         stages=tuple(chosen.values()),
         place=parsed.place,
+        more={name: getattr(parsed, name) for name in more or {}},
     )
 
 
-def _arguments(recipe: Recipe, stages: dict[str, Stage], place: Place) -> type:
-    """Options, plus a field for every stage and one for the place."""
+def _arguments(
+    recipe: Recipe,
+    stages: dict[str, Stage],
+    place: Place,
+    more: Mapping[str, tuple[Any, Any, str]],
+) -> type:
+    """Options, plus a field for every stage, one for the place, and the script's own."""
 
     def member(name: str, kind: type, default: Any, meaning: str) -> tuple[str, Any, Any]:
         annotated: Any = Annotated[kind, tyro.conf.arg(help=meaning)]
@@ -125,6 +138,7 @@ def _arguments(recipe: Recipe, stages: dict[str, Stage], place: Place) -> type:
     for name, stage in stages.items():
         members.append(member(name, Stage, stage, f"The science of stage {stage.name!r}."))
     members.append(member("place", Place, place, "The deployment, as in ray_config.yaml."))
+    members += [member(name, *described) for name, described in more.items()]
     return make_dataclass("Arguments", members, bases=(Options,), frozen=True, kw_only=True)
 
 
