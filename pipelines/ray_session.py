@@ -46,7 +46,7 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     address = os.environ.get("RAY_ADDRESS", "local")
-    _check_reachable(address)
+    check_reachable(address)
     ray.init(
         address,
         num_cpus=num_cpus,
@@ -65,7 +65,7 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Look at HOST:PORT for a few seconds; Ray itself tries for several minutes.
 
     Raises:
