@@ -103,8 +103,9 @@ class Place:
     max_micro_batch: int = 64
     """Most images a worker pushes through the model at once; accumulation is derived from it."""
     zero: Zero = field(default_factory=Zero)
-    decode_cpus: float = 1.0
-    """CPUs one reading-and-decoding task of Ray Data holds."""
+    decode_cpus: float = 0.5
+    """CPUs one reading-and-decoding task of Ray Data holds: two share a CPU, so that one decodes
+    while the other's block is moved."""
     cache: ShardCache = field(default_factory=ShardCache)
     """Shards on local disks."""
     max_bad_fraction: float = 0.001
