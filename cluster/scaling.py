@@ -33,7 +33,8 @@ def worker_cpus(workers: Workers, *, most: int, cluster_cpus: float) -> float:
         return workers.cpus
     if workers.gpus:
         return 1.0
-    return round(min(1.0, cluster_cpus / 2 / most), 3)
+    share = cluster_cpus / 2 / most  # nothing where all nodes are still to come
+    return round(min(1.0, share), 3) or 1.0
 
 
 def check_room(

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.train import Checkpoint, UserCallback
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 POLL_SECONDS = 0.5
 Message = dict[str, Any]
@@ -61,8 +63,9 @@ class Background(threading.Thread):
 
 
 def message_queue() -> Queue:
-    """A queue that lives on the cluster and holds no CPU."""
-    return Queue(actor_options={"num_cpus": 0})
+    """A queue beside the driver: on a spot node it would be lost with the node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def drain(

@@ -40,6 +40,7 @@ def test_no_dividing_count_is_an_error() -> None:
 def test_workers_share_half_the_cpus_by_default() -> None:
     assert worker_cpus(Workers(), most=2, cluster_cpus=2) == 0.5
     assert worker_cpus(Workers(), most=2, cluster_cpus=64) == 1.0
+    assert worker_cpus(Workers(), most=2, cluster_cpus=0) == 1.0  # its nodes are still to come
     assert worker_cpus(Workers(gpus=1), most=2, cluster_cpus=2) == 1.0
     assert worker_cpus(Workers(cpus=0.25), most=2, cluster_cpus=64) == 0.25
 
