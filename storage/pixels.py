@@ -91,7 +91,7 @@ def _resize(pixels: np.ndarray, box: Box, side: int, flip: bool) -> np.ndarray:
     if (left, upper, right, lower) != box:
         image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
-    import torch  # only who decodes needs it: the process that plans a stream starts a second sooner
+    import torch  # here: who plans a stream does not need it, and starts a second sooner
 
     # A copy, whole and interleaved with its batch axis first: torch's fast way, and writable.
     whole = torch.from_numpy(pixels[upper:lower, left:right].copy())[None]  # [1, h, w, 3]
