@@ -1,15 +1,15 @@
 """Memory that `pipelines/plan.py` predicts for a worker against what a process really grows by.
 
     python -m benchmarks.memory                    Ti, S, B at 224 px, float32, on the CPU
-    python -m benchmarks.memory --sizes b --levels 2
+    python -m benchmarks.memory --sizes s --workers 2 --batch 4
     python -m benchmarks.memory --device cuda --dtype bfloat16 --batch 64
 
 A fresh process builds the model and DeepSpeed's engine as a worker does and takes two steps of
-AdamW alone (one worker: the partition is the whole). Its high-water mark (VmHWM, or the CUDA
-allocator's) above that before building is compared with the prediction. Load does not matter.
-glibc is told to give every tensor pages of its own and to return them: its usual heap keeps freed
-tensors of up to 32 MiB, a quarter to a half on top (`--heap`), as a GPU's caching allocator does to
-a lesser degree; the plan adds an allowance for either.
+AdamW, alone (the partition is the whole) or as one of `--workers`. Its high-water mark (VmHWM, or
+the CUDA allocator's) above that before building is compared with the prediction. Load does not
+matter. glibc is told to give every tensor pages of its own and to return them: its usual heap keeps
+freed tensors of up to 32 MiB, a quarter to a half on top (`--heap`), as a GPU's caching allocator
+does to a lesser degree; the plan adds an allowance for either.
 """
 
 import argparse
@@ -32,11 +32,13 @@ from vit.memory import activation_bytes, loss_bytes, workspace_bytes
 OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def predicted(size: str, level: ZeroLevel, batch: int, *, element_bytes: int, gpu: bool) -> int:
+def predicted(
+    size: str, level: ZeroLevel, batch: int, *, workers: int, element_bytes: int, gpu: bool
+) -> int:
     config = config_of(size)
     states = model_states(
         vit.build_model(config, device="meta").cost().parameters,
-        workers=1,
+        workers=workers,
         level=level,
         element_bytes=element_bytes,
         optimizer_states=2,
@@ -51,58 +53,74 @@ def predicted(size: str, level: ZeroLevel, batch: int, *, element_bytes: int, gp
     return states.peak(held, accumulates=False)
 
 
-def measured(size: str, level: ZeroLevel, batch: int, device: str, dtype: str) -> int:
-    """Bytes that a step needs above those of interpreter and libraries, in a fresh process."""
+def measured(size: str, level: ZeroLevel, batch: int, workers: int, device: str, dtype: str) -> int:
+    """Bytes that rank 0 needs above those of interpreter and libraries, in fresh processes."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_step, args=(send, size, level, batch, device, dtype))
-    process.start()
-    send.close()
-    grown: int = receive.recv()
-    process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            context.Process(
+                target=_steps,
+                args=(send, size, level, batch, rank, workers, f"{folder}/meeting", device, dtype),
+            )
+            for rank in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        send.close()
+        grown: int = receive.recv()
+        for process in processes:
+            process.join()
     return grown
 
 
-def _step(send: Any, size: str, level: ZeroLevel, batch: int, device: str, dtype: str) -> None:
-    from cluster.batching import BatchPlan
-    from cluster.engine import build_engine, prepare_worker
-    from cluster.zero import zero_config
-
-    torch.set_num_threads(1)
-    place = prepare_worker(rank=0, local_rank=0, world_size=1, verbose=False)
-    backend = "nccl" if device == "cuda" else "gloo"
-    with tempfile.NamedTemporaryFile() as meeting:
-        torch.distributed.init_process_group(
-            backend, init_method=f"file://{meeting.name}", rank=0, world_size=1
-        )
-        _train(build_engine, zero_config, BatchPlan, "ti", level, 1, place, dtype)  # libraries
-        gc.collect()
-        before = _memory_bytes("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
-        if device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        _train(build_engine, zero_config, BatchPlan, size, level, batch, place, dtype)
-        cuda = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-        send.send(cuda or _memory_bytes("VmHWM") - before)
-        torch.distributed.destroy_process_group()
-
-
-def _train(
-    build_engine: Any,
-    zero_config: Any,
-    plan: Any,
+def _steps(
+    send: Any,
     size: str,
     level: ZeroLevel,
     batch: int,
-    place: torch.device,
+    rank: int,
+    workers: int,
+    meeting: str,
+    device: str,
     dtype: str,
 ) -> None:
+    from cluster.engine import prepare_worker
+
+    torch.set_num_threads(1)
+    place = prepare_worker(rank=rank, local_rank=rank, world_size=workers, verbose=False)
+    torch.distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=workers,
+    )
+    _train("ti", level, 1, workers, place, dtype)  # brings the libraries' own memory
+    gc.collect()
+    before = _memory_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    _train(size, level, batch, workers, place, dtype)
+    cuda = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    if rank == 0:
+        send.send(cuda or _memory_bytes("VmHWM") - before)
+    torch.distributed.destroy_process_group()
+
+
+def _train(
+    size: str, level: ZeroLevel, batch: int, workers: int, place: torch.device, dtype: Any
+) -> None:
+    from cluster.batching import BatchPlan
+    from cluster.engine import build_engine
+    from cluster.zero import zero_config
+
     config = config_of(size)
     model = vit.build_model(config).to(place)
     optim = vit.OptimConfig(weight_decay=0.1)
     optimizer = vit.build_optimizer(vit.param_groups(model, optim), optim)
-    batch_plan = plan(micro=batch, workers=1, accumulation=1)
+    batch_plan = BatchPlan(micro=batch, workers=workers, accumulation=1)
     settings = zero_config(Zero(level=level), batch_plan, precision=dtype, clip_norm=1.0)
     engine = build_engine(model, optimizer, settings)
     images = torch.rand(batch, 3, 224, 224, device=place, dtype=getattr(torch, dtype))
@@ -121,6 +139,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=["ti", "s", "b"])
     parser.add_argument("--levels", nargs="+", type=int, choices=get_args(ZeroLevel))
     parser.add_argument("--batch", type=int, default=0, help="images a step; 0 fits the size")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the states")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--heap", action="store_true", help="glibc as it is")
@@ -132,12 +151,24 @@ def main() -> None:
     all_levels: list[ZeroLevel] = [0, 1, 2, 3] if arguments.dtype == "float32" else [1, 2, 3]
     levels: list[ZeroLevel] = arguments.levels or all_levels
     os.environ["PYTHONWARNINGS"] = "ignore"  # of the measured process
-    print(f"torch {torch.__version__}, {arguments.device}, {arguments.dtype}, one worker, AdamW")
+    print(
+        f"torch {torch.__version__}, {arguments.device}, {arguments.dtype},"
+        f" {arguments.workers} workers, AdamW"
+    )
     for size in arguments.sizes:
         batch = arguments.batch or {"ti": 32, "s": 16, "b": 4}[size]
         for level in levels:
-            wanted = predicted(size, level, batch, element_bytes=element_bytes, gpu=gpu)
-            found = measured(size, level, batch, arguments.device, arguments.dtype)
+            wanted = predicted(
+                size,
+                level,
+                batch,
+                workers=arguments.workers,
+                element_bytes=element_bytes,
+                gpu=gpu,
+            )
+            found = measured(
+                size, level, batch, arguments.workers, arguments.device, arguments.dtype
+            )
             print(
                 f"{SIZES[size]:<9} ZeRO {level}  batch {batch:>3}   predicted"
                 f" {wanted / 2**20:7.0f} MiB   measured {found / 2**20:7.0f} MiB"

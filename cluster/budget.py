@@ -17,6 +17,8 @@ REDUCE_BUCKET = 500_000_000
 (`reduce_bucket_size`); it is allocated whole."""
 LIVE_WEIGHTS = 1_000_000_000
 """Level 3 keeps so many gathered weights (`stage3_max_live_parameters`, `_max_reuse_distance`)."""
+PREFETCHED_WEIGHTS = 50_000_000
+"""It gathers so many at once (`stage3_prefetch_bucket_size`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,19 @@ class States:
     """Its states: Adam's two moments or SGD's momentum, and the average of the weights."""
     gathered: int
     """Weights of other workers' parts, at level 3."""
+    arriving: int
+    """Weights that are just being gathered."""
     gradients: int
     """Kept from one micro-batch to the next, and until the step."""
     bucket: int
     """Gradients on their way to the other workers."""
+    bucket_grows: bool
+    """Whether the bucket takes memory as it is written to, while activations go (a CPU's), or all
+    of it from the start (a GPU's; that of level 3, which outlives the step)."""
+    gradients_stand: bool
+    """Whether the gradients' memory outlives the step (level 3)."""
     reducing: int
-    """Besides, while the last bucket is reduced; activations are gone then."""
+    """Copies made while the last gradients are reduced; activations are gone then."""
     stepping: int
     """While the optimizer steps: gradients becoming float32, and AdamW's denominator. Bucket and
     activations are gone then."""
@@ -55,10 +64,12 @@ class States:
             activations: all that the forward and backward pass of a micro-batch holds.
             accumulates: whether gradients of an earlier micro-batch are there meanwhile.
         """
-        earlier = self.gradients if accumulates else 0
-        backward = self.bucket + self.gathered + max(activations + earlier, self.gradients)
-        reducing = self.bucket + self.gathered + self.gradients + self.reducing
-        return self.standing + max(backward, reducing, self.stepping)
+        earlier = self.gradients if accumulates or self.gradients_stand else 0
+        bucket = 0 if self.bucket_grows else self.bucket
+        first = self.gathered + self.arriving + activations + earlier + bucket
+        beside = earlier if self.bucket else self.gradients  # the bucket holds this one's
+        last = self.gathered + self.bucket + max(beside + self.reducing, self.gradients)
+        return self.standing + max(first, last, self.stepping)
 
 
 def model_states(
@@ -97,9 +108,12 @@ def model_states(
             master=0,
             optimizer=states,
             gathered=0,
+            arriving=0,
             gradients=MASTER_BYTES * parameters,
             bucket=0,
-            reducing=MASTER_BYTES * min(parameters, REDUCE_BUCKET),  # flattened
+            bucket_grows=True,
+            gradients_stand=False,
+            reducing=MASTER_BYTES * min(parameters, REDUCE_BUCKET),
             stepping=MASTER_BYTES * parameters * (1 + roots),
             host=0,
         )
@@ -108,17 +122,25 @@ def model_states(
     # The part's gradients are flattened, made float32 and then forgotten, before the step.
     becoming = 2 * element_bytes * part + (MASTER_BYTES * part if element_bytes < 4 else 0)
     stepping = max(becoming, MASTER_BYTES * part * (1 + roots))
+    copied = min(parameters, REDUCE_BUCKET)
+    gathered = arriving = 0
+    if level == 3:
+        copied += min(part, REDUCE_BUCKET)  # in the order of the workers, and what comes back
+        # gathered into one buffer, then copied out of it
+        arriving = element_bytes * min(parameters, PREFETCHED_WEIGHTS) if workers > 1 else 0
+        gathered = element_bytes * min(parameters, LIVE_WEIGHTS)
     on_host = master + states + gradients if offload else 0
     return States(
         weights=element_bytes * (part if level == 3 else parameters),
         master=0 if offload else master,
         optimizer=0 if offload else states,
-        gathered=element_bytes * min(parameters, LIVE_WEIGHTS) if level == 3 else 0,
+        gathered=gathered,
+        arriving=arriving,
         gradients=gradients,
         bucket=element_bytes * bucket,
-        # a copy; level 3 puts it in the order of the workers, and receives its own part beside
-        reducing=element_bytes
-        * (min(parameters, REDUCE_BUCKET) + (min(part, REDUCE_BUCKET) if level == 3 else 0)),
+        bucket_grows=level < 3 and not on_gpu,
+        gradients_stand=level == 3,
+        reducing=element_bytes * copied,
         stepping=gradients if offload else stepping + (gradients if level == 3 else 0),
         host=on_host,
     )

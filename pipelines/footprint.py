@@ -99,7 +99,7 @@ def memory_at(
         level=level,
         states=states.standing,
         gradients=states.gradients,
-        buffers=states.bucket + states.gathered,
+        buffers=states.bucket + states.gathered + states.arriving,
         activations=held(batch),
         peak=peak(batch),
         fits=peak(batch) <= limit,
