@@ -125,12 +125,13 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
     link = cluster.link_gigabytes if nodes == 1 else cluster.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)
     state = MASTER_BYTES * cost.parameters * (1 + optimizer_states(stage))
-    saves = stage.steps // place.save_every_steps if place.save_every_steps else 0
+    saves = max(0, stage.steps - 1) // place.save_every_steps if place.save_every_steps else 0
     files = MASTER_BYTES * cost.parameters * (2 if stage.optim.ema_decay else 1)
     written = saves * state + files
     dollars = (
         seconds / 3600 * nodes * cluster.dollars_per_node_hour
         + requests / 1e6 * cluster.dollars_per_million_reads
+        + written / _PART_BYTES / 1e6 * cluster.dollars_per_million_writes
         + read / 1e9 * cluster.dollars_per_gigabyte_read
     )
     return Estimate(

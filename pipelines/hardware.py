@@ -47,6 +47,8 @@ class Cluster:
     """Price of a node."""
     dollars_per_million_reads: float = 0.4
     """Price of reading requests to the storage (S3 Standard: GET)."""
+    dollars_per_million_writes: float = 5.0
+    """Price of writing requests to the storage (S3 Standard: PUT), one for each 16 MiB."""
     dollars_per_gigabyte_read: float = 0.0
     """Price of bytes from the storage: nothing within a region, $0.02 between two, $0.09 out."""
 

@@ -105,7 +105,7 @@ def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
         attempts = [one for one in mine if one.stage == stage.name]
         verdict = _judge(stage, command, attempts, mine, own, to_train)
         verdicts.append(verdict)
-        if verdict.state != "committed":
+        if verdict.state not in ("committed", "data missing"):
             to_train.add(stage.name)
     return verdicts
 

@@ -121,6 +121,8 @@ def _advice(estimates: list[Estimate], command: Command) -> list[str]:
                 f"{one.stage}: {own.peak / GIB:.1f} GiB do not fit into"
                 f" {one.limit_bytes / GIB:.1f} at zero.level {own.level}"
             )
+        if not one.epochs:  # evaluates alone
+            continue
         if one.decode_cpus > one.spare_cpus:
             lines.append(
                 f"{one.stage}: decoding wants {one.decode_cpus:,.0f} CPUs, the nodes have"

@@ -26,7 +26,7 @@ from pipelines.options import CONFIG, Command, parse_quietly, program_name, read
 from pipelines.plan_tables import print_plan
 from pipelines.recipes.paper import IMAGES
 from pipelines.stage import Stage
-from storage.dataset import Dataset, load_dataset
+from storage.dataset import Dataset, load_dataset, load_index
 from storage.errors import StorageError, Unavailable
 from storage.stream import order_of
 from storage.uri import join
@@ -38,6 +38,9 @@ def main(description: str) -> NoReturn:
     """Print the plan; exit as `pipelines.run` does."""
     try:
         command = read_plan(sys.argv[1:], prog=program_name(), description=description)
+        if command.options.print_config:
+            print(command.as_yaml(), end="")
+            sys.exit(0)
         estimates = plan(command)
         if command.more["json"]:
             print(json.dumps(as_json(estimates, command), indent=1))
@@ -134,14 +137,16 @@ def _packed(stage: Stage, dataset: Dataset) -> Images:
     samples = dataset.samples(data.train_split)
     feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
     train, val, run = samples, dataset.samples(data.val_split), 16
+    size = sum(shard.bytes for shard in shards) / max(samples, 1)
     if dataset.indexes[data.train_split].bytes <= _LARGEST_INDEX:
         order = order_of(feed.train_spec(), dataset)
         train, run = order.samples, order.run_samples
         val = order_of(feed.val_spec(), dataset).samples
+        size = float(load_index(dataset, data.train_split).rows["size"].mean())
     return Images(
         train=train,
         val=val,
-        mean_bytes=sum(shard.bytes for shard in shards) / max(samples, 1),
+        mean_bytes=size,
         run_samples=run,
         source=f"{dataset.uri}: counted",
     )

@@ -22,6 +22,9 @@ def main(description: str) -> NoReturn:
     """Print the status; exit as `pipelines.run` does."""
     try:
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
+        if command.options.print_config:
+            print(command.as_yaml(), end="")
+            sys.exit(0)
         found = attempts_under(command.place.storage_root, run=only_run)
         verdicts = what_would_run(command, found)
         if command.more["json"]:

@@ -162,6 +162,16 @@ def test_missing_data_is_said(tmp_path: Path) -> None:
     assert "pack.py" in found[0][1]
 
 
+def test_a_committed_parent_without_its_data_is_still_a_parent(
+    tmp_path: Path, local_data: str
+) -> None:
+    digest = load_dataset(join(local_data, "digits")).digest
+    commit(str(tmp_path), PRETRAIN, digest, None)
+    found = states(status(str(tmp_path), local_data, "--pretrain.data.dataset", "gone"))
+    assert [state for state, _ in found] == ["data missing", "would be trained", "would be trained"]
+    assert found[1][1] == "nothing is committed"
+
+
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> Said:
     monkeypatch.setattr(sys, "argv", ["pipelines/status.py", *argv])
     with pytest.raises(SystemExit) as stop:

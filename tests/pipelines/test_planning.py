@@ -47,7 +47,9 @@ def test_the_papers_models_cost_what_the_paper_says(
 
 
 def test_time_and_cost_follow_from_peak_and_mfu() -> None:
-    cluster = replace(CLUSTERS["p4d"], mfu=0.5, dollars_per_million_reads=0.0)
+    cluster = replace(
+        CLUSTERS["p4d"], mfu=0.5, dollars_per_million_reads=0.0, dollars_per_million_writes=0.0
+    )
     found = estimate(pretrain("vit-b16-imagenet21k"), GPUS, cluster, IMAGES)
     speed = 32 * 312e12 * 0.5
     assert found.days == pytest.approx(found.exaflops * 1e18 / speed / 86400)
@@ -124,7 +126,7 @@ def test_a_packed_dataset_is_counted(local_data: str) -> None:
     stage = find_recipe("digits").stage("finetune")
     found = images_of(stage, Place(data_root=local_data))
     assert (found.train, found.val) == (100, 377)  # ten of each class; all classes
-    assert 200 < found.mean_bytes < 3000
+    assert 100 < found.mean_bytes < 1000  # of the PNG alone
     assert "counted" in found.source
 
 
