@@ -115,6 +115,8 @@ class Place:
     """Steps between two reports (a report carries the metrics of every step since the last)."""
     save_every_steps: int = 100
     """Steps between two saves of the resume state; 0 saves none."""
+    keep_states: int = 2
+    """Resume states that are kept: should the newest be damaged, the one before it is used."""
     max_failures: int = 3
     """Times a stage restarts by itself after losing workers; -1 for ever."""
     verbose: bool = False
@@ -125,6 +127,7 @@ class Place:
             ("max_micro_batch", 1),
             ("log_every_steps", 1),
             ("save_every_steps", 0),
+            ("keep_states", 1),
         ):
             if getattr(self, name) < least:
                 raise BadPlace(f"{name}: wanted at least {least}, found {getattr(self, name)}")

@@ -1,7 +1,8 @@
 """What the workers are fed: Ray Train asks here for a stream each time it starts a worker group.
 
-`configure` runs again after every restart and resize, with the group's size, and reads the cursor
-(the newest resume state) itself. So resuming and new worker counts need no case of their own.
+`configure` runs again after every restart and resize, with the group's size, before its workers
+begin, and reads the cursor (the newest resume state that is whole) itself. So resuming and new
+worker counts need no case of their own.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from ray.train import DataConfig
 
 from cluster.settings import ShardCache
 from pipelines.stage import Stage
-from pipelines.states import newest_state
+from pipelines.states import usable_state
 from storage.cache import Cache
 from storage.selection import Selection
 from storage.stream import StreamSpec, eval_stream, train_stream
@@ -88,7 +89,7 @@ class OrderedDataConfig(DataConfig):
                 num_cpus=feed.decode_cpus,
                 cache=feed.cache,
             )
-        state = newest_state(feed.attempt_uri)
+        state = usable_state(feed.attempt_uri)
         return train_stream(
             feed.train_spec(),
             start_step=state.step if state else 0,

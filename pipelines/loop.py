@@ -22,11 +22,12 @@ from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.evaluators import classification
 from pipelines.feed import TRAIN, VAL, Feed
+from pipelines.guards import TrainedStep, explain_nonfinite
 from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
-from pipelines.states import drop_states, newest_state, save_state
+from pipelines.states import damaged_states, drop_states, newest_state, save_state
 from storage import weights
 from storage.objects import open_store
 from storage.stream import order_of
@@ -120,7 +121,7 @@ class Worker:
             max_micro_batch=job.place.max_micro_batch,
         )
         self.engine: DeepSpeedEngine
-        self.unreported: list[dict[str, Any]] = []
+        self.unreported: list[TrainedStep] = []
         digest = job.manifest["dataset"]["digest"]
         self.train_quarantine, self.val_quarantine = (
             Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
@@ -139,6 +140,10 @@ class Worker:
             saved, _ = weights.read_weights(state.uri)
             model.load_state_dict(resume_state.module_weights(saved))
             notes = (f"resumed after step {state.step}",)
+            damaged = damaged_states(self.job.attempt_uri)
+            notes += tuple(
+                f"the state of step {at} is damaged: {why}" for at, why in damaged.items()
+            )
         elif self.job.start_uri:
             found, notes = start_weights(
                 self.job.start_uri, stage.model, image_size=stage.init_image_size
@@ -208,7 +213,7 @@ class Worker:
         if stage.optim.ema_decay is not None:
             resume_state.update_average(self.engine, stage.optim.ema_decay)
         # The loss stays on the device until it is reported: asking for it would wait for the GPU.
-        self.unreported.append({"step": step + 1, "lr": learning_rate, "loss": total})
+        self.unreported.append(TrainedStep(step + 1, learning_rate, total, batch["index"]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, classes] of images [b, 3, H, W]."""
@@ -218,16 +223,19 @@ class Worker:
 
     def report(self, step: int) -> None:
         """Tell the controller the metrics of every step since the last report."""
-        losses = torch.stack([record["loss"] for record in self.unreported])  # [steps]
+        own = torch.stack([trained.loss for trained in self.unreported])  # [steps]
+        losses = own.clone()
         dist.all_reduce(losses)
+        if not torch.isfinite(losses).all():
+            raise Stopped(explain_nonfinite(self.unreported, own, self.train_quarantine.spec))
         read = torch.from_numpy(self.read).to(self.device)  # [2]
         dist.all_reduce(read)
         requests, count = read.tolist()
         seconds = time.perf_counter() - self.began
         steps = len(self.unreported)
         records = [
-            {"step": record["step"], "train/loss": loss / self.world_size, "train/lr": record["lr"]}
-            for record, loss in zip(self.unreported, losses.tolist(), strict=True)
+            {"step": trained.step, "train/loss": loss / self.world_size, "train/lr": trained.lr}
+            for trained, loss in zip(self.unreported, losses.tolist(), strict=True)
         ]
         records[-1] |= {
             "train/epoch": step / self.job.steps_per_epoch,
@@ -260,9 +268,12 @@ class Worker:
 
     def save(self, step: int) -> None:
         """Write the resume state; it does not know how many workers wrote it."""
+        if self.unreported:
+            self.report(step)  # looks at the losses: what is no number is not saved
         tensors = resume_state.gather_state(self.engine)
         if self.rank == 0:
-            save_state(self.job.attempt_uri, tensors, step=step)
+            keep = self.job.place.keep_states
+            save_state(self.job.attempt_uri, tensors, step=step, keep=keep)
         dist.barrier()
         self.reset_clock()
 

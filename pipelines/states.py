@@ -2,18 +2,22 @@
 
 <attempt>/resume/step-00000100/weights.safetensors   weights and optimizer states by name
                               /manifest.json         written last
+                              /damaged.json          in place of it: why the state is not used
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from storage import weights
-from storage.objects import open_store
+from storage.errors import CorruptWeights
+from storage.objects import ObjectStore, open_store
 from storage.uri import join
 
 FOLDER = "resume"
+DAMAGED = "damaged.json"
 
 
 @dataclass(frozen=True)
@@ -26,26 +30,68 @@ class ResumeState:
 
 def newest_state(attempt_uri: str) -> ResumeState | None:
     """The committed state with the most steps, or None. By step, never by a clock."""
-    folder = join(attempt_uri, FOLDER)
-    steps = [int(manifest["step"]) for _, manifest in weights.committed(folder)]
-    return ResumeState(max(steps), _place(attempt_uri, max(steps))) if steps else None
+    steps = _steps_with(attempt_uri, weights.MANIFEST)
+    return ResumeState(steps[-1], _place(attempt_uri, steps[-1])) if steps else None
 
 
-def save_state(attempt_uri: str, tensors: Mapping[str, Tensor], *, step: int) -> None:
-    """Commit a state, then delete the older ones."""
+def usable_state(attempt_uri: str) -> ResumeState | None:
+    """The newest state whose files are those it was committed with; damaged ones are put aside.
+
+    For the one process that decides where a worker group begins; its workers then find the same.
+    """
+    while state := newest_state(attempt_uri):
+        try:
+            weights.verify(state.uri)
+        except CorruptWeights as error:
+            store = open_store(state.uri)
+            store.write(DAMAGED, json.dumps({"reason": str(error)}).encode())
+            store.delete(weights.MANIFEST)
+            continue
+        return state
+    return None
+
+
+def damaged_states(attempt_uri: str) -> dict[int, str]:
+    """Step -> what is wrong with the state that was put aside, and not written again since."""
+    again = _steps_with(attempt_uri, weights.MANIFEST)
+    return {
+        step: json.loads(open_store(_place(attempt_uri, step)).read(DAMAGED))["reason"]
+        for step in _steps_with(attempt_uri, DAMAGED)
+        if step not in again
+    }
+
+
+def save_state(
+    attempt_uri: str, tensors: Mapping[str, Tensor], *, step: int, keep: int = 1
+) -> None:
+    """Commit a state, then delete all but the newest `keep`."""
     uri = _place(attempt_uri, step)
     weights.commit(uri, tensors, {"format_version": 1, "step": step})
-    drop_states(attempt_uri, below=step)
+    kept = _steps_with(attempt_uri, weights.MANIFEST)[-keep:]
+    drop_states(attempt_uri, below=min(kept))
 
 
 def drop_states(attempt_uri: str, *, below: int | None = None) -> None:
     """Delete the states of fewer steps than `below`; all where it is None."""
-    store = open_store(join(attempt_uri, FOLDER))
+    store = _folder(attempt_uri)
     keys = sorted(store.list(), key=lambda key: not key.endswith(weights.MANIFEST))
     for key in keys:  # manifests first: a state half deleted is none
-        step = int(key.split("/", 1)[0].removeprefix("step-"))
-        if below is None or step < below:
+        if below is None or _step_of(key) < below:
             store.delete(key)
+
+
+def _steps_with(attempt_uri: str, name: str) -> list[int]:
+    """Steps of the states that have such a file, ascending."""
+    keys = _folder(attempt_uri).list()
+    return sorted(_step_of(key) for key in keys if key.endswith(f"/{name}"))
+
+
+def _step_of(key: str) -> int:
+    return int(key.split("/", 1)[0].removeprefix("step-"))
+
+
+def _folder(attempt_uri: str) -> ObjectStore:
+    return open_store(join(attempt_uri, FOLDER))
 
 
 def _place(attempt_uri: str, step: int) -> str:

@@ -108,22 +108,38 @@ def read_weights(
     if manifest is None:
         raise WeightsNotFound(f"no committed weights under {store.uri}: it has no {MANIFEST}")
     file = f"{name}.safetensors"
-    promised = manifest["files"].get(file)
-    if promised is None:
+    if file not in manifest["files"]:
         raise WeightsNotFound(
             f"{store.uri} has no {file}; it has {', '.join(sorted(manifest['files']))}"
         )
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
-        path = Path(folder) / file
-        try:
-            store.download(file, path)
-        except ObjectNotFound:
-            raise CorruptWeights(f"{store.uri}/{file} is missing, its manifest is not") from None
-        _check(f"{store.uri}/{file}", path, promised)
+        path = _fetch(store, manifest, file, folder)
         try:
             return load_file(path), manifest
         except SafetensorError as error:
             raise CorruptWeights(f"{store.uri}/{file} is not safetensors: {error}") from None
+
+
+def verify(uri: str) -> None:
+    """Read every file of a commit. Raises WeightsNotFound, CorruptWeights, Unavailable."""
+    manifest = read_manifest(uri)
+    store = open_store(uri)
+    if manifest is None:
+        raise WeightsNotFound(f"no committed weights under {store.uri}: it has no {MANIFEST}")
+    for file in manifest["files"]:
+        with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
+            _fetch(store, manifest, file, folder)
+
+
+def _fetch(store: ObjectStore, manifest: Mapping[str, Any], file: str, folder: str) -> Path:
+    """A local copy that has the promised checksum."""
+    path = Path(folder) / file
+    try:
+        store.download(file, path)
+    except ObjectNotFound:
+        raise CorruptWeights(f"{store.uri}/{file} is missing, its manifest is not") from None
+    _check(f"{store.uri}/{file}", path, manifest["files"][file])
+    return path
 
 
 def _check(where: str, path: Path, promised: Mapping[str, Any]) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.states import drop_states, newest_state, save_state
+from pipelines.states import (
+    damaged_states,
+    drop_states,
+    newest_state,
+    save_state,
+    usable_state,
+)
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
@@ -44,6 +50,48 @@ def test_saving_deletes_the_older_states(attempt: str) -> None:
     for step in (10, 20):
         save_state(attempt, state_of(step), step=step)
     assert keys(attempt) == {"step-00000020/manifest.json", "step-00000020/weights.safetensors"}
+
+
+def test_as_many_states_are_kept_as_asked(attempt: str) -> None:
+    for step in (10, 20, 30):
+        save_state(attempt, state_of(step), step=step, keep=2)
+    assert {key.split("/")[0] for key in keys(attempt)} == {"step-00000020", "step-00000030"}
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "reason"),
+    [
+        ("weights.safetensors", b"torn", "has 4 bytes, its manifest says"),
+        ("weights.safetensors", None, "is missing, its manifest is not"),
+        ("manifest.json", b"{", "is not a manifest of weights"),
+    ],
+)
+def test_a_damaged_state_is_put_aside_and_the_one_before_it_used(
+    attempt: str, file: str, data: bytes | None, reason: str
+) -> None:
+    for step in (10, 20):
+        save_state(attempt, state_of(step), step=step, keep=2)
+    store = open_store(join(attempt, "resume/step-00000020"))
+    store.write(file, data) if data is not None else store.delete(file)
+    for _ in range(2):  # for ever
+        state = usable_state(attempt)
+        assert state is not None
+        assert state.step == 10
+    assert newest_state(attempt) == state
+    (why,) = damaged_states(attempt).values()
+    assert reason in why
+    save_state(attempt, state_of(20), step=20, keep=2)  # trained again
+    state = usable_state(attempt)
+    assert state is not None
+    assert state.step == 20
+    assert not damaged_states(attempt)
+
+
+def test_where_all_states_are_damaged_there_is_none(attempt: str) -> None:
+    save_state(attempt, state_of(10), step=10)
+    open_store(attempt).write("resume/step-00000010/weights.safetensors", b"torn")
+    assert usable_state(attempt) is None
+    assert list(damaged_states(attempt)) == [10]
 
 
 def test_a_torn_state_is_not_there(attempt: str) -> None:
