@@ -16,7 +16,6 @@ from cluster.settings import ShardCache
 from pipelines.stage import Stage
 from pipelines.states import usable_state
 from storage.cache import Cache
-from storage.selection import Selection
 from storage.stream import StreamSpec, eval_stream, train_stream
 
 TRAIN, VAL = "train", "val"
@@ -46,12 +45,16 @@ class Feed:
         )
 
     def val_spec(self) -> StreamSpec:
-        """All validation images of the classes that are trained on."""
+        """The validation images: by default all of the classes that are trained on."""
         data = self.stage.data
+        chosen = data.val_selection
+        if chosen.classes is None and chosen.labels is None:
+            same = data.selection
+            chosen = replace(chosen, classes=same.classes, labels=same.labels)
         return replace(
             self.train_spec(),
             split=data.val_split,
-            selection=Selection(classes=data.selection.classes),
+            selection=chosen,
             crop=data.val_crop(self.stage.image_size),
         )
 

@@ -16,6 +16,12 @@ from storage.selection import Selection
 from vit import AugmentConfig, Config, OptimConfig, ViTConfig, lr_at
 
 FORMAT_VERSION = 1
+# Added since: no part of a fingerprint where they say nothing, so that what was committed before
+# keeps its name.
+_ADDED: dict[str, dict[str, Any]] = {
+    "data": {"val_selection": asdict(Selection())},
+    "selection": {"labels": None, "samples": None, "skip": 0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +35,11 @@ class Data:
     val_split: str = "val"
     """Split to evaluate on."""
     selection: Selection = field(default_factory=Selection)
-    """Part of the training split: some classes, few examples a class. Evaluation takes the same
-    classes, all examples."""
+    """Part of the training split: some classes, few examples. Evaluation takes the same classes,
+    all examples, where `val_selection` does not say otherwise."""
+    val_selection: Selection = field(default_factory=Selection)
+    """Part of the validation split; where it names no classes, those of `selection`. With the
+    training split as `val_split` and `skip` it holds examples out."""
     crop: Literal["random", "center", "resize"] = "random"
     """Training: a random area and aspect (Inception crop), the centre, or the whole image."""
     area: tuple[float, float] = (0.05, 1.0)
@@ -163,12 +172,23 @@ def fingerprint(stage: Stage, *, dataset_digest: str, parent: str | None) -> str
     """
     content = {
         "format_version": FORMAT_VERSION,
-        "stage": asdict(stage),
+        "stage": _as_first_written(asdict(stage)),
         "dataset": dataset_digest,
         "parent": parent,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:
+    """The stage without the fields in `_ADDED` that have their default."""
+    data = dict(stage["data"])
+    data["selection"] = _without_defaults(data["selection"], _ADDED["selection"])
+    return stage | {"data": _without_defaults(data, _ADDED["data"])}
+
+
+def _without_defaults(values: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in added or v != added[k]}
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:

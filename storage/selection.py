@@ -1,4 +1,9 @@
-"""Which samples of a split a stage trains on: some classes, or a few examples of each."""
+"""Which samples of a split a stage trains on or is evaluated on: some classes, some examples.
+
+Draws are prefixes of one order by hash, so larger ones contain smaller ones, and what one selection
+takes from the front another can `skip`: 800 to train on and 200 held out of the same 1,000 are
+`Selection(samples=800)` and `Selection(samples=200, skip=800)`.
+"""
 
 from dataclasses import dataclass
 
@@ -16,37 +21,66 @@ class Selection:
     classes: tuple[int, ...] | None = None
     """Only these classes of the dataset; they become labels 0, 1, ... in this order. Default:
     all."""
+    labels: tuple[int, ...] | None = None
+    """Label of each of those classes, where several become one: 0 1 0 1 ... tells odd from even."""
     per_class: int | None = None
     """At most so many examples a class (few-shot), drawn by `seed`; a larger number contains a
     smaller one's."""
+    samples: int | None = None
+    """At most so many examples in all, drawn by `seed`; a larger number contains a smaller
+    one's."""
+    skip: int = 0
+    """Leave out the first so many of that draw: what a selection of so many samples takes."""
     seed: int = 0
-    """Seed of the draw of `per_class`."""
+    """Seed of the draw of `per_class` or `samples`."""
 
     def __post_init__(self) -> None:
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise BadSelection(f"classes {self.classes} names one twice")
         if self.classes is not None and not self.classes:
             raise BadSelection("classes is empty: leave it out to select all")
-        if self.per_class is not None and self.per_class < 1:
-            raise BadSelection(f"per_class {self.per_class} selects nothing: it must be at least 1")
+        for name in ("per_class", "samples"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise BadSelection(f"{name} {count} selects nothing: it must be at least 1")
+        if self.skip < 0:
+            raise BadSelection(f"skip {self.skip}: wanted at least 0")
+        if self.per_class is not None and (self.samples is not None or self.skip):
+            raise BadSelection(
+                f"per_class {self.per_class} and samples {self.samples} (skip {self.skip}) are two"
+                " ways to draw: give one"
+            )
+        if self.labels is not None:
+            self._check_labels(self.labels)
+
+    def _check_labels(self, labels: tuple[int, ...]) -> None:
+        if not labels or sorted(set(labels)) != list(range(max(labels) + 1)):
+            raise BadSelection(f"labels {labels}: wanted 0, 1, ... with none left out")
+        if self.classes is not None and len(labels) != len(self.classes):
+            raise BadSelection(
+                f"labels {labels} names {len(labels)}, but classes has {len(self.classes)}"
+            )
 
     def num_classes(self, of_dataset: int) -> int:
         """Labels that are left of the dataset's."""
+        if self.labels is not None:
+            return max(self.labels) + 1
         return of_dataset if self.classes is None else len(self.classes)
 
     @property
     def everything(self) -> bool:
         """Whether the whole split is selected as it is."""
-        return self.classes is None and self.per_class is None
+        return self == Selection(seed=self.seed)
 
 
 EVERYTHING = Selection()
 
 
 def select(index: SampleIndex, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in the split, ascending, and their renumbered labels -> int64 [n], int64 [n].
+    """Positions in the split, ascending, and their new labels -> int64 [n], int64 [n].
 
-    Raises BadSelection for a class the dataset does not have, or a selection without samples.
+    Raises BadSelection for a class the dataset does not have, labels that do not fit its classes,
+    or a selection without samples.
     """
     labels = np.asarray(index.labels, dtype=np.int64)  # [N]
     num_classes = index.num_classes
@@ -56,24 +90,36 @@ def select(index: SampleIndex, selection: Selection) -> tuple[np.ndarray, np.nda
         raise BadSelection(
             f"classes {outside} were asked for, the dataset has {num_classes}: 0..{num_classes - 1}"
         )
+    new = selection.labels if selection.labels is not None else tuple(range(len(wanted)))
+    if len(new) != len(wanted):
+        raise BadSelection(f"labels {new} names {len(new)}, but the dataset has {num_classes}")
     renumbered = np.full(num_classes, -1, dtype=np.int64)
-    renumbered[list(wanted)] = np.arange(len(wanted))
+    renumbered[list(wanted)] = new
     position = np.flatnonzero(renumbered[labels] >= 0)  # [n]
     if selection.per_class is not None:
         position = _few(position, labels[position], selection.per_class, selection.seed)
+    if selection.samples is not None or selection.skip:
+        stop = None if selection.samples is None else selection.skip + selection.samples
+        drawn = position[np.argsort(_draw(position, selection.seed))]
+        position = np.sort(drawn[selection.skip : stop])
     if not len(position):
+        skipped = f", {selection.skip} skipped" if selection.skip else ""
         raise BadSelection(
-            f"no sample of classes {list(wanted)} in the split ({len(labels)} samples)"
+            f"no sample of classes {list(wanted)} in the split ({len(labels)} samples{skipped})"
         )
     return position, renumbered[labels[position]]
 
 
-def _few(position: np.ndarray, label: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """The `per_class` positions of each label with the smallest hash: nested in `per_class`."""
+def _draw(position: np.ndarray, seed: int) -> np.ndarray:
+    """A number for each position [n], by which draws are ordered: uint64 [n]."""
     with np.errstate(over="ignore"):
         salt = mix64(np.array([seed], dtype=np.int64).astype(np.uint64))
-        draw = mix64(mix64(position.astype(np.uint64)) ^ salt)  # [n]
-    by_class = np.lexsort((draw, label))
+        return mix64(mix64(position.astype(np.uint64)) ^ salt)
+
+
+def _few(position: np.ndarray, label: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """The `per_class` positions of each label with the smallest hash: nested in `per_class`."""
+    by_class = np.lexsort((_draw(position, seed), label))
     starts = np.flatnonzero(np.r_[True, np.diff(label[by_class]) != 0])
     rank = np.arange(len(by_class)) - np.repeat(starts, np.diff(np.r_[starts, len(by_class)]))
     return np.sort(position[by_class[rank < per_class]])

@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from pipelines.feed import Feed
 from pipelines.options import plain
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
@@ -36,6 +37,37 @@ def test_fingerprint_is_the_same_for_the_same_content() -> None:
 )
 def test_fingerprint_changes_with_config_data_and_parent(other: dict) -> None:
     assert name_of(**other) != name_of()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"selection": Selection(classes=tuple(range(7)), samples=100)},
+        {"selection": Selection(classes=tuple(range(7)), skip=1)},
+        {"selection": Selection(classes=tuple(range(7)), labels=(0, 1, 2, 3, 4, 5, 5))},
+        {"val_selection": Selection(samples=100)},
+    ],
+)
+def test_fingerprint_tells_selections_apart(data: dict) -> None:
+    assert name_of(replace(PRETRAIN, data=replace(PRETRAIN.data, **data))) != name_of()
+
+
+def test_what_was_committed_before_fields_were_added_keeps_its_name() -> None:
+    assert name_of() == "718eb30c2c293fdb"  # as version 0.1.0 computed it
+
+
+def test_evaluation_takes_the_classes_that_are_trained_on_unless_it_names_some() -> None:
+    chosen = Selection(classes=(7, 2), labels=(1, 0), per_class=3)
+    for val, expected in (
+        (Selection(), Selection(classes=(7, 2), labels=(1, 0))),
+        (Selection(samples=5), Selection(classes=(7, 2), labels=(1, 0), samples=5)),
+        (Selection(classes=(2, 7)), Selection(classes=(2, 7))),
+    ):
+        data = replace(PRETRAIN.data, selection=chosen, val_selection=val)
+        feed = Feed(
+            stage=replace(PRETRAIN, data=data), dataset_uri="d", attempt_uri="", decode_cpus=1.0
+        )
+        assert feed.val_spec().selection == expected
 
 
 def test_a_stage_survives_json() -> None:
