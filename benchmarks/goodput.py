@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import vit
-from benchmarks.ingest import place
+from benchmarks.ingest import add_source, place
 from benchmarks.loaders import Source
 from pipelines.ray_session import ray_session
 from storage import stream as streaming
@@ -97,15 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shards", help="shell pattern of tars; photographs are made without it")
-    parser.add_argument("--images", type=int, default=512, help="how many to make")
-    parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
+    add_source(parser, steps=20, batch=16, cpus=torch.get_num_threads())
     parser.add_argument("--model", default="vit_s16", choices=sorted(vit.VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--cpus", type=int, default=torch.get_num_threads(), help="for decoding")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()

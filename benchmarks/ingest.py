@@ -133,18 +133,23 @@ def report(found: dict[str, list[Measured]]) -> None:
         print(f"{name:<11} {spread:>22} {first:>14.2f} {cpu:>11.2f} {peak:>9.0f}  {ratio}")
 
 
+def add_source(parser: argparse.ArgumentParser, *, steps: int, batch: int, cpus: int) -> None:
+    """The arguments of `place`, with a benchmark's own defaults."""
+    parser.add_argument("--shards", help="shell pattern of tars; photographs are made without it")
+    parser.add_argument("--images", type=int, default=512, help="how many to make")
+    parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
+    parser.add_argument("--steps", type=int, default=steps, help="batches a round")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--cpus", type=int, default=cpus, help="for decoding")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shards", help="shell pattern of tars; photographs are made without it")
-    parser.add_argument("--images", type=int, default=512, help="how many to make")
-    parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
+    add_source(parser, steps=60, batch=64, cpus=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60, help="batches a round")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS))
     arguments = parser.parse_args()
     with place(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):

@@ -23,7 +23,8 @@ from typing import Any, get_args
 import torch
 
 import vit
-from benchmarks.model import SIZES, _memory_bytes, config_of
+from benchmarks.model import SIZES, config_of
+from benchmarks.usage import memory_bytes
 from cluster.budget import model_states
 from cluster.settings import Zero, ZeroLevel
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
@@ -97,7 +98,7 @@ def _steps(
     )
     _train("ti", level, 1, workers, place, dtype)  # brings the libraries' own memory
     gc.collect()
-    before = _memory_bytes("VmRSS")
+    before = memory_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -105,7 +106,7 @@ def _steps(
     _train(size, level, batch, workers, place, dtype)
     cuda = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     if rank == 0:
-        send.send(cuda or _memory_bytes("VmHWM") - before)
+        send.send(cuda or memory_bytes("VmHWM") - before)
     torch.distributed.destroy_process_group()
 
 

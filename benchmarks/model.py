@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import vit
+from benchmarks.usage import memory_bytes
 from tests.vit.peers import import_timm
 
 SIZES = {"ti": "vit_ti16", "s": "vit_s16", "b": "vit_b16"}
@@ -183,7 +184,7 @@ def _report_memory(
     (warm @ warm).sum().backward()  # brings the libraries' own buffers
     MODELS[name][1]("ti")  # and the peer's imports
     gc.collect()
-    before = _memory_bytes("VmRSS")
+    before = memory_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -194,13 +195,7 @@ def _report_memory(
     if device == "cuda":
         send.send(torch.cuda.max_memory_allocated())
         return
-    send.send(_memory_bytes("VmHWM") - before)
-
-
-def _memory_bytes(field: str) -> int:
-    """A line of Linux's account of this process; `ru_maxrss` would start from the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    send.send(memory_bytes("VmHWM") - before)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from pipelines.exits import errors_as_exits
 from pipelines.finding import Finding, fail
 from pipelines.machine_checks import (
     check_collectives,
@@ -39,17 +40,11 @@ SECONDS = 30.0
 
 def main(description: str) -> NoReturn:
     """Check everything and exit."""
-    try:
+    with errors_as_exits():
         command = read_command(
             sys.argv[1:], stage_name=None, prog=program_name(), description=description
         )
-        if command.options.print_config:
-            print(command.as_yaml(), end="")
-            sys.exit(0)
         command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
     began = time.monotonic()
     findings = examine(command, (*MACHINE, *SERVICES), seconds=SECONDS)
     for finding in findings:

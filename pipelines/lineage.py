@@ -12,6 +12,7 @@ from pipelines.attempts import Attempt, attempt_to_make, choose_parent, newest
 from pipelines.options import Command, plain
 from pipelines.stage import FORMAT_VERSION, Stage, fingerprint, flatten
 from pipelines.states import FOLDER as RESUME
+from pipelines.states import step_of
 from storage import weights
 from storage.dataset import load_dataset
 from storage.errors import StorageError
@@ -79,7 +80,7 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
             place = (parts[0], parts[1], parts[2])
-            saved[place] = max(saved.get(place, 0), int(parts[4].removeprefix("step-")))
+            saved[place] = max(saved.get(place, 0), step_of(parts[4]))
     found = []
     for place in sorted(committed | set(saved)):
         uri = join(storage_root, *place)

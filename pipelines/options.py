@@ -81,13 +81,13 @@ def read_command(
 
     Raises:
         ValueError: one line for whatever is wrong with them.
-        SystemExit: after --help.
+        SystemExit: after --help and --print-config.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path, default=CONFIG)
     early.add_argument("--recipe", default=None)
     first = parse_quietly(prog, lambda: early.parse_known_args(argv)[0])
-    place = Place() if first.config == CONFIG and not CONFIG.exists() else read_place(first.config)
+    place = place_of(first.config)
     recipe = find_recipe(first.recipe or place.recipe)
     stages = (
         {stage.name: stage for stage in recipe.stages}
@@ -110,13 +110,22 @@ def read_command(
         if stage.name != stages[name].name:
             raise ValueError(f"--{name}.name cannot be changed: stages are found by their name")
     known = {stage.name: stage for stage in chosen.values()}
-    return Command(
+    command = Command(
         options=parsed,
         recipe=Recipe(name=recipe.name, stages=tuple(known.get(s.name, s) for s in recipe.stages)),
         stages=tuple(chosen.values()),
         place=parsed.place,
         more={name: getattr(parsed, name) for name in more or {}},
     )
+    if command.options.print_config:
+        print(command.as_yaml(), end="")
+        sys.exit(0)
+    return command
+
+
+def place_of(config: Path) -> Place:
+    """The deployment settings in a file; the defaults where `ray_config.yaml` is not there."""
+    return Place() if config == CONFIG and not CONFIG.exists() else read_place(config)
 
 
 def _arguments(

@@ -19,16 +19,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cluster.settings import Place, read_place
+from pipelines.exits import errors_as_exits
 from pipelines.feed import Feed, shard_cache
-from pipelines.options import CONFIG, parse_quietly, program_name
+from pipelines.options import CONFIG, parse_quietly, place_of, program_name
 from pipelines.order_runs import History, Killing, follow
 from pipelines.prepare import init_place, resolve_place
 from pipelines.ray_session import ray_session
 from pipelines.recipes import find_recipe
 from pipelines.states import drop_states
 from storage.dataset import load_dataset
-from storage.errors import StorageError, Unavailable
 from storage.index import load_index
 from storage.order import OrderSpec, steps_per_epoch
 from storage.stream import order_of
@@ -72,29 +71,19 @@ class Run:
 
 def main(description: str) -> NoReturn:
     """Prove it, print the table; exit 0 if all runs agree, 1 if not, 2 for a mistake."""
-    try:
+    with errors_as_exits():
         settings = parse_quietly(
             program_name(),
             lambda: tyro.cli(Settings, prog=program_name(), description=description),
         )
         runs = prove(settings)
-    except Unavailable as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (ValueError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
     equal = print_table(runs)
     sys.exit(0 if equal else 1)
 
 
 def prove(settings: Settings) -> list[Run]:
     """Every worker count unbroken, then one run with kills that begins with each of them."""
-    place = Place() if settings.config == CONFIG and not CONFIG.exists() else None
-    place = resolve_place(place or read_place(settings.config), cwd=Path.cwd())
+    place = resolve_place(place_of(settings.config), cwd=Path.cwd())
     recipe = find_recipe(settings.recipe)
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
     uri = init_place(settings.dataset) or join(place.data_root, stage.data.dataset)

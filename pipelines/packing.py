@@ -10,12 +10,12 @@ from typing import Annotated, NoReturn
 
 import tyro
 
+from pipelines.exits import errors_as_exits
 from pipelines.options import parse_quietly, program_name
 from pipelines.packing_progress import PackingProgress
 from pipelines.packing_tasks import on_ray
 from pipelines.verifying import verified
 from storage.dataset import Dataset, load_dataset
-from storage.errors import StorageError, Unavailable
 from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
@@ -206,22 +206,13 @@ Command = (
 
 
 def main(description: str) -> NoReturn:
-    """Pack a dataset as the command line says; exit as `pipelines.run` does."""
-    try:
+    """Pack a dataset as the command line says; exit as `pipelines.exits` says."""
+    with errors_as_exits(stopped="stopped: the same command, run again, keeps what is done"):
         command = parse_quietly(
             program_name(),
             lambda: tyro.cli(Command, prog=program_name(), description=description),  # type: ignore[arg-type]  # a union is a type to tyro
         )
         dataset = command.run()
-    except KeyboardInterrupt:
-        print("stopped: the same command, run again, keeps what is done", file=sys.stderr)
-        sys.exit(130)
-    except Unavailable as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (ValueError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     counts = ", ".join(f"{dataset.samples(split)} {split}" for split in dataset.splits)
     print(f"{dataset.uri}: {counts}, {len(dataset.classes)} classes, digest {dataset.digest[:12]}")
     _print_left_out(dataset)

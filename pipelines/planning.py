@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cluster.settings import Place, read_place
+from cluster.settings import Place
 from pipelines.estimate import (
     PHOTOGRAPH_BYTES,
     Estimate,
@@ -20,14 +20,16 @@ from pipelines.estimate import (
     estimate,
     with_images,
 )
+from pipelines.exits import errors_as_exits
 from pipelines.footprint import fitting_place
 from pipelines.hardware import CLUSTERS, Cluster, find_cluster
-from pipelines.options import CONFIG, Command, parse_quietly, program_name, read_command
+from pipelines.options import CONFIG, Command, parse_quietly, place_of, program_name, read_command
 from pipelines.plan_tables import print_plan
 from pipelines.recipes.paper import IMAGES
 from pipelines.stage import Stage
 from storage.dataset import Dataset, load_dataset, load_index
 from storage.errors import StorageError, Unavailable
+from storage.order import longest_run
 from storage.stream import order_of
 from storage.uri import join
 
@@ -35,21 +37,14 @@ _LARGEST_INDEX = 64 << 20  # bytes of an index that is fetched only to learn the
 
 
 def main(description: str) -> NoReturn:
-    """Print the plan; exit as `pipelines.run` does."""
-    try:
+    """Print the plan; exit as `pipelines.exits` says."""
+    with errors_as_exits():
         command = read_plan(sys.argv[1:], prog=program_name(), description=description)
-        if command.options.print_config:
-            print(command.as_yaml(), end="")
-            sys.exit(0)
         estimates = plan(command)
         if command.more["json"]:
             print(json.dumps(as_json(estimates, command), indent=1))
         else:
             print_plan(estimates, command)
-    except Unavailable as error:
-        _die(1, error)
-    except (ValueError, StorageError) as error:
-        _die(2, error)
     sys.exit(0)
 
 
@@ -87,8 +82,7 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command:
 
 def default_kind(config: Path) -> str:
     """Without `--on`: this machine, or where workers hold GPUs the nodes of cluster/aws.yaml."""
-    place = Place() if config == CONFIG and not CONFIG.exists() else read_place(config)
-    return "p4d" if place.workers.gpus else "laptop"
+    return "p4d" if place_of(config).workers.gpus else "laptop"
 
 
 def plan(command: Command) -> list[Estimate]:
@@ -119,7 +113,7 @@ def images_of(stage: Stage, place: Place) -> Images:
         reason = "not packed" if not isinstance(error, Unavailable) else "unreachable"
         train = known or stage.steps * stage.global_batch or 1
         said = "its published size" if known else "one epoch assumed, give --images"
-        longest = max(1, min(16, train // 4096, stage.global_batch // 16))
+        longest = longest_run(train, global_batch=stage.global_batch)
         return Images(
             train=train,
             val=0,
@@ -163,8 +157,3 @@ def as_json(estimates: list[Estimate], command: Command) -> dict[str, Any]:
         "dollars": sum(one.dollars for one in estimates),
         "place_that_fits": fitting_place(estimates, command.more["cluster"]),
     }
-
-
-def _die(code: int, error: Exception) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)

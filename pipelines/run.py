@@ -1,10 +1,4 @@
-"""What an entry script calls: parse, check, train, say what happened; and the exit codes.
-
-0  done, or was done already
-1  the world failed (storage, cluster, tracking) after retries
-2  a mistake of the user's: one line on stderr, nothing was trained
-130  stopped by Ctrl-C or SIGTERM (`ray job stop`)
-"""
+"""What an entry script of a stage calls: parse, check, train, say what happened."""
 
 import signal
 import sys
@@ -25,6 +19,7 @@ from ray.util.queue import Queue
 import storage.errors
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
+from pipelines.exits import Failed, errors_as_exits, unwrapped
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.loop import Job, train
 from pipelines.options import Command, program_name, read_command
@@ -37,34 +32,22 @@ from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
 from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, open_tracker
 from storage import weights
-from storage.errors import BadInput, StorageError, Unavailable
+from storage.errors import BadInput
 from storage.objects import open_store
 
 NAMED = 5  # damaged samples that a terminal shows at once
 
 
-class Failed(Exception):
-    """Training ended without weights; the message is one line."""
-
-
 def main(description: str, stage_name: str | None = None) -> NoReturn:
     """Run one stage, or all stages of the recipe, as the command line says; exit."""
-    try:
+    stopped = "stopped; run the same command again to continue from the last save"
+    with errors_as_exits(stopped=stopped):
         signal.signal(signal.SIGTERM, _stop)
         command = read_command(
             sys.argv[1:], stage_name=stage_name, prog=program_name(), description=description
         )
-        if command.options.print_config:
-            print(command.as_yaml(), end="")
-            sys.exit(0)
         command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
         outcomes = run_stages(command)
-    except (Unavailable, Failed) as error:
-        _die(1, error)
-    except (ValueError, StorageError) as error:
-        _die(2, error)
-    except KeyboardInterrupt:
-        _die(130, "stopped; run the same command again to continue from the last save")
     if len(outcomes) > 1:
         print_summary(outcomes, command)
     sys.exit(0)
@@ -97,15 +80,15 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     """Train one attempt under an MLflow run; the run ends as what happened."""
     place, stage = command.place, plan.stage
     fewest, most, cpus = _fit_to_cluster(plan, place)
+    lineage = plan.manifest(mlflow_run_id="")  # not known yet
     tracker = open_tracker(
         client,
         experiment=plan.recipe,
         run=plan.run,
         stage=stage.name,
         attempt=plan.attempt.uri,
-        tags=_tags(plan),
+        tags=_tags(plan, lineage),
     )
-    manifest = plan.manifest(mlflow_run_id=tracker.run_id)
     tracker.log_params(flatten(asdict(stage)))
     tracker.log_file("config.yaml", command.as_yaml().encode())
     tracker.watch_system()
@@ -117,7 +100,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         place=place,
         start_uri=plan.start_uri,
         steps_per_epoch=plan.steps_per_epoch,
-        manifest=manifest,
+        manifest=lineage | {"mlflow_run_id": tracker.run_id},
     )
     status, began, untracked = FAILED, time.monotonic(), None
     stopped: list[str] = []
@@ -143,7 +126,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         progress.end()
         untracked = untracked or _end_tracking(tracker, plan, status)
     if untracked is not None:
-        progress.note(f"warning: not everything reached MLflow: {_line(untracked)}")
+        progress.note(f"warning: not everything reached MLflow: {unwrapped(untracked)}")
     whole = weights.read_manifest(plan.attempt.uri)
     assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
     seconds = time.monotonic() - began
@@ -248,7 +231,7 @@ def _done(plan: Plan) -> Outcome:
     return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
 
 
-def _tags(plan: Plan) -> dict[str, str]:
+def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
     tags = {
         "fingerprint": plan.fingerprint,
         "weights": plan.attempt.uri,
@@ -256,7 +239,6 @@ def _tags(plan: Plan) -> dict[str, str]:
         "dataset_digest": plan.dataset.digest,
         "ray_job_id": ray.get_runtime_context().get_job_id(),
     }
-    manifest = plan.manifest(mlflow_run_id="")
     if manifest["git_commit"]:
         tags["git_commit"] = manifest["git_commit"]
     if manifest["parent"]:
@@ -288,12 +270,3 @@ def _failure(stage: str, error: Exception) -> Exception:
 
 def _stop(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
-def _die(code: int, error: object) -> NoReturn:
-    print(f"error: {_line(error)}" if code < 100 else _line(error), file=sys.stderr)
-    sys.exit(code)

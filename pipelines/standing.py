@@ -10,21 +10,18 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.exits import errors_as_exits
 from pipelines.lineage import Found, Verdict, attempts_under, what_would_run
 from pipelines.options import Command, parse_quietly, program_name, read_command
 from pipelines.prepare import resolve_place
-from storage.errors import StorageError, Unavailable
 
 _LOG_COLUMNS = 140
 
 
 def main(description: str) -> NoReturn:
-    """Print the status; exit as `pipelines.run` does."""
-    try:
+    """Print the status; exit as `pipelines.exits` says."""
+    with errors_as_exits():
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
-        if command.options.print_config:
-            print(command.as_yaml(), end="")
-            sys.exit(0)
         found = attempts_under(command.place.storage_root, run=only_run)
         verdicts = what_would_run(command, found)
         if command.more["json"]:
@@ -36,10 +33,6 @@ def main(description: str) -> NoReturn:
             print(json.dumps(content, indent=1))
         else:
             print_status(found, verdicts, command)
-    except Unavailable as error:
-        _die(1, error)
-    except (ValueError, StorageError) as error:
-        _die(2, error)
     sys.exit(0)
 
 
@@ -98,8 +91,3 @@ def _attempts(found: list[Found], root: str) -> Table:
             record["mlflow_run_id"] or "-",
         )
     return table
-
-
-def _die(code: int, error: Exception) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)

@@ -76,17 +76,18 @@ def drop_states(attempt_uri: str, *, below: int | None = None) -> None:
     store = _folder(attempt_uri)
     keys = sorted(store.list(), key=lambda key: not key.endswith(weights.MANIFEST))
     for key in keys:  # manifests first: a state half deleted is none
-        if below is None or _step_of(key) < below:
+        if below is None or step_of(key) < below:
             store.delete(key)
 
 
 def _steps_with(attempt_uri: str, name: str) -> list[int]:
     """Steps of the states that have such a file, ascending."""
     keys = _folder(attempt_uri).list()
-    return sorted(_step_of(key) for key in keys if key.endswith(f"/{name}"))
+    return sorted(step_of(key) for key in keys if key.endswith(f"/{name}"))
 
 
-def _step_of(key: str) -> int:
+def step_of(key: str) -> int:
+    """Steps of the state that a key below the folder belongs to."""
     return int(key.split("/", 1)[0].removeprefix("step-"))
 
 

@@ -61,6 +61,15 @@ class OrderSpec:
             )
 
 
+def longest_run(samples: int, *, global_batch: int) -> int:
+    """The run of shards that were shuffled when they were written, 1..16.
+
+    An epoch keeps at least 4,096 runs and a batch 16, so that the same few samples do not always
+    meet.
+    """
+    return max(1, min(_LONGEST_RUN, samples // 4096, global_batch // 16))
+
+
 def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
     """The longest run that mixes practically as well as a full shuffle, 1..16: labels int [N] ->
     int.
@@ -69,12 +78,11 @@ def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
     batch, by the design effect 1 + (run - 1) * rho, where rho is the correlation of neighbours
     (Kish, "Survey Sampling", 1965, section 5.4); here it is taken from the labels and the effect is
     kept below 1.1. Shards that were shuffled when they were written have rho 0, class-sorted ones
-    1. Besides, an epoch keeps at least 4,096 runs and a batch 16, so that the same few samples do
-    not always meet.
+    1. Nor does it exceed `longest_run`.
     """
     samples = len(labels)
-    longest = min(_LONGEST_RUN, samples // 4096, global_batch // 16)
-    if longest <= 1:
+    longest = longest_run(samples, global_batch=global_batch)
+    if longest == 1:
         return 1
     some = np.linspace(0, samples - 2, min(samples - 1, _NEIGHBOURS)).astype(np.int64)
     here, behind = labels[some], labels[some + 1]

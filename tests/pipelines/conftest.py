@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -35,17 +37,27 @@ class Said:
 
 
 @pytest.fixture
-def command(
+def called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Said]:
-    """Call an entry script's `main`: `command("pretrain", "--stage.steps", "3")`."""
+    """Call the `main` of an entry script: `called(planning.main, "plan", "--json")`."""
 
-    def call(stage: str | None, *arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", [f"pipelines/{stage or 'pipeline'}.py", *arguments])
+    def call(main: Callable[[str], NoReturn], script: str, *arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", [f"pipelines/{script}.py", *arguments])
         with pytest.raises(SystemExit) as stop:
-            run.main("test", stage)
+            main("test")
         said = capsys.readouterr()
         return Said(int(stop.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def command(called: Callable[..., Said]) -> Callable[..., Said]:
+    """Call a stage's script: `command("pretrain", "--stage.steps", "3")`."""
+
+    def call(stage: str | None, *arguments: str) -> Said:
+        return called(partial(run.main, stage_name=stage), stage or "pipeline", *arguments)
 
     return call
 

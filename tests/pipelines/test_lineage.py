@@ -1,7 +1,7 @@
 """What lies under a root and what would run, on real commits of small weights; local and on S3."""
 
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -172,36 +172,25 @@ def test_a_committed_parent_without_its_data_is_still_a_parent(
     assert found[1][1] == "nothing is committed"
 
 
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> Said:
-    monkeypatch.setattr(sys, "argv", ["pipelines/status.py", *argv])
-    with pytest.raises(SystemExit) as stop:
-        standing.main("test")
-    said = capsys.readouterr()
-    return Said(int(stop.value.code or 0), said.out, said.err)
-
-
 def test_the_status_is_printed_and_is_json(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    called: Callable[..., Said],
     tmp_path: Path,
     local_data: str,
 ) -> None:
     digest = load_dataset(join(local_data, "digits")).digest
     name = commit(str(tmp_path), PRETRAIN, digest, None)
     place = ("--place.storage-root", str(tmp_path), "--place.data-root", local_data)
-    said = called(monkeypatch, capsys, *place)
+    said = called(standing.main, "status", *place)
     assert (said.code, said.err) == (0, "")
     assert name in said.out
     assert "mlflow-pretrain" in said.out
-    content = json.loads(called(monkeypatch, capsys, *place, "--json").out)
+    content = json.loads(called(standing.main, "status", *place, "--json").out)
     assert content["attempts"][0]["attempt"] == name
     assert content["stages"][0]["state"] == "committed"
 
 
-def test_a_mistake_ends_with_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = called(monkeypatch, capsys, "--recipe", "cats")
+def test_a_mistake_ends_with_2(called: Callable[..., Said]) -> None:
+    said = called(standing.main, "status", "--recipe", "cats")
     assert (said.code, len(said.err.splitlines())) == (2, 1)
-    said = called(monkeypatch, capsys, "--place.storage-root", "ftp://x/y")
+    said = called(standing.main, "status", "--place.storage-root", "ftp://x/y")
     assert (said.code, len(said.err.splitlines())) == (2, 1)

@@ -144,7 +144,11 @@ def test_print_config_needs_neither_data_nor_storage(command: Command) -> None:
     assert "data_root: /nowhere" in said.out
 
 
-@pytest.mark.parametrize("script", ["pretrain", "upscale", "finetune", "pipeline", "pack"])
+SCRIPTS = ["pretrain", "upscale", "finetune", "pipeline", "pack"]
+SCRIPTS += ["plan", "status", "doctor", "verify_order"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_is_executable_and_explains_itself(script: str) -> None:
     done = subprocess.run(
         [f"pipelines/{script}.py", "--help"],

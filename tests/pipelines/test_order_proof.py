@@ -1,6 +1,7 @@
 """`verify_order.py` on a real Ray with real kills; and what it says of an order that is wrong."""
 
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pipelines import order_proof
 from pipelines.order_proof import Run, exactly_once, print_table
 from pipelines.order_runs import History, Step
 from storage.order import OrderSpec
+from tests.pipelines.conftest import Said
 
 ORDER = OrderSpec(digest="d", samples=10, seed=0, global_batch=4, tail="carry")
 
@@ -46,28 +48,21 @@ def test_any_difference_is_one(
     assert "DIFFER" in capsys.readouterr().out
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["pipelines/verify_order.py", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        order_proof.main("test")
-    return int(stop.value.code or 0)
+@pytest.fixture
+def verify_order(
+    called: Callable[..., Said], tmp_path: Path, local_data: str
+) -> Callable[..., Said]:
+    config = tmp_path / "place.yaml"
+    config.write_text(f"data_root: {local_data}\nstorage_root: {tmp_path}/runs\n")
+    return partial(called, order_proof.main, "verify_order", "--config", str(config))
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_worker_counts_and_kills_change_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    local_data: str,
+    verify_order: Callable[..., Said], tmp_path: Path
 ) -> None:
-    config = tmp_path / "place.yaml"
-    config.write_text(f"data_root: {local_data}\nstorage_root: {tmp_path}/runs\n")
-    code = call(
-        monkeypatch,
-        *("--config", str(config), "--workers", "1", "4", "--steps", "18", "--kills", "2"),
-    )
-    said = capsys.readouterr()
-    assert code == 0, said
+    said = verify_order("--workers", "1", "4", "--steps", "18", "--kills", "2")
+    assert said.code == 0, said
     assert "4-1 workers: 18 steps, 2 kills" in said.out
     assert "every run saw the same batches" in said.out
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
@@ -83,16 +78,9 @@ def test_worker_counts_and_kills_change_nothing(
     ],
 )
 def test_mistakes_are_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    local_data: str,
-    arguments: list[str],
-    message: str,
+    verify_order: Callable[..., Said], arguments: list[str], message: str
 ) -> None:
-    config = tmp_path / "place.yaml"
-    config.write_text(f"data_root: {local_data}\nstorage_root: {tmp_path}/runs\n")
-    assert call(monkeypatch, "--config", str(config), *arguments) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
+    said = verify_order(*arguments)
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert message in said.err

@@ -1,8 +1,8 @@
 """`pipelines/pack.py` as a user calls it."""
 
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,8 @@ from tests.storage.test_pack_hf import good
 
 
 @pytest.fixture
-def pack(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
-    def call(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["pipelines/pack.py", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            packing.main("test")
-        said = capsys.readouterr()
-        return Said(int(stop.value.code or 0), said.out, said.err)
-
-    return call
+def pack(called: Callable[..., Said]) -> Callable[..., Said]:
+    return partial(called, packing.main, "pack")
 
 
 def test_tars_of_others_are_indexed_in_place(

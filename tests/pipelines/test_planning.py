@@ -1,7 +1,7 @@
 """Plans: pure numbers against the paper's, and the command line in this process."""
 
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,20 +172,12 @@ def test_every_kind_of_node_is_found() -> None:
     assert all(isinstance(find_cluster(name), Cluster) for name in CLUSTERS)
 
 
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> Said:
-    monkeypatch.setattr(sys, "argv", ["pipelines/plan.py", *argv])
-    with pytest.raises(SystemExit) as stop:
-        planning.main("test")
-    said = capsys.readouterr()
-    return Said(int(stop.value.code or 0), said.out, said.err)
-
-
 def test_the_plan_is_printed_without_data_ray_or_gpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    called: Callable[..., Said], tmp_path: Path
 ) -> None:
     said = called(
-        monkeypatch,
-        capsys,
+        planning.main,
+        "plan",
         *("--recipe", "vit-h14-jft", "--on", "p4d", "--cluster.nodes", "4"),
         *("--place.data-root", str(tmp_path), "--place.max-micro-batch", "32"),
     )
@@ -196,17 +188,13 @@ def test_the_plan_is_printed_without_data_ray_or_gpu(
     assert "raise save_every_steps" in said.out
 
 
-def test_the_plan_is_json_for_machines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    said = called(monkeypatch, capsys, "--json", "--place.data-root", str(tmp_path))
+def test_the_plan_is_json_for_machines(called: Callable[..., Said], tmp_path: Path) -> None:
+    said = called(planning.main, "plan", "--json", "--place.data-root", str(tmp_path))
     content = json.loads(said.out)
     assert [stage["stage"] for stage in content["stages"]] == ["pretrain", "upscale", "finetune"]
     assert content["stages"][0]["memory"][2]["level"] == 2
 
 
-def test_a_mistake_ends_with_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = called(monkeypatch, capsys, "--on", "abacus")
+def test_a_mistake_ends_with_2(called: Callable[..., Said]) -> None:
+    said = called(planning.main, "plan", "--on", "abacus")
     assert (said.code, len(said.err.splitlines())) == (2, 1)
