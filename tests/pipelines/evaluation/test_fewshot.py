@@ -2,19 +2,17 @@ import re
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from pipelines.evaluation.fewshot import Ridge, drawn, few_shot
+from tests.pipelines.evaluation.features import LABELS, PIXELS
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Arrays, Arrays]:
-    pixels, labels = load_digits(return_X_y=True)  # [1797, 64]
-    pixels = pixels.astype(np.float32)
-    return (pixels[:1200], labels[:1200]), (pixels[1200:], labels[1200:])
+    return (PIXELS[:1200], LABELS[:1200]), (PIXELS[1200:], LABELS[1200:])
 
 
 def direct(x: np.ndarray, labels: np.ndarray, test: np.ndarray, l2: float, classes: int) -> Arrays:

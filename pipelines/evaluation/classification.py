@@ -1,0 +1,67 @@
+"""Metrics of a classifier: generators of (name, value) over what it answered.
+
+Means are taken in float64 over images in the order of the split, so that they do not depend on who
+computed which image.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipelines.evaluation.answers import Answers
+
+BINS = 15
+Metrics = Iterator[tuple[str, float]]
+
+
+def top_k(answers: Answers) -> Metrics:
+    """Accuracy in [0, 1], top-5 accuracy where there are more than five classes, mean loss."""
+    yield "accuracy", float(answers.right.mean())
+    if answers.top.shape[1] == 5:
+        yield "top_5", float((answers.top == answers.label[:, None]).any(axis=1).mean())
+    yield "loss", float(answers.loss.mean())
+    yield "samples", float(len(answers))
+
+
+def calibration(answers: Answers, *, bins: int = BINS) -> Metrics:
+    """Expected calibration error in [0, 1] (arXiv:1706.04599): how far confidence is from accuracy.
+
+    Bins of equal width, the upper edge included; weighted by their images.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    each = np.searchsorted(edges[1:-1], answers.confidence)  # [N]
+    surplus = np.bincount(each, answers.confidence - answers.right, minlength=bins)  # [bins]
+    yield "ece", float(np.abs(surplus).sum() / len(answers))
+    yield "confidence", float(answers.confidence.mean())
+
+
+def class_accuracy(answers: Answers, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of each class and the share that was right, NaN where there are none: [C], [C]."""
+    images = np.bincount(answers.label, minlength=num_classes)
+    right = np.bincount(answers.label[answers.right], minlength=num_classes)
+    share = np.full(num_classes, np.nan)
+    np.divide(right, images, out=share, where=images > 0)
+    return images, share
+
+
+def per_class(answers: Answers, num_classes: int) -> Metrics:
+    """Accuracy of each class that has images, by its number; their mean and the worst."""
+    images, share = class_accuracy(answers, num_classes)
+    there = np.flatnonzero(images)
+    yield "class_accuracy/mean", float(share[there].mean())
+    yield "class_accuracy/worst", float(share[there].min())
+    for number in there.tolist():
+        yield f"class_accuracy/{number}", float(share[number])
+
+
+def real(answers: Answers, labels: Sequence[frozenset[int]]) -> Metrics:
+    """Share of the images whose answer is one of several right labels (arXiv:2006.07159).
+
+    Args:
+        answers: of a split.
+        labels: by position in the split; images without any do not count.
+    """
+    counted = [i for i, at in enumerate(answers.index.tolist()) if labels[at]]
+    right = [answers.top[i, 0] in labels[answers.index[i]] for i in counted]
+    yield "real", float(np.mean(right)) if right else float("nan")
+    yield "real_samples", float(len(right))
