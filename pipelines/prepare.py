@@ -224,21 +224,21 @@ def _parent(stage: Stage, command: Command) -> Attempt | None:
     script = f"pipelines/{stage.parent}.py --recipe {options.recipe} --run {options.run}"
     return choose_parent(
         committed_attempts(root, options.run, stage.parent),
-        of_recipe=_fingerprint_in_recipe(command.recipe, stage.parent, command.place),
+        of_recipe=fingerprint_in_recipe(command.recipe, stage.parent, command.place),
         asked=options.parent,
         place=join(root, options.run, stage.parent),
         command=script,
     )
 
 
-def _fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None:
+def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None:
     """The fingerprint a stage has when its whole ancestry is the recipe's own."""
     stage = recipe.stage(name)
     try:
         digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
     except ValueError:  # its data may be gone by now; its weights need not be
         return None
-    parent = stage.parent and _fingerprint_in_recipe(recipe, stage.parent, place)
+    parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
     return fingerprint(stage, dataset_digest=digest, parent=parent)
 
 
