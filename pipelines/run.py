@@ -30,9 +30,10 @@ from pipelines.ray_session import ray_session
 from pipelines.reports import Background, Forward, drain, message_queue, root_cause
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
-from pipelines.tracking import FAILED, FINISHED, KILLED, Tracker, open_client, open_tracker
+from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
+from pipelines.tracking import node_sampler, open_client, open_tracker, settle
 from storage import weights
-from storage.errors import BadInput
+from storage.errors import BadInput, StorageError
 from storage.objects import open_store
 
 NAMED = 5  # damaged samples that a terminal shows at once
@@ -64,7 +65,7 @@ def run_stages(command: Command) -> list[Outcome]:
         plan = make_plan(rest[0], command, checked[rest[0].name])
         if not plan.done:
             break
-        outcomes.append(_done(plan))
+        outcomes.append(_done(plan, client))
         rest.pop(0)
     if not rest:
         return outcomes
@@ -72,7 +73,8 @@ def run_stages(command: Command) -> list[Outcome]:
         signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
         for stage in rest:
             plan = make_plan(stage, command, checked[stage.name])
-            outcomes.append(_done(plan) if plan.done else run_stage(plan, command, client))
+            done = plan.done
+            outcomes.append(_done(plan, client) if done else run_stage(plan, command, client))
     return outcomes
 
 
@@ -88,10 +90,10 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         stage=stage.name,
         attempt=plan.attempt.uri,
         tags=_tags(plan, lineage),
+        params=flatten(asdict(stage)),
     )
-    tracker.log_params(flatten(asdict(stage)))
     tracker.log_file("config.yaml", command.as_yaml().encode())
-    tracker.watch_system()
+    tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
     queue = message_queue()
@@ -125,6 +127,8 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     finally:
         progress.end()
         untracked = untracked or _end_tracking(tracker, plan, status)
+        for line in tracker.notices():
+            progress.note(line)
     if untracked is not None:
         progress.note(f"warning: not everything reached MLflow: {unwrapped(untracked)}")
     whole = weights.read_manifest(plan.attempt.uri)
@@ -138,15 +142,16 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
 
 
 def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
-    """Close the MLflow run; the weights are safe, so a tracker that is down is only said."""
+    """Close the MLflow run; the weights are safe, so what goes wrong here is only said."""
+    failure = None
     try:
         if status == FINISHED:
             manifest = open_store(plan.attempt.uri).read(weights.MANIFEST)
             tracker.log_file(weights.MANIFEST, manifest)
-        tracker.end(status)
-    except Exception as error:  # MLflow's, SQLAlchemy's and requests' own
-        return error
-    return None
+    except StorageError as error:
+        failure = error
+    tracker.end(status)
+    return failure
 
 
 def _trainer(
@@ -198,6 +203,7 @@ def _handle(
     kind = message.get("kind")
     if kind == "start":
         progress.note(f"{message['plan']}; {', '.join(message['notes'])}")
+        tracker.log_start(message["step"])
     elif kind == "steps":
         progress.show(message["records"][-1])
         tracker.log_steps(message["records"])
@@ -222,12 +228,16 @@ def _handle(
     elif kind == "lost":
         for rank, reason in message["workers"].items():
             progress.note(f"worker {rank} failed: {reason}")
+    for line in tracker.notices():
+        progress.note(line)
 
 
-def _done(plan: Plan) -> Outcome:
+def _done(plan: Plan, client: Any) -> Outcome:
     manifest = plan.attempt.manifest
     assert manifest is not None
     print(f"{plan.stage.name}: committed already in {plan.attempt.uri} (--force trains it again)")
+    for line in settle(client, manifest):
+        print(f"{plan.stage.name}: {line}")
     return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
 
 
