@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import vit
 from vit.attention import (
@@ -56,8 +56,12 @@ def images(batch: int = 2) -> Tensor:
 def test_the_maps_give_the_blocks_own_attention_output(changes):
     model = sharp_model(**changes)
     seen: list[tuple[Tensor, Tensor]] = []  # input and output of each block's attention
+
+    def keep(_: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+        seen.append((given[0], output))
+
     for attn in attentions(model):
-        attn.register_forward_hook(lambda _, given, output: seen.append((given[0], output)))
+        attn.register_forward_hook(keep)
     with torch.no_grad():
         model.forward_features(images())
         maps = list(attention_maps(model, images()))

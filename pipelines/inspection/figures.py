@@ -1,0 +1,224 @@
+"""Numbers -> PNG. Two models, before and after, stand side by side on one scale.
+
+matplotlib comes with MLflow. Figures are made without pyplot, which keeps global state; text is
+never read as formulas, because class names are data.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from pipelines.inspection.measure import Measured
+
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",  # comes with matplotlib, is there on every machine
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "figure.titlesize": 11.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+DPI = 130
+_TILES = 16  # places a side whose similarity is shown; of a larger grid every n-th
+_TILE_PIXELS = 32
+_PANEL_WIDTH = 6.0  # inches of one panel
+_BLUE, _GREY = "#1f6fb2", "#6b6b6b"
+
+
+def filters_picture(models: Sequence[Measured]) -> bytes | None:
+    """Principal components of the patch embedding as colours; grey is zero."""
+    shown = [one for one in models if one.filters is not None and len(one.filters)]
+    if not shown:
+        return None
+
+    def draw(axes: Axes, one: Measured) -> None:
+        assert one.filters is not None
+        count = len(one.filters)
+        largest = np.abs(one.filters).max(axis=(1, 2, 3), keepdims=True)
+        colours = one.filters / np.maximum(largest, 1e-30) / 2 + 0.5  # [n, 3, p, p] in [0, 1]
+        whole, _ = _mosaic(colours.transpose(0, 2, 3, 1), columns=7)
+        axes.imshow(whole, interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(
+            f"{one.title}: the first {count}, {one.filters_share:.0%} of the variance", loc="left"
+        )
+
+    return _panels("Filters of the patch embedding (principal components)", shown, draw, high=3.9)
+
+
+def positions_picture(models: Sequence[Measured]) -> bytes | None:
+    """Cosine similarity of each place's embedding to all others: a grid of grids."""
+    shown = [one for one in models if one.similarity is not None]
+    if not shown:
+        return None
+
+    def draw(axes: Axes, one: Measured) -> None:
+        assert one.similarity is not None
+        rows, columns = one.similarity.shape[:2]
+        at_rows, at_columns = (_every(side) for side in (rows, columns))
+        tiles = one.similarity[np.ix_(at_rows, at_columns)]  # [r, c, h, w]
+        whole, apart = _mosaic(
+            tiles.reshape(-1, rows, columns), columns=len(at_columns), fill=np.nan
+        )
+        image = axes.imshow(whole, vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
+        axes.set_xticks([(i + 0.45) * apart[1] for i in range(len(at_columns))])
+        axes.set_xticklabels([str(place + 1) for place in at_columns])
+        axes.set_yticks([(i + 0.45) * apart[0] for i in range(len(at_rows))])
+        axes.set_yticklabels([str(place + 1) for place in at_rows])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("column of the patch")
+        axes.set_ylabel("row of the patch")
+        axes.set_title(one.title, loc="left")
+        bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
+        bar.set_label("cosine similarity")
+
+    title = "Similarity of position embeddings: each tile is one place compared with all"
+    return _panels(title, shown, draw, high=5.2)
+
+
+def distances_picture(models: Sequence[Measured]) -> bytes | None:
+    """Mean attention distance of every head against depth, a dot a head."""
+    shown = [one for one in models if one.distances is not None]
+    if not shown:
+        return None
+    most = max(
+        max(one.uniform, float(one.distances.max())) for one in shown if one.distances is not None
+    )
+
+    def draw(axes: Axes, one: Measured) -> None:
+        assert one.distances is not None
+        depth, heads = one.distances.shape
+        x = np.repeat(np.arange(1, depth + 1), heads)
+        size = 26 if depth <= 12 else 14
+        axes.scatter(
+            x, one.distances.ravel(), s=size, color=_BLUE, alpha=0.75, lw=0, label="a head"
+        )
+        axes.axhline(one.uniform, color=_GREY, lw=1, ls="--", label="attending to all alike")
+        axes.set_xlim(0.4, depth + 0.6)
+        axes.set_ylim(0, most * 1.15 or 1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("network depth (block)")
+        axes.set_ylabel("mean attention distance (pixels)")
+        axes.grid(axis="y", color="#dddddd", lw=0.6)
+        axes.set_axisbelow(True)
+        axes.set_title(f"{one.title}: {heads} heads, {one.samples} images", loc="left")
+        axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+
+    return _panels("How far attention reaches", shown, draw, high=3.8)
+
+
+def rollout_picture(models: Sequence[Measured]) -> bytes | None:
+    """Attention rollout laid over sample images, a row a model under the images themselves."""
+    shown = [one for one in models if one.rollout is not None]
+    if not shown:
+        return None
+    count = len(shown[-1].images)
+    most = max(float(np.quantile(one.rollout, 0.995)) for one in shown if one.rollout is not None)
+    with _quietly():
+        rows = 1 + len(shown)
+        wide = max(1.15 * count, 5.0)
+        figure = Figure(figsize=(wide + 0.9, 1.3 * rows + 0.75), dpi=DPI, layout="constrained")
+        grid = figure.subplots(rows, count, squeeze=False)
+        for at in range(count):
+            last = shown[-1]
+            grid[0, at].imshow(last.images[at], interpolation="nearest")
+            grid[0, at].set_title(_short(last.classes[at]))
+            for axes, one in zip(grid[1:, at], shown, strict=True):
+                assert one.rollout is not None
+                axes.imshow(_overlay(one.images[at], one.rollout[at] / most))
+        for axes in grid.ravel():
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        grid[0, 0].set_ylabel("image")
+        for row, one in enumerate(shown, start=1):
+            grid[row, 0].set_ylabel(one.title.replace(", ", "\n"))
+        scale = ScalarMappable(Normalize(0, most), "inferno")
+        bar = figure.colorbar(scale, ax=grid[1:, :].ravel().tolist(), fraction=0.02, pad=0.01)
+        bar.set_label("times an even share")
+        figure.suptitle("Attention rollout: what reaches the head", x=0.01, ha="left")
+        return _png(figure)
+
+
+def _panels(
+    title: str, models: Sequence[Measured], draw: Callable[[Axes, Measured], None], *, high: float
+) -> bytes:
+    with _quietly():
+        size = (_PANEL_WIDTH * len(models), high + 0.35)
+        figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(wspace=0.06))
+        for axes, one in zip(
+            figure.subplots(1, len(models), squeeze=False)[0], models, strict=True
+        ):
+            draw(axes, one)
+        figure.suptitle(title, x=0.01, ha="left")
+        return _png(figure)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The style, and no word about letters that the font lacks: names are data."""
+    with warnings.catch_warnings(), matplotlib.rc_context(_STYLE):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _mosaic(
+    tiles: np.ndarray, *, columns: int, fill: float = 1.0
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Tiles [n, h, w, ...] side by side as one image [H, W, ...], and how far apart they begin.
+
+    Small ones are enlarged, so that the gap between them can be narrow.
+    """
+    times = max(1, _TILE_PIXELS // max(tiles.shape[1:3]))
+    tiles = tiles.repeat(times, axis=1).repeat(times, axis=2)
+    count, height, width = tiles.shape[:3]
+    gap = max(2, min(height, width) // 12)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
+    whole = np.full(shape, fill)
+    for at, tile in enumerate(tiles):
+        top, left = (at // columns) * (height + gap), (at % columns) * (width + gap)
+        whole[top : top + height, left : left + width] = tile
+    return whole, (height + gap, width + gap)
+
+
+def _every(side: int) -> list[int]:
+    """The places of a side whose tiles are shown."""
+    return list(range(0, side, -(-side // _TILES)))
+
+
+def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image [S, S, 3] in grey under its heat [h, w] in [0, 1] -> float [S, S, 3] in [0, 1]."""
+    side = image.shape[0]
+    smooth = Image.fromarray(heat.astype(np.float32)).resize(
+        (side, side), Image.Resampling.BILINEAR
+    )
+    colours = colormaps["inferno"](np.clip(np.asarray(smooth), 0, 1))[..., :3]
+    grey = image.mean(axis=-1, keepdims=True) / 255
+    return 0.65 * colours + 0.35 * grey
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else f"{name[:13]}…"

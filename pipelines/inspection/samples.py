@@ -1,0 +1,65 @@
+"""The images that are looked at: a fixed choice of a split, the same on every machine.
+
+They are read once and cut for each model's size, so that before and after an upscale show the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.dataset import Dataset, Selection, load_index, select
+from storage.decode import Crop, decode
+from storage.errors import BadDataset, BadImage
+from storage.objects import open_store
+from storage.reader import Damaged, read_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Encoded images of a split, ascending by position."""
+
+    data: tuple[bytes, ...]
+    classes: tuple[str, ...]
+    """The class's name of each."""
+    source: str
+    """Where they are from, for a title."""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def cut(self, crop: Crop) -> np.ndarray:
+        """Decoded for one size: uint8 [n, S, S, 3]. Nothing random: evaluation's crop."""
+        return np.stack([decode(data, crop, seed=0, epoch=0, index=0) for data in self.data])
+
+
+def read_fixed_samples(
+    dataset: Dataset, split: str, *, selection: Selection, count: int, crop: Crop
+) -> Samples:
+    """`count` images spread evenly over the selected positions of a split; all where it has fewer.
+
+    Damaged ones are left out.
+
+    Raises:
+        storage.errors.BadDataset, BadSelection, Unavailable: there is nothing to read.
+    """
+    index = load_index(dataset, split)
+    positions, _ = select(index, selection)
+    at = np.unique(np.linspace(0, len(positions) - 1, count).round().astype(np.int64))
+    chosen = positions[at]  # ascending, no two the same
+    damaged: list[Damaged] = []
+    found: dict[int, bytes] = {}
+    for sample in read_samples(open_store(dataset.uri), index, chosen, damaged=damaged):
+        try:
+            decode(sample.data, crop, seed=0, epoch=0, index=0)
+        except BadImage:
+            continue
+        found[sample.request] = sample.data
+    if not found:
+        raise BadDataset(f"no image of split {split!r} of {dataset.uri} can be read")
+    requests = sorted(found)
+    labels = index.labels[chosen[requests]]
+    return Samples(
+        data=tuple(found[request] for request in requests),
+        classes=tuple(dataset.classes[label] for label in labels),
+        source=f"{dataset.uri.rstrip('/').rpartition('/')[2]}/{split}",
+    )

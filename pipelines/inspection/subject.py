@@ -1,0 +1,111 @@
+"""The weights that are looked at, as a model with a name."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.stage import Data
+from pipelines.starting import start_weights
+from storage import weights
+from storage.errors import BadInput, StorageError
+from storage.selection import Selection
+from storage.uri import join
+from vit import BiT, Config, ViT, ViTConfig, build_model, config_from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model in evaluation mode."""
+
+    name: str
+    model: ViT | BiT
+    notes: tuple[str, ...] = ()
+    """What was changed while its weights were read."""
+
+    @property
+    def config(self) -> Config:
+        """What the model is."""
+        return self.model.config
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images it takes, in pixels."""
+        side = self.config.image_size
+        if not isinstance(side, int):
+            raise BadInput(f"{self.name} takes images of {side} pixels; only square ones are cut")
+        return side
+
+    @property
+    def title(self) -> str:
+        """Its name and resolution."""
+        return f"{self.name}, {self.image_size} px"
+
+
+def committed_subject(uri: str) -> Subject:
+    """The model that a stage committed.
+
+    Raises:
+        storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there is none, or damaged.
+    """
+    found, manifest = weights.read_weights(uri)
+    model = build_model(config_from_dict(manifest["stage"]["model"]))
+    model.load_state_dict(found)
+    return Subject(name=manifest["stage"]["name"], model=model.eval())
+
+
+def imported_subject(uri: str, config: Config, *, image_size: int | None = None) -> Subject:
+    """The model of a public checkpoint, in the shape of `config`.
+
+    Raises:
+        ValueError: there is nothing, or it does not fit; names the place and the tensors.
+    """
+    found, notes = start_weights(uri, config, image_size=image_size)
+    model = build_model(config)
+    model.load_state_dict(found)
+    name = uri.rstrip("/").rpartition("/")[2]
+    return Subject(name=name, model=model.eval(), notes=notes)
+
+
+def before_upscale(uri: str, manifest: dict[str, Any]) -> Subject | None:
+    """The parent of committed weights where its grid or patches were others, and it is still there.
+
+    A stage lies beside its parent: <root>/<run>/<stage>/<attempt>.
+    """
+    parent = manifest.get("parent")
+    if not parent:
+        return None
+    place = join(uri.rstrip("/").rsplit("/", 2)[0], parent["stage"], parent["attempt"])
+    try:
+        there = weights.read_manifest(place)
+        if there is None:
+            return None
+        file = there["files"]["weights.safetensors"]
+        was, now = (config_from_dict(one["stage"]["model"]) for one in (there, manifest))
+        if file["sha256"] != parent["weights_sha256"] or _cut(was) == _cut(now):
+            return None
+        return committed_subject(place)
+    except StorageError:  # the parent is one picture more, not a reason to show none
+        return None
+
+
+def _cut(config: Config) -> tuple[object, ...]:
+    patch = config.patch_size if isinstance(config, ViTConfig) else None
+    return config.grid_size, patch
+
+
+def data_of(manifest: dict[str, Any]) -> Data:
+    """The images that committed weights were trained and evaluated on.
+
+    Raises:
+        storage.errors.BadInput: the manifest is of another version.
+    """
+    try:
+        return Data(**{name: _value(v) for name, v in manifest["stage"]["data"].items()})
+    except TypeError as error:
+        raise BadInput(f"the manifest's stage.data is of another version: {error}") from None
+
+
+def _value(value: Any) -> Any:
+    """A field of `Data` as it was before JSON."""
+    if isinstance(value, dict):
+        return Selection(**{name: _value(item) for name, item in value.items()})
+    return tuple(value) if isinstance(value, list) else value
