@@ -1,0 +1,128 @@
+"""What was started, by process id and start time, so that exactly that can be ended.
+
+Nodes come and go as children of the autoscaler; when it dies first they belong to nobody. Therefore
+everything also carries a random mark in its environment, which children inherit.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.errors import BadPlace
+
+FILE = "state.json"
+MARK = "VIT_ON_RAY_LOCAL"
+_GRACE_SECONDS = 10
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process; the start time tells it from a later one with the same id."""
+
+    pid: int
+    created: float
+
+    def find(self) -> psutil.Process | None:
+        """It, if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 0.01
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+@dataclass(kw_only=True)
+class State:
+    """The content of state.json."""
+
+    mark: str = field(default_factory=lambda: secrets.token_hex(16))
+    scratch: str
+    """Folder of Ray's own, deleted at the end."""
+    ports: dict[str, int]
+    started: dict[str, Started] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Replace the file as a whole."""
+        new = folder / f"{FILE}.new"
+        new.write_text(json.dumps(asdict(self), indent=1))
+        new.replace(folder / FILE)
+
+    def start(
+        self, name: str, command: list[str], environment: Mapping[str, str], folder: Path
+    ) -> None:
+        """Start a process that outlives this one, with a log in the folder."""
+        with (folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
+                command,
+                env={**environment, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the shell is not meant for it
+            )
+        self.started[name] = Started(process.pid, psutil.Process(process.pid).create_time())
+        self.write(folder)
+
+    def missing(self) -> list[str]:
+        """Names of the processes that run no more."""
+        return [name for name, each in self.started.items() if each.find() is None]
+
+
+def read_state(folder: Path) -> State | None:
+    """What was started from this folder; None: nothing. Raises BadPlace if unreadable."""
+    path = folder / FILE
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        started = {name: Started(**each) for name, each in content.pop("started").items()}
+        return State(**content, started=started)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadPlace(
+            f"{path} cannot be read ({error}): wanted what `up` wrote. Processes that carry"
+            f" {MARK} in their environment are the cluster's; end them and delete the file"
+        ) from None
+
+
+def family(state: State) -> list[psutil.Process]:
+    """Every live process of the cluster: those started, their children, what carries the mark."""
+    found: dict[int, psutil.Process] = {}
+    for each in state.started.values():
+        process = each.find()
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found |= {child.pid: child for child in process.children(recursive=True)}
+            found[process.pid] = process
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == state.mark:
+                found[process.pid] = process
+    return [each for each in found.values() if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def end(state: State) -> int:
+    """End the family; return how many processes it had. They may start others meanwhile, so look
+    again."""
+    ended: set[int] = set()
+    for _ in range(_ROUNDS):
+        processes = family(state)
+        if not processes:
+            break
+        ended |= {each.pid for each in processes}
+        for each in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.terminate()
+        for each in psutil.wait_procs(processes, timeout=_GRACE_SECONDS)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    return len(ended)
