@@ -28,6 +28,7 @@ from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
 from pipelines.states import damaged_states, drop_states, newest_state, save_state
+from pipelines.utilisation import Utilisation, device_name
 from storage import weights
 from storage.objects import open_store
 from storage.stream import order_of
@@ -119,6 +120,9 @@ class Worker:
             job.stage.global_batch,
             workers=self.world_size,
             max_micro_batch=job.place.max_micro_batch,
+        )
+        self.utilisation = Utilisation(
+            job.stage, device=device_name(self.device), workers=self.world_size
         )
         self.engine: DeepSpeedEngine
         self.unreported: list[TrainedStep] = []
@@ -245,6 +249,7 @@ class Worker:
             "train/read_requests": requests,
             "train/read_mebibytes": count / 2**20,
         }
+        records[-1] |= self.utilisation.metrics(records[-1]["train/images_per_second"])
         norm = gradient_norm(self.engine)
         if np.isfinite(norm):
             records[-1]["train/gradient_norm"] = norm
