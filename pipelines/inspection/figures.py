@@ -5,9 +5,10 @@ never read as formulas, because class names are data.
 """
 
 import io
-import warnings
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import matplotlib
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -33,6 +35,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 DPI = 130
+_ONE_AT_A_TIME = threading.Lock()
 _TILES = 16  # places a side whose similarity is shown; of a larger grid every n-th
 _TILE_PIXELS = 32
 _PANEL_WIDTH = 6.0  # inches of one panel
@@ -54,7 +57,8 @@ def filters_picture(models: Sequence[Measured]) -> bytes | None:
         axes.imshow(whole, interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(
-            f"{one.title}: the first {count}, {one.filters_share:.0%} of the variance", loc="left"
+            f"{_text(one.title, 40)}: the first {count}, {one.filters_share:.0%} of the variance",
+            loc="left",
         )
 
     return _panels("Filters of the patch embedding (principal components)", shown, draw, high=3.9)
@@ -83,7 +87,7 @@ def positions_picture(models: Sequence[Measured]) -> bytes | None:
         axes.spines[:].set_visible(False)
         axes.set_xlabel("column of the patch")
         axes.set_ylabel("row of the patch")
-        axes.set_title(one.title, loc="left")
+        axes.set_title(_text(one.title, 40), loc="left")
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("cosine similarity")
 
@@ -116,7 +120,7 @@ def distances_picture(models: Sequence[Measured]) -> bytes | None:
         axes.set_ylabel("mean attention distance (pixels)")
         axes.grid(axis="y", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
-        axes.set_title(f"{one.title}: {heads} heads, {one.samples} images", loc="left")
+        axes.set_title(f"{_text(one.title, 40)}: {heads} heads, {one.samples} images", loc="left")
         axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
 
     return _panels("How far attention reaches", shown, draw, high=3.8)
@@ -129,7 +133,7 @@ def rollout_picture(models: Sequence[Measured]) -> bytes | None:
         return None
     count = len(shown[-1].images)
     most = max(float(np.quantile(one.rollout, 0.995)) for one in shown if one.rollout is not None)
-    with _quietly():
+    with _styled():
         rows = 1 + len(shown)
         wide = max(1.15 * count, 5.0)
         figure = Figure(figsize=(wide + 0.9, 1.3 * rows + 0.75), dpi=DPI, layout="constrained")
@@ -137,7 +141,7 @@ def rollout_picture(models: Sequence[Measured]) -> bytes | None:
         for at in range(count):
             last = shown[-1]
             grid[0, at].imshow(last.images[at], interpolation="nearest")
-            grid[0, at].set_title(_short(last.classes[at]))
+            grid[0, at].set_title(_text(last.classes[at]))
             for axes, one in zip(grid[1:, at], shown, strict=True):
                 assert one.rollout is not None
                 axes.imshow(_overlay(one.images[at], one.rollout[at] / most))
@@ -147,7 +151,7 @@ def rollout_picture(models: Sequence[Measured]) -> bytes | None:
             axes.spines[:].set_visible(False)
         grid[0, 0].set_ylabel("image")
         for row, one in enumerate(shown, start=1):
-            grid[row, 0].set_ylabel(one.title.replace(", ", "\n"))
+            grid[row, 0].set_ylabel(_text(one.title, 40).replace(", ", "\n"))
         scale = ScalarMappable(Normalize(0, most), "inferno")
         bar = figure.colorbar(scale, ax=grid[1:, :].ravel().tolist(), fraction=0.02, pad=0.01)
         bar.set_label("times an even share")
@@ -158,7 +162,7 @@ def rollout_picture(models: Sequence[Measured]) -> bytes | None:
 def _panels(
     title: str, models: Sequence[Measured], draw: Callable[[Axes, Measured], None], *, high: float
 ) -> bytes:
-    with _quietly():
+    with _styled():
         size = (_PANEL_WIDTH * len(models), high + 0.35)
         figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(wspace=0.06))
         for axes, one in zip(
@@ -170,10 +174,9 @@ def _panels(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """The style, and no word about letters that the font lacks: names are data."""
-    with warnings.catch_warnings(), matplotlib.rc_context(_STYLE):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+def _styled() -> Iterator[None]:
+    """The style. matplotlib's is one a process, and stages may end side by side."""
+    with _ONE_AT_A_TIME, matplotlib.rc_context(_STYLE):
         yield
 
 
@@ -220,5 +223,12 @@ def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return 0.65 * colours + 0.35 * grey
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+def _text(name: str, most: int = 14) -> str:
+    """A name that is data, in letters that the font has, not longer than `most`."""
+    shown = "".join(letter if ord(letter) in _letters() else "?" for letter in name)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
