@@ -21,6 +21,7 @@ from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
 from pipelines.exits import Failed, errors_as_exits, unwrapped
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
+from pipelines.inspection.inspecting import inspect_after_stage
 from pipelines.loop import Job, train
 from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
@@ -119,6 +120,9 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         if stopped:
             raise BadInput(f"stage {stage.name}: {stopped[0]}")
         status = FINISHED
+        inspect_after_stage(
+            plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
+        )
     except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
         raise _failure(stage.name, error) from None
     except KeyboardInterrupt:
