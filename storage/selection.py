@@ -82,7 +82,7 @@ def select(index: SampleIndex, selection: Selection) -> tuple[np.ndarray, np.nda
     Raises BadSelection for a class the dataset does not have, labels that do not fit its classes,
     or a selection without samples.
     """
-    labels = np.asarray(index.labels, dtype=np.int64)  # [N]
+    labels = index.all_labels()  # [N]
     num_classes = index.num_classes
     wanted = selection.classes if selection.classes is not None else tuple(range(num_classes))
     outside = [c for c in wanted if not 0 <= c < num_classes]

@@ -1,0 +1,101 @@
+"""The index of a split in a bucket: fetched once a machine, however many processes want it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.dataset import IndexFile
+from storage.index import INDEX_ROW, _map_index, save_index
+from storage.objects import open_store
+from storage.order import natural_run
+from tests.s3 import S3Server
+
+OPEN = """
+import sys
+from storage.dataset import IndexFile
+from storage.index import _local_index
+from storage.objects import open_store
+store = open_store(sys.argv[1])
+file = IndexFile(name="index-train.npy", bytes=int(sys.argv[2]), sha256=sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+_local_index(store, file)
+print(store.traffic.bytes)
+"""
+
+
+def test_processes_that_open_it_at_once_fetch_it_once(s3: S3Server, tmp_path: Path) -> None:
+    path = save_index(tmp_path, "train", np.zeros(1_000_000, dtype=INDEX_ROW))
+    file = IndexFile.of(path)
+    uri = s3.uri("index-once")
+    open_store(uri).upload(path.name, path)
+    (tmp_path / "tmp").mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, uri, str(file.bytes), file.sha256],
+            env={**s3.env, "TMPDIR": str(tmp_path / "tmp")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for each in processes:
+        assert each.stdout
+        assert each.stdout.readline() == "ready\n"
+    for each in processes:
+        assert each.stdin
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    read = sorted(int(each.communicate(timeout=60)[0]) for each in processes)
+    assert read == [0, 0, 0, file.bytes]
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_a_few_pages_of_a_large_index_say_how_long_runs_may_be(shuffled: bool) -> None:
+    labels = np.repeat(np.arange(1000, dtype=np.int32), 2000)
+    if shuffled:
+        labels = np.random.default_rng(0).permutation(labels)
+    looked_at = Watched(labels)
+    assert natural_run(looked_at, global_batch=4096) == (16 if shuffled else 1)  # type: ignore
+    pages = np.unique(np.concatenate(looked_at.asked) * INDEX_ROW.itemsize // 4096)
+    assert len(pages) <= 2 * 1024  # of the 15,625 that it has
+
+
+def test_looking_at_a_few_places_of_an_index_reads_little_of_it(tmp_path: Path) -> None:
+    path = save_index(tmp_path, "train", np.zeros(8_000_000, dtype=INDEX_ROW))  # 256 MB
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    mapped = _map_index(
+        str(tmp_path), IndexFile(name=path.name, bytes=path.stat().st_size, sha256="")
+    )
+    before = read_from_disk()
+    natural_run(mapped["label"], global_batch=4096)
+    read = read_from_disk() - before
+    if not read:
+        pytest.skip("a file system in memory")
+    assert read < 32 << 20
+
+
+def read_from_disk() -> int:
+    """Bytes, by this process."""
+    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
+
+
+class Watched:
+    """Labels that note which of them were looked at."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels, self.asked = labels, []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, which: np.ndarray) -> np.ndarray:
+        self.asked.append(which)
+        return self.labels[which]
