@@ -1,0 +1,9 @@
+"""One HTML page of a run, which opens anywhere: no network, no scripts, nothing beside it.
+
+content    what is shown, gathered from manifests and MLflow
+cost       what a stage took: images, operations, bytes
+charts     curves as inline SVG
+html       escaped text, tables, pictures
+page       the page; its look is in style
+command    `pipelines/report.py`, and the report at the end of a pipeline
+"""

@@ -1,0 +1,165 @@
+"""What a report shows, gathered from MLflow and the manifests; plain values, nothing rendered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import tracking
+from pipelines.lineage import attempts_under
+from pipelines.options import Command
+from pipelines.redaction import redact
+from pipelines.stage import flatten
+from storage.errors import StorageError
+
+Curve = list[tuple[int, float]]
+"""(step, value), ascending by step."""
+
+CURVES = ("train/", "val/")  # prefixes of the metrics whose history is shown
+_MOST_PICTURE_BYTES = 4 << 20
+_ALL_PICTURE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContent:
+    """One attempt at a stage."""
+
+    name: str
+    attempt: str
+    """Name of the attempt's folder: fingerprint, and a number if it is not the first."""
+    status: str
+    """MLflow's: FINISHED, FAILED, KILLED, RUNNING."""
+    began_ms: int
+    """Unix time in milliseconds."""
+    ended_ms: int | None
+    run_id: str
+    uri: str
+    """Where its weights lie."""
+    manifest: Mapping[str, Any]
+    """Empty where nothing is committed, or it cannot be read."""
+    config: Mapping[str, str]
+    """The stage's fields by dotted name."""
+    tags: Mapping[str, str]
+    """Without `vit.`."""
+    metrics: Mapping[str, float]
+    """Last value of each."""
+    curves: Mapping[str, Curve]
+    pictures: Mapping[str, bytes]
+    """Name -> PNG."""
+    left_out: Sequence[str]
+    """Pictures that are too large or no PNG, with the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """One run."""
+
+    run: str
+    recipe: str
+    run_id: str
+    """MLflow's, of the parent run."""
+    tracking_uri: str
+    """Without credentials."""
+    storage_root: str
+    stages: tuple[StageContent, ...]
+    """Oldest first."""
+    notes: tuple[str, ...]
+    """What could not be read."""
+
+
+def gather(command: Command, client: Any) -> Content:
+    """Everything that is known of the command's run.
+
+    Args:
+        command: names recipe, run and place.
+        client: from `pipelines.tracking.open_client`.
+
+    Raises:
+        ValueError: MLflow knows no such run.
+        pipelines.tracking.TrackingUnavailable: it does not answer.
+    """
+    recipe, run = command.options.recipe, command.options.run
+    uri, root = redact(command.place.mlflow_uri), command.place.storage_root
+    found = tracking.read_run(client, experiment=recipe, run=run)
+    if found is None:
+        raise ValueError(
+            f"MLflow at {uri} has no run {run!r} of recipe {recipe!r} - run: pipelines/pipeline.py"
+            f" --recipe {recipe} --run {run}"
+        )
+    notes: list[str] = []
+    manifests: dict[str, Mapping[str, Any]] = {}
+    try:
+        for one in attempts_under(root, run=run):
+            manifests[one.attempt.uri] = one.attempt.manifest or {}
+    except StorageError as error:
+        notes.append(f"the manifests cannot be read: {' '.join(str(error).split())}")
+    run_id, records = found
+    spent = 0
+    stages: list[StageContent] = []
+    for record in records:
+        pictures, left_out, spent = _pictures(client, record.run_id, spent)
+        stages.append(_stage(client, record, manifests, pictures, left_out))
+    return Content(
+        run=run,
+        recipe=recipe,
+        run_id=run_id,
+        tracking_uri=uri,
+        storage_root=root,
+        stages=tuple(stages),
+        notes=tuple(notes),
+    )
+
+
+def _stage(
+    client: Any,
+    record: tracking.RunRecord,
+    manifests: Mapping[str, Mapping[str, Any]],
+    pictures: dict[str, bytes],
+    left_out: list[str],
+) -> StageContent:
+    tags = {
+        name.removeprefix("vit."): value
+        for name, value in record.tags.items()
+        if name.startswith("vit.")
+    }
+    uri = tags.get("attempt", "")
+    manifest = manifests.get(uri, {})
+    config = manifest.get("stage")
+    return StageContent(
+        name=tags.get("stage", record.name),
+        attempt=str(manifest.get("attempt") or uri.rstrip("/").rpartition("/")[2]),
+        status=record.status,
+        began_ms=record.began_ms,
+        ended_ms=record.ended_ms,
+        run_id=record.run_id,
+        uri=uri,
+        manifest=manifest,
+        config={k: str(v) for k, v in flatten(config).items()} if config else dict(record.params),
+        tags=tags,
+        metrics=record.metrics,
+        curves={
+            name: tracking.read_history(client, record.run_id, name)
+            for name in sorted(record.metrics)
+            if name.startswith(CURVES)
+        },
+        pictures=pictures,
+        left_out=left_out,
+    )
+
+
+def _pictures(client: Any, run_id: str, spent: int) -> tuple[dict[str, bytes], list[str], int]:
+    """The run's PNGs, names of those that are left out, and the bytes taken so far."""
+    taken: dict[str, bytes] = {}
+    left_out: list[str] = []
+    for name, size in tracking.list_files(client, run_id, "pictures"):
+        if not name.endswith(".png"):
+            continue
+        if size > _MOST_PICTURE_BYTES or spent + size > _ALL_PICTURE_BYTES:
+            left_out.append(f"{name}: {size / 2**20:.1f} MiB, too large for the page")
+            continue
+        data = tracking.read_file(client, run_id, name)
+        if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+            left_out.append(f"{name}: not a PNG")
+            continue
+        taken[name] = data
+        spent += len(data)
+    return taken, left_out, spent

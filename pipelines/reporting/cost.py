@@ -1,0 +1,82 @@
+"""What a stage took, from its config, its curves and `vit.cost`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.reporting.content import Curve, StageContent
+from vit import build_model, config_from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """None where it is not known."""
+
+    seconds: float | None
+    """From the first start to the end, restarts and waiting included."""
+    images: int | None
+    """Trained on, repeats included."""
+    images_per_second: float | None
+    """While training: mean over the steps."""
+    training_flops: float | None
+    """Of the optimizer steps: three forward passes an image."""
+    evaluation_flops: float | None
+    read_bytes: float | None
+    """As far as it was logged."""
+    read_requests: float | None
+    parameters: int | None
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """While training, of all workers."""
+        if not self.training_flops or not self.images or not self.images_per_second:
+            return None
+        return self.training_flops / self.images * self.images_per_second
+
+
+def cost_of(stage: StageContent) -> StageCost:
+    """The cost of one attempt."""
+    steps = stage.manifest.get("step", _last_step(stage.curves.get("train/loss", [])))
+    batch = stage.config.get("global_batch", "")
+    images = int(batch) * int(steps) if batch.isdigit() and steps is not None else None
+    training = evaluation = None
+    parameters = None
+    model = stage.manifest.get("stage", {}).get("model")
+    if model:
+        cost = build_model(config_from_dict(model), device="meta").cost()
+        parameters = cost.parameters
+        training = cost.training_flops * images if images is not None else None
+        seen = sum(value for _, value in stage.curves.get("val/samples", []))
+        evaluation = cost.forward_flops * seen if seen else None
+    ended = stage.ended_ms
+    mebibytes = _total(stage.curves, "train/read_mebibytes")
+    return StageCost(
+        seconds=(ended - stage.began_ms) / 1000 if ended else None,
+        images=images,
+        images_per_second=_mean_rate(stage.curves),
+        training_flops=training,
+        evaluation_flops=evaluation,
+        read_bytes=None if mebibytes is None else mebibytes * 2**20,
+        read_requests=_total(stage.curves, "train/read_requests"),
+        parameters=parameters,
+    )
+
+
+def _mean_rate(curves: Mapping[str, Curve]) -> float | None:
+    """Images a second over the whole stage: logged rates, weighted by the time they stand for."""
+    rates = curves.get("train/images_per_second", [])
+    before, images, seconds = 0, 0.0, 0.0
+    for step, rate in rates:
+        if rate > 0:
+            images += step - before
+            seconds += (step - before) / rate
+        before = step
+    return images / seconds if seconds else None
+
+
+def _total(curves: Mapping[str, Curve], name: str) -> float | None:
+    curve = curves.get(name)
+    return sum(value for _, value in curve) if curve else None
+
+
+def _last_step(curve: Curve) -> int | None:
+    return curve[-1][0] if curve else None

@@ -1,0 +1,237 @@
+"""The parts of the page, each escaped HTML of the attempts; "" where there is nothing."""
+
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+
+from pipelines.progress import clock
+from pipelines.reporting.amounts import (
+    UNKNOWN,
+    amount,
+    byte_amount,
+    counted,
+    last_value,
+    or_dash,
+    total,
+)
+from pipelines.reporting.charts import Series, chart, number
+from pipelines.reporting.content import Content, StageContent
+from pipelines.reporting.cost import StageCost
+from pipelines.reporting.html import Cell, lines, pairs, picture, table
+
+_CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Loss", "loss (nats)", (("train/loss", "training"), ("val/loss", "validation"))),
+    ("Validation accuracy", "share that is right", (("val/accuracy", "accuracy"),)),
+    ("Learning rate", "learning rate", (("train/lr", "learning rate"),)),
+    ("Throughput", "images a second", (("train/images_per_second", "images a second"),)),
+    ("Gradient norm", "norm before clipping", (("train/gradient_norm", "norm"),)),
+    ("Waiting for data", "share of the time", (("train/data_wait_fraction", "waiting"),)),
+)
+_CAPTIONS = {
+    "augmented-batch": "Training images of the first step, as the network sees them",
+    "filters": "Filters of the patch embedding: principal components, grey is zero",
+    "position-similarity": "Cosine similarity of position embeddings",
+    "attention-distance": "Mean attention distance of each head, by depth",
+    "attention-rollout": "Attention rollout over sample images",
+}
+
+
+def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
+    """What became of each attempt, a row each."""
+    if not stages:
+        return lines(["No stage of this run was started."])
+    rows: list[list[Cell]] = []
+    for stage, cost in zip(stages, costs, strict=True):
+        config, metrics = stage.config, stage.metrics
+        rows.append(
+            [
+                stage.name,
+                (stage.status.lower(), "" if stage.status == "FINISHED" else "bad"),
+                or_dash(config.get("model.image_size"), " px"),
+                amount(cost.parameters),
+                or_dash(str(stage.manifest.get("step", config.get("steps", "")))),
+                last_value(metrics, "val/accuracy"),
+                last_value(metrics, "val/loss"),
+                clock(cost.seconds) if cost.seconds else UNKNOWN,
+            ]
+        )
+    heads = ("stage", "status", "resolution", "parameters", "steps", "val accuracy", "val loss")
+    return table((*heads, "time"), rows, numbers=6)
+
+
+def lineage(content: Content) -> str:
+    """A box a stage, with an arrow where it continues the one before; and each in full."""
+    boxes: list[str] = []
+    before: StageContent | None = None
+    for stage in content.stages:
+        parent = stage.tags.get("parent.attempt")
+        follows = before is not None and parent == before.attempt and bool(parent)
+        origin = f"<span class=sub><br>from {escape(parent)}</span>" if parent else ""
+        boxes.append(
+            f"<li{' class=child' if follows else ''}><strong>{escape(stage.name)}</strong>"
+            f"<span class=mono>{escape(stage.attempt or UNKNOWN)}</span>"
+            f"{'' if follows else origin}</li>"
+        )
+        before = stage
+    whole = "".join(
+        f"<details><summary>{escape(stage.name)} {escape(stage.attempt)}</summary>"
+        f"{pairs(_origin(stage))}</details>"
+        for stage in content.stages
+    )
+    places = pairs(
+        [
+            ("MLflow", f"{content.tracking_uri}, run {content.run_id}"),
+            ("storage root", content.storage_root),
+        ]
+    )
+    return f"<ol class=lineage>{''.join(boxes)}</ol>{whole}{places}"
+
+
+def _origin(stage: StageContent) -> list[tuple[str, str]]:
+    tags, manifest = stage.tags, stage.manifest
+    parent = tags.get("parent.attempt")
+    init = stage.config.get("init", "None")
+    came = f"{tags.get('parent.stage', '')} {parent}" if parent else None
+    versions = ", ".join(f"{k} {v}" for k, v in manifest.get("versions", {}).items())
+    data = manifest.get("dataset", {})
+    digest = data.get("digest") or tags.get("dataset_digest")
+    weights = manifest.get("files", {}).get("weights.safetensors", {})
+    found = [
+        ("fingerprint", tags.get("fingerprint")),
+        ("starts from", came or (None if init in ("None", "") else init) or "fresh weights"),
+        ("parent's weights, sha256", tags.get("parent.weights_sha256")),
+        ("dataset", data.get("name") or tags.get("dataset")),
+        ("dataset digest", digest),
+        ("git commit", manifest.get("git_commit") or tags.get("git_commit")),
+        ("versions", versions),
+        ("started", manifest.get("started")),
+        ("weights", stage.uri if manifest else f"{stage.uri} (not committed)"),
+        ("weights, sha256", weights.get("sha256")),
+        ("MLflow run", stage.run_id),
+        ("Ray job", tags.get("ray_job_id")),
+    ]
+    return [(name, str(value)) for name, value in found if value]
+
+
+def curves(stages: Sequence[StageContent]) -> str:
+    """The charts of each attempt."""
+    parts: list[str] = []
+    for stage in stages:
+        drawn: list[str] = []
+        for title, unit, names in _CHARTS:
+            series = [
+                Series(label, stage.curves[name], dots=name.startswith("val/"))
+                for name, label in names
+                if name in stage.curves
+            ]
+            drawn.append(chart(title, unit, series))
+        if any(drawn):
+            charts = f"<div class=grid-charts>{''.join(drawn)}</div>"
+            parts.append(f"<h3>{escape(stage.name)} {_suffix(stage, stages)}</h3>{charts}")
+    return "".join(parts)
+
+
+def metrics_table(stages: Sequence[StageContent]) -> str:
+    """The last value of every metric, a column an attempt."""
+    names = sorted({name for stage in stages for name in stage.metrics if _is_metric(name)})
+    rows = [[name, *(last_value(stage.metrics, name) for stage in stages)] for name in names]
+    if not rows:
+        return ""
+    heads = ["last value of", *(_label(stage, stages) for stage in stages)]
+    return table(heads, rows, numbers=len(stages))
+
+
+def configuration(stages: Sequence[StageContent]) -> str:
+    """Fields that differ between the attempts, and those that do not."""
+    names = sorted({name for stage in stages for name in stage.config})
+    differ = [name for name in names if len({stage.config.get(name) for stage in stages}) > 1]
+    same = [name for name in names if name not in differ]
+    heads = ["field", *(_label(stage, stages) for stage in stages)]
+    parts: list[str] = []
+    if differ and len(stages) > 1:
+        rows = []
+        for name in differ:
+            values = [stage.config.get(name, UNKNOWN) for stage in stages]
+            marks = ["", *("changed" if a != b else "" for a, b in pairwise(values))]
+            rows.append([name, *zip(values, marks, strict=True)])
+        parts.append(lines(["What differs between the stages; marked where it changes."]))
+        parts.append(table(heads, rows))
+    if same and stages:
+        whole = table(["field", "value"], [[n, (stages[0].config[n], "wrap")] for n in same])
+        said = "the same in all stages" if len(stages) > 1 else "all fields"
+        parts.append(f"<details><summary>{counted(len(same), 'field')}: {said}</summary>{whole}")
+        parts.append("</details>")
+    return "".join(parts)
+
+
+def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
+    """What each attempt took, and all together."""
+    if not stages:
+        return ""
+    rows = [
+        [
+            _label(stage, stages),
+            clock(cost.seconds) if cost.seconds else UNKNOWN,
+            amount(cost.images),
+            UNKNOWN if cost.images_per_second is None else number(cost.images_per_second),
+            amount(cost.training_flops, "FLOP"),
+            amount(cost.evaluation_flops, "FLOP"),
+            amount(cost.flops_per_second, "FLOP/s"),
+            byte_amount(cost.read_bytes),
+            amount(cost.read_requests),
+        ]
+        for stage, cost in zip(stages, costs, strict=True)
+    ]
+    if len(stages) > 1:
+        seconds = total(cost.seconds for cost in costs)
+        rows.append(
+            [
+                "together",
+                clock(seconds) if seconds else UNKNOWN,
+                amount(total(cost.images for cost in costs)),
+                "",
+                amount(total(cost.training_flops for cost in costs), "FLOP"),
+                amount(total(cost.evaluation_flops for cost in costs), "FLOP"),
+                "",
+                byte_amount(total(cost.read_bytes for cost in costs)),
+                amount(total(cost.read_requests for cost in costs)),
+            ]
+        )
+    heads = ("stage", "time", "images", "images/s", "training", "evaluation", "speed", "read")
+    said = (
+        "Time is from the first start to the end, restarts and waiting included. Operations are"
+        " those of the matrix products and convolutions, three forward passes an image in"
+        " training; what is read is what was logged while training."
+    )
+    return table((*heads, "requests"), rows, numbers=8) + lines([said])
+
+
+def pictures(stages: Sequence[StageContent]) -> str:
+    """The pictures of each attempt."""
+    parts: list[str] = []
+    for stage in stages:
+        shown = "".join(picture(png, _caption(name)) for name, png in stage.pictures.items())
+        if shown or stage.left_out:
+            heading = f"<h3>{escape(stage.name)} {_suffix(stage, stages)}</h3>"
+            parts.append(f"{heading}<div class=pictures>{shown}</div>{lines(stage.left_out)}")
+    return "".join(parts)
+
+
+def _caption(name: str) -> str:
+    stem = name.rpartition("/")[2].removesuffix(".png")
+    return _CAPTIONS.get(stem, name.removeprefix("pictures/").removesuffix(".png"))
+
+
+def _is_metric(name: str) -> bool:
+    return not name.startswith("system/")
+
+
+def _label(stage: StageContent, stages: Sequence[StageContent]) -> str:
+    """The stage's name, with its attempt where the run holds several."""
+    twice = sum(one.name == stage.name for one in stages) > 1
+    return f"{stage.name} {stage.attempt}" if twice else stage.name
+
+
+def _suffix(stage: StageContent, stages: Sequence[StageContent]) -> str:
+    rest = _label(stage, stages).removeprefix(stage.name).strip()
+    return f"<span class='mono sub'>{escape(rest)}</span>" if rest else ""
