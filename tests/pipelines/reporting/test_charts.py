@@ -20,9 +20,7 @@ def test_ticks_are_few_round_and_around_the_values(low: float, high: float) -> N
     assert 3 <= len(found) <= 8
     assert found[0] <= low
     assert found[-1] >= high
-    gaps = {
-        round((b - a) / (found[1] - found[0]), 6) for a, b in zip(found, found[1:], strict=False)
-    }
+    gaps = {round((b - a) / (found[1] - found[0]), 6) for a, b in pairwise(found)}
     assert gaps == {1.0}
     digits = f"{found[1] - found[0]:.6e}".partition("e")[0].rstrip("0").rstrip(".")
     assert digits in ("1", "2", "2.5", "5")
