@@ -28,6 +28,7 @@ from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_
 from pipelines.progress import Progress, clock
 from pipelines.quarantine import FILE as QUARANTINE
 from pipelines.ray_session import ray_session
+from pipelines.reporting.command import report_at_the_end
 from pipelines.reports import Background, Forward, drain, message_queue, root_cause
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
@@ -52,6 +53,8 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
         outcomes = run_stages(command)
     if len(outcomes) > 1:
         print_summary(outcomes, command)
+        if any(outcome.status == "trained" for outcome in outcomes):
+            report_at_the_end(command)
     sys.exit(0)
 
 
