@@ -13,7 +13,7 @@ from pipelines.reporting.content import Curve
 
 WIDTH, HEIGHT = 380, 230
 """Units of the drawing: about the pixels it gets on a phone, so that text keeps its size."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 12, 40
 _MOST_POINTS = 240
 _TICKS = 5
 
@@ -38,10 +38,11 @@ class Span:
     largest: float
 
 
-def chart(title: str, unit: str, series: Sequence[Series]) -> str:
+def chart(title: str, unit: str, series: Sequence[Series], *, last_step: int = 1) -> str:
     """A figure with heading, legend (where there is more than one curve), axes and curves.
 
-    Values that are no finite numbers are left out, and said to be. No curve with a value: "".
+    Steps go from 0 to `last_step` at least, so that charts of one stage have one scale. Values that
+    are no finite numbers are left out, and said to be. No curve with a value: "".
     """
     finite = [
         Series(one.name, [p for p in one.curve if math.isfinite(p[1])], one.dots) for one in series
@@ -51,7 +52,7 @@ def chart(title: str, unit: str, series: Sequence[Series]) -> str:
     if not finite:
         return ""
     label = f"{title}: " + "; ".join(_spoken(one) for one in finite)
-    svg = _svg(unit, finite, label)
+    svg = _svg(unit, finite, label, last_step)
     legend = _legend(finite)
     note = f"<p class=note>{left_out} values are no numbers and not drawn.</p>" if left_out else ""
     heading = f"<h4>{escape(title)}</h4>"
@@ -95,20 +96,17 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _svg(unit: str, series: Sequence[Series], label: str) -> str:
+def _svg(unit: str, series: Sequence[Series], label: str, last_step: int) -> str:
     parts = [spans(one.curve) for one in series]
-    steps = [step for one in series for step, _ in one.curve]
-    across = ticks(min(steps), max(steps))
-    if min(steps) == max(steps):  # one evaluation: its step alone
-        across = [min(steps) - 1.0, float(min(steps)), min(steps) + 1.0]
+    last = max(last_step, *(one.curve[-1][0] for one in series))
+    across = ticks(0, last)
     up = ticks(
         min(span.least for spans_ in parts for span in spans_),
         max(span.largest for spans_ in parts for span in spans_),
     )
-    left, right = min(across[0], min(steps)), max(across[-1], max(steps))
 
     def x(step: float) -> float:
-        return _LEFT + (step - left) / (right - left) * (WIDTH - _LEFT - _RIGHT)
+        return _LEFT + step / last * (WIDTH - _LEFT - _RIGHT)
 
     def y(value: float) -> float:
         return HEIGHT - _BOTTOM - (value - up[0]) / (up[-1] - up[0]) * (HEIGHT - _TOP - _BOTTOM)
@@ -125,7 +123,7 @@ def _svg(unit: str, series: Sequence[Series], label: str) -> str:
             f'<text class=tick x="{x(at):.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor=middle>'
             f"{number(at)}</text>"
             for at in across
-            if at >= 0 and at == int(at)
+            if at <= last and at == int(at)
         ),
         f'<path class=axis d="M{_LEFT} {HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>',
         f'<text class=label x="{(WIDTH + _LEFT - _RIGHT) / 2:.0f}" y="{HEIGHT - 6}"'

@@ -118,13 +118,14 @@ def curves(stages: Sequence[StageContent]) -> str:
     parts: list[str] = []
     for stage in stages:
         drawn: list[str] = []
+        last = max((curve[-1][0] for curve in stage.curves.values() if curve), default=1)
         for title, unit, names in _CHARTS:
             series = [
                 Series(label, stage.curves[name], dots=name.startswith("val/"))
                 for name, label in names
                 if name in stage.curves
             ]
-            drawn.append(chart(title, unit, series))
+            drawn.append(chart(title, unit, series, last_step=last))
         if any(drawn):
             charts = f"<div class=grid-charts>{''.join(drawn)}</div>"
             parts.append(f"<h3>{escape(stage.name)} {_suffix(stage, stages)}</h3>{charts}")

@@ -32,7 +32,7 @@ table { border-collapse: collapse; width: 100%; font-size: .875rem;
 th, td { padding: .4rem .7rem; text-align: left; vertical-align: top;
   border-top: 1px solid var(--rule); white-space: nowrap; }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; background: var(--card); }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); }
 .n { text-align: right; }
 td.changed { background: var(--mark); }
 td.wrap { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
@@ -56,9 +56,11 @@ svg .band { opacity: .22; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
   margin-right: .4em; }
 .pictures { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 29rem), 1fr)); }
+.picture { overflow-x: auto; }
 .picture.wide { grid-column: 1 / -1; }
-.picture img { display: block; max-width: 100%; height: auto; background: #fff;
+.picture.wide img { min-width: 50rem; }
+.picture img { display: block; max-width: 100%; min-width: 28rem; height: auto; background: #fff;
   border: 1px solid var(--rule); border-radius: 8px; padding: 6px; }
 .lineage { list-style: none; margin: .6rem 0; padding: 0; display: flex; flex-wrap: wrap;
   gap: .6rem 2.2rem; }

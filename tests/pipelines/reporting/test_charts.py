@@ -49,7 +49,7 @@ def test_curves_lie_inside_the_axes_and_keep_their_shape() -> None:
     found = places(svg, "s1")
     assert len(found) <= 240
     for x, y in found:
-        assert 52 <= x <= WIDTH - 12
+        assert 52 <= x <= WIDTH - 22
         assert 12 <= y <= HEIGHT - 40
     assert [x for x, _ in found] == sorted(x for x, _ in found)
     assert [y for _, y in found] == sorted(y for _, y in found)  # down the page
@@ -58,6 +58,15 @@ def test_curves_lie_inside_the_axes_and_keep_their_shape() -> None:
     assert ">nats</text>" in svg
     assert svg.count("<li>") == 2  # a legend, for there are two
     assert "<li>" not in chart("Loss", "nats", [Series("training", falling)])
+
+
+def test_charts_of_one_stage_have_one_scale_of_steps() -> None:
+    short = chart("a", "u", [Series("s", [(200, 1.0), (400, 2.0)])], last_step=400)
+    middle, end = (x for x, _ in places(short, "s1"))
+    assert end == WIDTH - 22
+    assert middle == pytest.approx((52 + end) / 2)
+    for text in ("0", "200", "400"):
+        assert f"middle>{text}</text>" in short
 
 
 def test_what_is_no_number_is_not_drawn_and_said() -> None:
