@@ -2,8 +2,15 @@
 
 answers         what a classifier said of each image
 classification  accuracy, calibration, per class, several right labels (ReaL): over answers
+mistakes        which class is taken for which, the worst answers: tables; figures draws them
 fewshot         closed-form few-shot linear regression on frozen features
 neighbours      k nearest neighbours on frozen features
 probe           logistic regression on frozen features
 real            reads the several right labels
+protocol        what is measured how: the value that names an evaluation
+source          the weights: a stage's or a public checkpoint's
+planning        the command line, and every check that needs no cluster
+extract         images -> answers and features, computed by Ray
+measuring       the evaluators of a plan, one after the other
+run             what the entry script calls
 """
