@@ -1,13 +1,15 @@
 """The weights that are looked at, as a model with a name."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from pipelines.stage import Data
 from pipelines.starting import start_weights
 from storage import weights
 from storage.errors import BadInput, StorageError
-from storage.selection import Selection
 from storage.uri import join
 from vit import BiT, Config, ViT, ViTConfig, build_model, config_from_dict
 
@@ -99,13 +101,7 @@ def data_of(manifest: dict[str, Any]) -> Data:
         storage.errors.BadInput: the manifest is of another version.
     """
     try:
-        return Data(**{name: _value(v) for name, v in manifest["stage"]["data"].items()})
-    except TypeError as error:
-        raise BadInput(f"the manifest's stage.data is of another version: {error}") from None
-
-
-def _value(value: Any) -> Any:
-    """A field of `Data` as it was before JSON."""
-    if isinstance(value, dict):
-        return Selection(**{name: _value(item) for name, item in value.items()})
-    return tuple(value) if isinstance(value, list) else value
+        return TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
+    except (KeyError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise BadInput(f"the manifest's stage.data is of another version: {said}") from None

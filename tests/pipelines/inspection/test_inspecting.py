@@ -17,6 +17,7 @@ from pipelines.inspection.subject import Subject, before_upscale, committed_subj
 from pipelines.recipes.digits import DATA, FINETUNE, PRETRAIN, UPSCALE
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop
+from storage.errors import BadInput
 from storage.selection import EVERYTHING, Selection
 from tests.pipelines.committed import commit_stage
 
@@ -124,7 +125,11 @@ def committed_manifest(uri: str) -> dict:
 
 
 def test_the_manifest_gives_back_the_data(upscaled: tuple[str, str]) -> None:
-    assert data_of(committed_manifest(upscaled[1])) == UPSCALE.data
+    manifest = committed_manifest(upscaled[1])
+    assert data_of(manifest) == UPSCALE.data
+    manifest["stage"]["data"]["crop"] = "of tomorrow"
+    with pytest.raises(BadInput, match=r"stage.data is of another version: .*crop"):
+        data_of(manifest)
 
 
 def test_what_a_model_lacks_is_a_line_and_the_rest_is_drawn(digits: Dataset) -> None:
