@@ -106,6 +106,8 @@ class Place:
     decode_cpus: float = 0.5
     """CPUs one reading-and-decoding task of Ray Data holds: two share a CPU, so that one decodes
     while the other's block is moved."""
+    decode_on_gpu_nodes: bool | None = None
+    """Whether nodes with GPUs decode, too. None: only where no other node has CPUs."""
     cache: ShardCache = field(default_factory=ShardCache)
     """Shards on local disks."""
     max_bad_fraction: float = 0.001

@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
+from cluster.placement import decoding_selector
 from cluster.settings import ShardCache
 from pipelines.stage import Stage
 from pipelines.states import usable_state
@@ -30,6 +31,8 @@ class Feed:
     attempt_uri: str
     decode_cpus: float
     cache: Cache | None = None
+    decode_on_gpu_nodes: bool | None = None
+    wait_for_nodes: bool = False
 
     def train_spec(self) -> StreamSpec:
         """The training images, in the order that depends on nothing but the stage."""
@@ -85,12 +88,16 @@ class OrderedDataConfig(DataConfig):
 
     def _stream(self, name: str, world_size: int) -> Dataset:
         feed = self._feed
+        nodes = decoding_selector(
+            ray.nodes(), on_gpu_nodes=feed.decode_on_gpu_nodes, more_to_come=feed.wait_for_nodes
+        )
         if name == VAL:
             return eval_stream(
                 feed.val_spec(),
                 world_size=world_size,
                 num_cpus=feed.decode_cpus,
                 cache=feed.cache,
+                nodes=nodes,
             )
         state = usable_state(feed.attempt_uri)
         return train_stream(
@@ -100,6 +107,7 @@ class OrderedDataConfig(DataConfig):
             world_size=world_size,
             num_cpus=feed.decode_cpus,
             cache=feed.cache,
+            nodes=nodes,
         )
 
 

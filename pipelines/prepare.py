@@ -199,6 +199,8 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         dataset_uri=dataset.uri,
         attempt_uri=attempt.uri,
         decode_cpus=place.decode_cpus,
+        decode_on_gpu_nodes=place.decode_on_gpu_nodes,
+        wait_for_nodes=place.wait_for_nodes,
         cache=shard_cache(place.cache),
     )
     one_step = epochs_at(order_of(feed.train_spec(), dataset), 1) if stage.steps else 1.0

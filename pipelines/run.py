@@ -17,12 +17,14 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 import storage.errors
+from cluster.placement import decoding_selector
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
 from pipelines.exits import Failed, errors_as_exits, unwrapped
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.inspection.inspecting import inspect_after_stage
 from pipelines.loop import Job, train
+from pipelines.metrics import Watch
 from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
 from pipelines.progress import Progress, clock
@@ -100,6 +102,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    watch = Watch(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
     queue = message_queue()
     job = Job(
         feed=plan.feed,
@@ -116,7 +119,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             fit = Background(trainer.fit)
             untracked = drain(
                 queue,
-                lambda message: _handle(message, tracker, progress, plan, stopped),
+                lambda message: _handle(watch.seen(message), tracker, progress, plan, stopped),
                 ended=lambda: not fit.is_alive(),
             )
             fit.result()
@@ -187,6 +190,8 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
     resources = ray.cluster_resources()
     fewest, most = plan.workers
     cpus = worker_cpus(place.workers, most=most, cluster_cpus=resources.get("CPU", 0.0))
+    on_gpu, to_come = place.decode_on_gpu_nodes, place.wait_for_nodes
+    decoding_selector(ray.nodes(), on_gpu_nodes=on_gpu, more_to_come=to_come)  # refused here
     if not place.wait_for_nodes:
         check_room(
             fewest=fewest,

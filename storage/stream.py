@@ -57,6 +57,7 @@ def train_stream(
     num_cpus: float = DECODE_CPUS,
     rows_per_block: int = ROWS_PER_BLOCK,
     cache: Cache | None = None,
+    nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
     """The steps [start_step, stop_step), dealt to ranks in turn.
 
@@ -66,7 +67,9 @@ def train_stream(
     a block's reading cost, in its first row. The consumer sets `preserve_order`, splits with
     `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
     `rows_per_block` decides how many and changes nothing else, like the `cache` for shards on each
-    node's disk. Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
+    node's disk and `nodes`, Ray's label selector for where tasks may run.
+
+    Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
     """
     if not 0 <= start_step < stop_step:
         raise BadOrder(f"steps {start_step}..{stop_step} are no steps")
@@ -87,7 +90,9 @@ def train_stream(
         cache=cache,
     )
     ahead = _ahead_bytes(spec, steps_per_block * rows, world_size, num_cpus)
-    return blocks_in_order(plan.block, groups * world_size, num_cpus, ahead_bytes=ahead)
+    return blocks_in_order(
+        plan.block, groups * world_size, num_cpus, ahead_bytes=ahead, nodes=nodes
+    )
 
 
 def eval_stream(
@@ -97,6 +102,7 @@ def eval_stream(
     num_cpus: float = DECODE_CPUS,
     rows_per_block: int = ROWS_PER_BLOCK,
     cache: Cache | None = None,
+    nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
     """Every selected sample exactly once, in storage order, dealt to ranks in turn.
 
@@ -114,7 +120,7 @@ def eval_stream(
     rows = batches_per_block * batch_rows
     plan = _EvalPlan(spec=spec, digest=dataset.digest, rows=rows, cache=cache)
     ahead = _ahead_bytes(spec, rows, world_size, num_cpus)
-    return blocks_in_order(plan.block, blocks, num_cpus, ahead_bytes=ahead)
+    return blocks_in_order(plan.block, blocks, num_cpus, ahead_bytes=ahead, nodes=nodes)
 
 
 def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> int:

@@ -26,9 +26,15 @@ def _blocks(items: dict[str, Any], block: Callable[[int], Batch]) -> Iterator[An
 
 
 def blocks_in_order(
-    block: Callable[[int], Batch], items: int, num_cpus: float, *, ahead_bytes: int
+    block: Callable[[int], Batch],
+    items: int,
+    num_cpus: float,
+    *,
+    ahead_bytes: int,
+    nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
-    """One task an item, in order; `ahead_bytes` of blocks may wait for the consumers."""
+    """One task an item, in order; `ahead_bytes` of blocks may wait for the consumers. `nodes` is
+    Ray's label selector for where tasks may run."""
     # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
     # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
     source = ray.data.read_datasource(
@@ -49,6 +55,7 @@ def blocks_in_order(
     options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
     # Ray's own limit is a share of the object store: gigabytes, and others want some of it.
     options.resource_limits = options.resource_limits.copy(object_store_memory=ahead_bytes)
+    options.label_selector = nodes or None
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
 
