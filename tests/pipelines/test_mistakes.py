@@ -145,7 +145,7 @@ def test_print_config_needs_neither_data_nor_storage(command: Command) -> None:
 
 
 SCRIPTS = ["pretrain", "upscale", "finetune", "pipeline", "pack"]
-SCRIPTS += ["plan", "status", "doctor", "verify_order"]
+SCRIPTS += ["plan", "status", "doctor", "verify_order", "evaluate"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
