@@ -48,6 +48,11 @@ class StageContent:
     left_out: Sequence[str]
     """Pictures that are too large or no PNG, with the reason."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training stage, not an evaluation, a study or a suite."""
+        return "global_batch" in self.config
+
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
@@ -139,7 +144,7 @@ def _stage(
         curves={
             name: tracking.read_history(client, record.run_id, name)
             for name in sorted(record.metrics)
-            if name.startswith(CURVES)
+            if name.startswith(CURVES) and "global_batch" in record.params
         },
         pictures=pictures,
         left_out=left_out,

@@ -36,11 +36,12 @@ class StageCost:
 def cost_of(stage: StageContent) -> StageCost:
     """The cost of one attempt."""
     steps = stage.manifest.get("step", _last_step(stage.curves.get("train/loss", [])))
+    steps = steps if stage.trains else None
     batch = stage.config.get("global_batch", "")
     images = int(batch) * int(steps) if batch.isdigit() and steps is not None else None
     training = evaluation = None
     parameters = None
-    model = stage.manifest.get("stage", {}).get("model")
+    model = stage.manifest.get("stage", {}).get("model") or stage.manifest.get("model")
     if model:
         cost = build_model(config_from_dict(model), device="meta").cost()
         parameters = cost.parameters

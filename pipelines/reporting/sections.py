@@ -1,5 +1,6 @@
 """The parts of the page, each escaped HTML of the attempts; "" where there is nothing."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
@@ -27,7 +28,11 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Gradient norm", "norm before clipping", (("train/gradient_norm", "norm"),)),
     ("Waiting for data", "share of the time", (("train/data_wait_fraction", "waiting"),)),
 )
+_MOST_COLUMNS = 6  # attempts side by side
+_OF_ONE_CLASS = re.compile(r"class_accuracy/\d+$")
 _CAPTIONS = {
+    "confusion": "Pairs of classes that are confused most",
+    "most-wrong": "The most confident mistakes",
     "augmented-batch": "Training images of the first step, as the network sees them",
     "filters": "Filters of the patch embedding: principal components, grey is zero",
     "position-similarity": "Cosine similarity of position embeddings",
@@ -47,7 +52,7 @@ def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> 
             [
                 stage.name,
                 (stage.status.lower(), "" if stage.status == "FINISHED" else "bad"),
-                or_dash(config.get("model.image_size"), " px"),
+                or_dash(config.get("model.image_size") or config.get("image_size"), " px"),
                 amount(cost.parameters),
                 or_dash(str(stage.manifest.get("step", config.get("steps", "")))),
                 last_value(metrics, "val/accuracy"),
@@ -128,41 +133,61 @@ def curves(stages: Sequence[StageContent]) -> str:
             drawn.append(chart(title, unit, series, last_step=last))
         if any(drawn):
             charts = f"<div class=grid-charts>{''.join(drawn)}</div>"
-            parts.append(f"<h3>{escape(stage.name)} {_suffix(stage, stages)}</h3>{charts}")
+            parts.append(_under(stage, stages, charts))
     return "".join(parts)
 
 
 def metrics_table(stages: Sequence[StageContent]) -> str:
-    """The last value of every metric, a column an attempt."""
+    """The last value of every metric of every attempt; those of single classes are left out."""
     names = sorted({name for stage in stages for name in stage.metrics if _is_metric(name)})
-    rows = [[name, *(last_value(stage.metrics, name) for stage in stages)] for name in names]
-    if not rows:
+    if not names:
         return ""
-    heads = ["last value of", *(_label(stage, stages) for stage in stages)]
-    return table(heads, rows, numbers=len(stages))
+    cells = [[last_value(stage.metrics, name) for stage in stages] for name in names]
+    return _matrix("last value of", names, [_label(one, stages) for one in stages], cells)
 
 
 def configuration(stages: Sequence[StageContent]) -> str:
-    """Fields that differ between the attempts, and those that do not."""
-    names = sorted({name for stage in stages for name in stage.config})
-    differ = [name for name in names if len({stage.config.get(name) for stage in stages}) > 1]
+    """Fields that differ between the training stages, and those that do not; then the others'."""
+    trained = [stage for stage in stages if stage.trains]
+    names = sorted({name for stage in trained for name in stage.config} - {"name"})
+    differ = [name for name in names if len({stage.config.get(name) for stage in trained}) > 1]
     same = [name for name in names if name not in differ]
-    heads = ["field", *(_label(stage, stages) for stage in stages)]
     parts: list[str] = []
-    if differ and len(stages) > 1:
-        rows = []
+    if differ:
+        cells: list[list[Cell]] = []
         for name in differ:
-            values = [stage.config.get(name, UNKNOWN) for stage in stages]
+            values = [stage.config.get(name, UNKNOWN) for stage in trained]
             marks = ["", *("changed" if a != b else "" for a, b in pairwise(values))]
-            rows.append([name, *zip(values, marks, strict=True)])
+            cells.append(list(zip(values, marks, strict=True)))
         parts.append(lines(["What differs between the stages; marked where it changes."]))
-        parts.append(table(heads, rows))
-    if same and stages:
-        whole = table(["field", "value"], [[n, (stages[0].config[n], "wrap")] for n in same])
-        said = "the same in all stages" if len(stages) > 1 else "all fields"
-        parts.append(f"<details><summary>{counted(len(same), 'field')}: {said}</summary>{whole}")
-        parts.append("</details>")
+        parts.append(_matrix("field", differ, [_label(one, stages) for one in trained], cells))
+    if same:
+        said = "the same in all training stages" if len(trained) > 1 else "all fields"
+        parts.append(_fields(f"{counted(len(same), 'field')}: {said}", trained[0], same))
+    parts += [
+        _fields(f"{_label(stage, stages)}: {counted(len(stage.config), 'field')}", stage)
+        for stage in stages
+        if stage.config and not stage.trains
+    ]
     return "".join(parts)
+
+
+def _fields(summary: str, stage: StageContent, names: Sequence[str] | None = None) -> str:
+    rows = [[name, (stage.config[name], "wrap")] for name in names or sorted(stage.config)]
+    whole = table(["field", "value"], rows)
+    return f"<details><summary>{escape(summary)}</summary>{whole}</details>"
+
+
+def _matrix(
+    corner: str, names: Sequence[str], attempts: Sequence[str], cells: Sequence[Sequence[Cell]]
+) -> str:
+    """A table of names by attempts; where there are many attempts, they are its rows."""
+    if len(attempts) <= _MOST_COLUMNS:
+        rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
+        return table([corner, *attempts], rows)
+    columns = zip(*cells, strict=True)
+    rows = [[attempt, *column] for attempt, column in zip(attempts, columns, strict=True)]
+    return table(["stage", *names], rows)
 
 
 def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
@@ -213,9 +238,17 @@ def pictures(stages: Sequence[StageContent]) -> str:
     for stage in stages:
         shown = "".join(picture(png, _caption(name)) for name, png in stage.pictures.items())
         if shown or stage.left_out:
-            heading = f"<h3>{escape(stage.name)} {_suffix(stage, stages)}</h3>"
-            parts.append(f"{heading}<div class=pictures>{shown}</div>{lines(stage.left_out)}")
+            grid = f"<div class=pictures>{shown}</div>{lines(stage.left_out)}"
+            parts.append(_under(stage, stages, grid))
     return "".join(parts)
+
+
+def _under(stage: StageContent, stages: Sequence[StageContent], body: str) -> str:
+    """The body below the stage's name; folded away where there are many."""
+    name = escape(_label(stage, stages))
+    if len(stages) <= _MOST_COLUMNS:
+        return f"<h3>{name}</h3>{body}"
+    return f"<details><summary>{name}</summary>{body}</details>"
 
 
 def _caption(name: str) -> str:
@@ -224,15 +257,10 @@ def _caption(name: str) -> str:
 
 
 def _is_metric(name: str) -> bool:
-    return not name.startswith("system/")
+    return not name.startswith("system/") and not _OF_ONE_CLASS.search(name)
 
 
 def _label(stage: StageContent, stages: Sequence[StageContent]) -> str:
     """The stage's name, with its attempt where the run holds several."""
     twice = sum(one.name == stage.name for one in stages) > 1
     return f"{stage.name} {stage.attempt}" if twice else stage.name
-
-
-def _suffix(stage: StageContent, stages: Sequence[StageContent]) -> str:
-    rest = _label(stage, stages).removeprefix(stage.name).strip()
-    return f"<span class='mono sub'>{escape(rest)}</span>" if rest else ""
