@@ -103,7 +103,6 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
     watch = Watch(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
-    queue = message_queue()
     job = Job(
         feed=plan.feed,
         place=place,
@@ -114,6 +113,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     status, began, untracked = FAILED, time.monotonic(), None
     stopped: list[str] = []
     try:
+        queue = message_queue()
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
             trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
             fit = Background(trainer.fit)
