@@ -9,6 +9,8 @@ export    a timm or Hugging Face folder, ONNX, a torch.export program
 augment   training images from uint8 batches, the same on every worker
 losses    softmax and sigmoid cross-entropy
 optim     parameter groups, learning-rate schedules, weight averaging
+attention where a model looks: maps, mean distance, rollout
+learned   what weights show: filters, similarity of positions
 """
 
 from vit.augment import AugmentConfig, augment_batch, normalize
