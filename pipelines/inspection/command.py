@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.attempts import committed_attempts
+from pipelines.attempts import Attempt, committed_attempts
 from pipelines.exits import errors_as_exits
 from pipelines.inspection.inspecting import IMAGES, Inspection, inspect_weights
 from pipelines.inspection.subject import (
@@ -76,17 +76,14 @@ def targets(command: Command) -> list[Target]:
     uri, only = command.more["weights"], command.more["only"]
     if uri is None:
         stages = [command.recipe.stage(only)] if only else list(command.recipe.stages)
-        run = command.options.run
-        newest = [
-            max(found, key=lambda one: str((one.manifest or {}).get("started")))
-            for stage in stages
-            if (found := committed_attempts(command.place.storage_root, run, stage.name))
-        ]
+        newest = [attempt for stage in stages if (attempt := _newest(command, stage.name))]
         if not newest:
+            options = command.options
+            asked = f" ({options.parent})" if options.parent else ""
             raise ValueError(
-                f"no committed weights of {', '.join(stage.name for stage in stages)} under"
-                f" {join(command.place.storage_root, run)} - run: pipelines/pipeline.py --recipe"
-                f" {command.options.recipe} --run {run}, or name others by --weights"
+                f"no committed weights of {', '.join(stage.name for stage in stages)}{asked} under"
+                f" {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
+                f" --recipe {options.recipe} --run {options.run}, or name others by --weights"
             )
         return [_committed(attempt.uri) for attempt in newest]
     place = init_place(uri)
@@ -97,6 +94,17 @@ def targets(command: Command) -> list[Target]:
     stage = command.recipe.stage(only) if only else command.recipe.stages[0]
     subject = imported_subject(place, stage.model, image_size=stage.init_image_size)
     return [Target(folder=Path(subject.name).stem, subjects=(subject,), data=stage.data)]
+
+
+def _newest(command: Command, stage: str) -> Attempt | None:
+    """The attempt at a stage that was started last, of those that `--parent` allows."""
+    asked = command.options.parent
+    found = [
+        attempt
+        for attempt in committed_attempts(command.place.storage_root, command.options.run, stage)
+        if asked in (None, attempt.name, attempt.fingerprint)
+    ]
+    return max(found, key=lambda one: str((one.manifest or {}).get("started")), default=None)
 
 
 def _committed(uri: str) -> Target:

@@ -39,6 +39,9 @@ def test_the_stages_of_a_run(
     one = called(main, "inspect_weights", *arguments, "--weights", after[0], "--split", "train")
     assert one.code == 0, one.err
     assert one.out.count("wrote") == 5
+    chosen = called(main, "inspect_weights", *arguments, "--parent", Path(before[0]).name)
+    assert chosen.out.count("wrote") == 5
+    assert names[0] in chosen.out
 
 
 def test_a_public_checkpoint(called: Called, arguments: list[str], tmp_path: Path) -> None:
@@ -60,6 +63,7 @@ def test_a_public_checkpoint(called: Called, arguments: list[str], tmp_path: Pat
         (["--weights", "/nowhere/x.npz"], "/nowhere/x.npz"),
         (["--images", "0"], "--images: wanted at least 1, found 0"),
         (["--only", "nothing"], "has no stage 'nothing'"),
+        (["--only", "pretrain", "--parent", "ab"], "no committed weights of pretrain (ab) under"),
     ],
 )
 def test_a_mistake_is_one_line(
