@@ -91,7 +91,7 @@ def positions_picture(models: Sequence[Measured]) -> bytes | None:
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("cosine similarity")
 
-    title = "Similarity of position embeddings: each tile is one place compared with all"
+    title = "Similarity of position embeddings: a tile for each place"
     return _panels(title, shown, draw, high=5.2)
 
 
