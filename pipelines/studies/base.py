@@ -17,7 +17,7 @@ from vit import OptimConfig, ViTConfig
 CPU_CLASSES = tuple(range(7))
 CPU_IMAGES = 42_000  # of these classes in the training split
 CPU_MODEL = ViTConfig(
-    image_size=28, patch_size=4, width=64, depth=4, heads=4, mlp_dim=128, num_classes=7, head="mlp"
+    image_size=28, patch_size=7, width=64, depth=4, heads=4, mlp_dim=128, num_classes=7, head="mlp"
 )
 CPU = Stage(
     name="pretrain",

@@ -76,12 +76,12 @@ def _cpu(seeds: int = 1) -> Study:
     return study(
         "study-data-size-cpu",
         {
-            "ViT/7": replace(base, model=replace(CPU_MODEL, patch_size=7)),
-            "ViT/4": base,
+            "ViT/14": replace(base, model=replace(CPU_MODEL, patch_size=14)),
+            "ViT/7": base,
             "BiT": replace(base, model=bit),
         },
         CPU_FEW_SHOT,
-        samples=(250, 1000, 4000, 16_000),
+        samples=(500, 4000, 32_000),
         seeds=seeds,
     )
 

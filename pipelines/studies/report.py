@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -93,7 +94,8 @@ def _image(drawn: Figure, kind: str) -> bytes:
     data = io.BytesIO()
     # No time stamps and no random ids: the same numbers give the same file.
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-    drawn.savefig(data, format=kind, metadata=metadata)
+    with rc_context({"svg.hashsalt": "vit-on-ray"}):
+        drawn.savefig(data, format=kind, metadata=metadata)
     return data.getvalue()
 
 

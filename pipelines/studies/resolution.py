@@ -9,7 +9,7 @@ from functools import partial
 
 from pipelines.recipes.paper import ROWS, finetune
 from pipelines.stage import Recipe, Stage
-from pipelines.studies.base import CPU, named
+from pipelines.studies.base import CPU, CPU_MODEL, named
 from pipelines.studies.conclusions import against_first
 from pipelines.studies.study import Axis, Point, Sizes, Study
 from storage.selection import Selection
@@ -56,7 +56,7 @@ def study(
 
 
 def _cpu(seeds: int = 2) -> Study:
-    low = replace(CPU.model, image_size=16)
+    low = replace(CPU_MODEL, image_size=16, patch_size=4)
     pretrain = replace(CPU, model=low)
     tune = replace(
         CPU,

@@ -57,12 +57,14 @@ def exaflops(stage: Stage) -> float:
 
 def _cpu(seeds: int = 1) -> Study:
     small = replace(CPU_MODEL, width=32, heads=2, mlp_dim=64, depth=3)
-    stem = replace(CPU_MODEL, patch_size=1, stem_blocks=(1,))  # 4 px a feature, as the patches
-    bit = BiTConfig(image_size=28, blocks=(1, 1), num_classes=len(CPU_CLASSES))
+    bit = BiTConfig(image_size=28, blocks=(1,), num_classes=len(CPU_CLASSES))
     models = {
         VIT: {"vit-w32": small, "vit-w64": CPU_MODEL},
-        HYBRID: {"hybrid-w32": replace(small, patch_size=1, stem_blocks=(1,)), "hybrid-w64": stem},
-        BIT: {"bit-11": bit, "bit-22": replace(bit, blocks=(2, 2))},
+        HYBRID: {
+            f"hybrid-w{vit.width}": replace(vit, patch_size=1, stem_blocks=(1,))
+            for vit in (small, CPU_MODEL)
+        },
+        BIT: {"bit-1": bit, "bit-11": replace(bit, blocks=(1, 1))},
     }
     rows = {
         family: {
