@@ -17,7 +17,6 @@ from cluster.settings import Place
 
 GAUGES = {  # a name in the reports -> the gauge, what it is
     "step": ("vit_on_ray_step", "optimizer steps done"),
-    "train/epoch": ("vit_on_ray_epoch", "passes over the training images"),
     "train/loss": ("vit_on_ray_loss", "training loss, mean over the workers"),
     "train/lr": ("vit_on_ray_learning_rate", "learning rate of the last step"),
     "train/gradient_norm": ("vit_on_ray_gradient_norm", "norm of the gradient before clipping"),

@@ -90,7 +90,14 @@ def status(folder: Path) -> str:
         f"{name:8}{'ended, see ' + str(folder / f'{name}.log') if name in missing else 'runs'}"
         for name in state.started
     ]
-    return "\n".join([*lines, f"nodes   {_raylets(state)} besides the head"])
+    metrics = Path(state.scratch) / "prom_metrics_service_discovery.json"
+    return "\n".join(
+        [
+            *lines,
+            f"nodes   {_raylets(state)} besides the head",
+            f"metrics {metrics}, for Prometheus",
+        ]
+    )
 
 
 def down(folder: Path, *, delete: bool) -> str:

@@ -36,7 +36,7 @@ class Started:
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < 0.01
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if same and _runs(process) else None
         except psutil.NoSuchProcess:
             return None
 
@@ -107,7 +107,14 @@ def family(state: State) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(MARK) == state.mark:
                 found[process.pid] = process
-    return [each for each in found.values() if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in found.values() if _runs(each)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end(state: State) -> int:
