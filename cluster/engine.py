@@ -52,7 +52,7 @@ def build_engine(
     return engine
 
 
-def gradient_norm(engine: "DeepSpeedEngine") -> float:
-    """Global norm before clipping at the last step; NaN where this ZeRO level keeps none."""
+def gradient_norm(engine: "DeepSpeedEngine") -> float | None:
+    """Global norm before clipping at the last step; None where this ZeRO level keeps none."""
     norm = engine.get_global_grad_norm()
-    return float("nan") if norm is None else float(norm)
+    return None if norm is None else float(norm)

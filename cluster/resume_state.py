@@ -1,16 +1,17 @@
-"""Full training state, parameter by parameter, whatever the ZeRO level and the worker count.
+"""Full training state, whatever the ZeRO level and the worker count.
 
-What is saved knows no partitions: `weights/NAME` and one entry per optimizer state, such as
-`exp_avg/NAME`, each in the parameter's own shape and float32. So a run saved by 4 workers at level
-3 continues on 1 worker at level 1 with no conversion.
+Each worker hands out what it holds, as pieces of `weights/NAME` and one tensor per optimizer state,
+such as `exp_avg/NAME`: float32, by their place in the parameter. Put together, they know no
+partitions, and each worker takes from them what it is to hold. So a run saved by 4 workers at level
+3 continues on 1 worker at level 1 with no conversion, and saving needs no communication.
 
-DeepSpeed's `safe_get_*` assemble a parameter from its partitions (collective: every rank calls).
-Two traps are handled here: optimizer states must exist before DeepSpeed links them (see
-`prime_optimizer`), and level 3 cannot set a parameter whose size the workers do not divide.
+A trap is handled here: optimizer states must exist before DeepSpeed links them (see
+`prime_optimizer`).
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,23 +37,34 @@ def gather_weights(engine: "DeepSpeedEngine", kind: str | None = None) -> dict[s
     return found
 
 
-def gather_state(engine: "DeepSpeedEngine") -> dict[str, Tensor]:
-    """Weights and optimizer states, ready for safetensors (collective).
+class Piece(NamedTuple):
+    """What one worker holds of a parameter, or of one of its optimizer states."""
 
-    Returns:
-        `weights/NAME` and `STATE/NAME`, float32 on the host; empty on ranks other than 0.
+    name: str
+    """`weights/NAME` or `STATE/NAME`, such as `exp_avg/NAME`."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    start: int
+    """First element of the piece in the flattened tensor."""
+    values: Tensor
+    """float32 [n], on the device that holds it."""
+
+
+def own_pieces(engine: "DeepSpeedEngine") -> Iterator[Piece]:
+    """This worker's share of the state: all workers' together are every element once.
+
+    Views where they can be, so copy them before the next step. No communication.
     """
-    found = {f"{WEIGHTS}/{name}": value for name, value in gather_weights(engine).items()}
-    for kind in _kinds(engine):
-        states = gather_weights(engine, kind)
-        found.update({f"{kind}/{name}": value for name, value in states.items()})
-    return found
+    for turn, piece in enumerate(_held(engine)):
+        # At level 0 everybody holds everything: the tensors are written in turn.
+        if not _is_replicated(engine) or turn % engine.world_size == engine.global_rank:
+            yield piece
 
 
 def module_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of a saved state that goes into the module before the engine is built."""
     prefix = f"{WEIGHTS}/"
-    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def prime_optimizer(engine: "DeepSpeedEngine", *, average: bool = False) -> None:
@@ -74,17 +86,20 @@ def prime_optimizer(engine: "DeepSpeedEngine", *, average: bool = False) -> None
         link()
 
 
-def restore_optimizer(engine: "DeepSpeedEngine", state: Mapping[str, Tensor], *, step: int) -> None:
-    """Put the state saved after `step` steps into an engine built with its weights (collective).
+@torch.no_grad()
+def restore(engine: "DeepSpeedEngine", state: Mapping[str, Tensor], *, step: int) -> None:
+    """Put the state saved after `step` steps into an engine built with its weights.
 
-    Under bfloat16 the float32 master weights are set too: the module holds them rounded.
+    `state` has whole tensors by the names of `Piece`, whoever wrote them. Under bfloat16 the
+    float32 master weights are set too: the module holds them rounded. No communication.
     """
     for states in inner_optimizer(engine).state.values():
         if "step" in states:
             states["step"].fill_(step)
-    for name, parameter in _module(engine).named_parameters():
-        for kind in [None, *_kinds(engine)]:
-            _set_full(engine, parameter, kind, state[f"{kind or WEIGHTS}/{name}"])
+    for name, shape, start, values in _held(engine):
+        whole = state[name]
+        assert tuple(whole.shape) == shape, f"{name} is {tuple(whole.shape)}, wanted {shape}"
+        values.copy_(whole.reshape(-1)[start : start + len(values)])
 
 
 @torch.no_grad()
@@ -134,15 +149,52 @@ def _module(engine: "DeepSpeedEngine") -> nn.Module:
     return module
 
 
-def _is_wrapped(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+def _is_replicated(engine: "DeepSpeedEngine") -> bool:
+    """Level 0 in float32: no wrapper, every worker holds all."""
+    return inner_optimizer(engine) is engine.optimizer
+
+
+def _held(engine: "DeepSpeedEngine") -> Iterator[Piece]:
+    """What this worker holds, as views that may be written."""
+    for name, parameter in _module(engine).named_parameters():
+        for kind in (WEIGHTS, *_kinds(engine)):
+            found = _local(engine, parameter, None if kind == WEIGHTS else kind)
+            if found is not None:
+                start, values = found
+                yield Piece(f"{kind}/{name}", _shape(parameter), start, values)
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))  # level 3 empties the parameter
+
+
+def _local(
+    engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | None
+) -> tuple[int, Tensor] | None:
+    """Where this worker's part of a parameter (or state `kind`) begins, and the part: [n]."""
+    if hasattr(parameter, "ds_id"):  # level 3: equal shares, the last ones padded
+        zero: Any = engine.optimizer
+        # The public safe_get_local_* give a copy where the optimizer is offloaded.
+        held, _ = zero._get_fp32_opt_state_partition(
+            parameter, release_swap_buffers=False, optim_state_key=kind
+        )
+        start = len(held) * engine.global_rank
+        count = min(len(held), prod(_shape(parameter)) - start)
+        return (start, held[:count]) if count > 0 else None
+    if _is_replicated(engine):
+        value = parameter if kind is None else inner_optimizer(engine).state[parameter][kind]
+        return 0, value.detach().view(-1)
+    mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]  # set by levels 1 and 2
+    if mapping is None:  # all of it is with other workers
+        return None
+    return mapping.lp_fragment_address.start, mapping.get_hp_fragment(kind).detach()
 
 
 def _full(engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | None) -> Tensor:
-    """One parameter (or its optimizer state `kind`) whole, on every rank."""
+    """One parameter (or its optimizer state `kind`) whole, on every rank (collective)."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    if not _is_wrapped(parameter):  # level 0 in float32: replicated
+    if _is_replicated(engine):
         return parameter if kind is None else inner_optimizer(engine).state[parameter][kind]
     if kind is None:
         value = safe_get_full_fp32_param(parameter)
@@ -150,34 +202,3 @@ def _full(engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | None) 
         value = safe_get_full_optimizer_state(parameter, kind)
     assert value is not None, f"DeepSpeed keeps no {kind or WEIGHTS} of a parameter"
     return value
-
-
-def _set_full(
-    engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | None, value: Tensor
-) -> None:
-    from deepspeed.utils import (
-        safe_set_full_fp32_param,
-        safe_set_full_optimizer_state,
-        safe_set_local_fp32_param,
-        safe_set_local_optimizer_state,
-    )
-
-    value = value.to(engine.device)
-    if not _is_wrapped(parameter):
-        target = parameter if kind is None else inner_optimizer(engine).state[parameter][kind]
-        target.data.copy_(value)
-        return
-    if hasattr(parameter, "ds_id"):
-        share = int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]  # set by level 3
-        padded = torch.zeros(share * engine.world_size, device=value.device)
-        padded[: value.numel()] = value.flatten()
-        local = padded[share * engine.global_rank :][:share]
-        if kind is None:
-            safe_set_local_fp32_param(parameter, local)
-        else:
-            safe_set_local_optimizer_state(parameter, local, kind)
-        return
-    if kind is None:
-        safe_set_full_fp32_param(parameter, value)
-    else:
-        safe_set_full_optimizer_state(parameter, value, kind)

@@ -7,10 +7,9 @@ from cluster.settings import Workers
 
 
 def worker_range(workers: Workers, *, global_batch: int) -> tuple[int, int]:
-    """The (fewest, most) workers to ask Ray for, such that any count between shares the batch.
+    """The (fewest, most) workers to ask Ray for: both share the batch equally.
 
-    Ray's elastic group may take any count in its range. Where one of them does not divide the
-    global batch, the range shrinks to the largest count that does: the batch never changes.
+    Counts between them that do not are left out by `ElasticTrainer`: the batch never changes.
 
     Raises:
         BadPlace: no count in the range divides the global batch.
@@ -22,9 +21,7 @@ def worker_range(workers: Workers, *, global_batch: int) -> tuple[int, int]:
             f"global batch {global_batch} is shared equally by none of {workers.min} to"
             f" {workers.max} workers - change workers.min, workers.max or the recipe's global_batch"
         )
-    if len(dividing) == len(counts):
-        return workers.min, workers.max
-    return dividing[-1], dividing[-1]
+    return dividing[0], dividing[-1]
 
 
 def worker_cpus(workers: Workers, *, most: int, cluster_cpus: float) -> float:

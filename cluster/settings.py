@@ -102,6 +102,9 @@ class Place:
     without room is refused at once."""
     max_micro_batch: int = 64
     """Most images a worker pushes through the model at once; accumulation is derived from it."""
+    recompute_activations: bool = False
+    """Keep only the input of each block and compute the rest again in the backward pass: a third
+    more work, a fraction of the memory."""
     zero: Zero = field(default_factory=Zero)
     decode_cpus: float = 0.5
     """CPUs one reading-and-decoding task of Ray Data holds: two share a CPU, so that one decodes
@@ -121,6 +124,9 @@ class Place:
     """Resume states that are kept: should the newest be damaged, the one before it is used."""
     max_failures: int = 3
     """Times a stage restarts by itself after losing workers; -1 for ever."""
+    hang_seconds: float = 900.0
+    """Seconds without any progress after which a worker says where it hangs and is ended, so that
+    the group starts anew; 0 waits for ever."""
     verbose: bool = False
     """Pass on what Ray and DeepSpeed themselves log."""
 
@@ -137,6 +143,8 @@ class Place:
             raise BadPlace(
                 f"max_bad_fraction: wanted within [0, 1), found {self.max_bad_fraction:g}"
             )
+        if self.hang_seconds < 0:
+            raise BadPlace(f"hang_seconds: wanted at least 0, found {self.hang_seconds:g}")
         if self.decode_cpus <= 0:
             raise BadPlace(f"decode_cpus: wanted more than 0, found {self.decode_cpus}")
 

@@ -83,7 +83,13 @@ def memory_at(
         if not stage.steps:  # evaluation alone: a block's numbers, not kept
             return 2 * workspace_bytes(stage.model, batch, element_bytes=element)
         return (
-            activation_bytes(stage.model, batch, element_bytes=element, gpu=gpu)
+            activation_bytes(
+                stage.model,
+                batch,
+                element_bytes=element,
+                checkpointing=place.recompute_activations,
+                gpu=gpu,
+            )
             + workspace_bytes(stage.model, batch, element_bytes=element)
             + loss_bytes(stage.model.num_classes, batch)
         )

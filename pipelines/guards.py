@@ -1,4 +1,4 @@
-"""A loss that is no number: in which step, on which ranks, from which samples."""
+"""A loss or gradient that is no number: in which step, on which ranks, from which samples."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,14 @@ from storage.objects import open_store
 from storage.reader import read_samples
 from storage.stream import StreamSpec
 
+ADVICE = (
+    "Nothing of it was saved: lower optim.peak_lr, set optim.clip_norm or look at these samples,"
+    " then run it again"
+)
+MOST_SKIPPED = 10
+"""Steps in a row whose loss is no number: their cause are the weights, not some samples."""
 _NAMED = 3
+_TEXT_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,38 @@ def explain_nonfinite(steps: list[TrainedStep], losses: Tensor, spec: StreamSpec
     where = "every rank" if len(ranks) == len(bad) else f"rank {', '.join(map(str, ranks))}"
     return (
         f"the loss of step {steps[first].step} is no number on {where} of {len(bad)}; the batch of"
-        f" rank {ranks[0]} begins with {', '.join(keys)}. Nothing of it was saved: lower"
-        " optim.peak_lr, set optim.clip_norm or look at these samples, then run it again"
+        f" rank {ranks[0]} begins with {', '.join(keys)}"
     )
+
+
+def explain_gradient(step: int, norm: float) -> str:
+    """One line about a gradient that is no number, under a loss that is one."""
+    return (
+        f"the gradient of step {step} has norm {norm}: no number, though the loss is one. {ADVICE}"
+    )
+
+
+def every_finite(loss: Tensor) -> bool:
+    """Whether the loss [] of every rank is a number (collective; waits for the device)."""
+    bad = (~torch.isfinite(loss.detach())).long()
+    dist.all_reduce(bad)
+    return not bad.item()
+
+
+def skipped_in_a_row(before: int, finite: list[bool]) -> int:
+    """Steps in a row without a usable loss at the end of `finite`, after `before` such steps."""
+    good = [at for at, one in enumerate(finite) if one]
+    return len(finite) - 1 - good[-1] if good else before + len(finite)
+
+
+def agreed_text(own: str, device: torch.device) -> str:
+    """The text of the first rank that has one, or none: the same on every rank (collective)."""
+    data = torch.zeros(_TEXT_BYTES, dtype=torch.uint8)
+    found = own.encode()[:_TEXT_BYTES]
+    data[: len(found)] = torch.tensor(list(found), dtype=torch.uint8)
+    every = _gathered(data.to(device)).cpu()  # [W, bytes]
+    said = every[every.any(dim=1)]
+    return bytes(said[0][said[0] > 0].tolist()).decode(errors="replace") if len(said) else ""
 
 
 def _gathered(mine: Tensor) -> Tensor:

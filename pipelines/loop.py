@@ -4,9 +4,10 @@ fetch -> augment -> forward, backward, step -> report -> save -> evaluate; at th
 Every rank takes every branch: gathering, evaluating and reporting are collective.
 """
 
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,16 +22,27 @@ from cluster.engine import build_engine, gradient_norm, prepare_worker
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.evaluators import classification
-from pipelines.feed import TRAIN, VAL, Feed
-from pipelines.guards import TrainedStep, explain_nonfinite
+from pipelines.feed import TRAIN, VAL
+from pipelines.guards import (
+    ADVICE,
+    MOST_SKIPPED,
+    TrainedStep,
+    every_finite,
+    explain_gradient,
+    explain_nonfinite,
+    skipped_in_a_row,
+)
+from pipelines.job import Job, Stopped
 from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
-from pipelines.states import damaged_states, drop_states, newest_state, save_state
+from pipelines.states import damaged_states, drop_states, newest_state
+from pipelines.survival import Survival
 from pipelines.utilisation import Utilisation, device_name
 from storage import weights
 from storage.objects import open_store
+from storage.pieces import open_pieces
 from storage.stream import order_of
 from vit import (
     augment_batch,
@@ -48,41 +60,14 @@ if TYPE_CHECKING:
 BATCH_PICTURE = "pictures/augmented-batch.png"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One stage attempt, as plain values: all that a worker is told."""
-
-    feed: Feed
-    """The stage, and what it is fed."""
-    place: Place
-    start_uri: str | None
-    """Weights to start from: a stage's, or a public checkpoint."""
-    steps_per_epoch: float
-    manifest: dict[str, Any]
-    """Lineage for the manifest; the worker adds step, metrics and what is known at the end."""
-
-    @property
-    def stage(self) -> Stage:
-        """What is trained."""
-        return self.feed.stage
-
-    @property
-    def attempt_uri(self) -> str:
-        """Where weights and resume states go."""
-        return self.feed.attempt_uri
-
-
-class Stopped(Exception):
-    """Every rank found the same reason not to go on, which a restart would not mend."""
-
-
 def train(job: Job) -> None:
     """Run one worker's part of a stage attempt; the whole group commits the weights."""
     worker = Worker(job)
     try:
         _train(worker, job.stage, job.place)
-    except Stopped as reason:
-        worker.tell({"kind": "stopped", "reason": str(reason)})
+    except Stopped as stop:
+        worker.survival.end()  # what was trained before it is kept
+        worker.tell({"kind": "stopped", "reason": str(stop), "mistake": stop.mistake})
 
 
 def _train(worker: "Worker", stage: Stage, place: Place) -> None:
@@ -94,9 +79,11 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
             worker.step(batch, step)
             done = step + 1
             last = done == stage.steps
-            if last or done % place.log_every_steps == 0:
+            reported = last or done % place.log_every_steps == 0
+            if reported:
                 worker.report(done)
-            if not last and place.save_every_steps and done % place.save_every_steps == 0:
+            due = place.save_every_steps and done % place.save_every_steps == 0
+            if not last and (due or (reported and worker.preempted())):
                 worker.save(done)
             if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
                 worker.evaluate(done)
@@ -125,6 +112,10 @@ class Worker:
             job.stage, device=device_name(self.device), workers=self.world_size
         )
         self.engine: DeepSpeedEngine
+        self.survival = Survival(
+            job, rank=self.rank, world_size=self.world_size, device=self.device
+        )
+        self.skipped = 0
         self.unreported: list[TrainedStep] = []
         digest = job.manifest["dataset"]["digest"]
         self.train_quarantine, self.val_quarantine = (
@@ -138,35 +129,39 @@ class Worker:
         stage = self.job.stage
         state = newest_state(self.job.attempt_uri)
         model = build_model(stage.model, seed=stage.seed)
-        saved: dict[str, Tensor] = {}
-        notes: tuple[str, ...] = ("fresh weights",)
-        if state:
-            saved, _ = weights.read_weights(state.uri)
-            model.load_state_dict(resume_state.module_weights(saved))
-            notes = (f"resumed after step {state.step}",)
-            damaged = damaged_states(self.job.attempt_uri)
-            notes += tuple(
-                f"the state of step {at} is damaged: {why}" for at, why in damaged.items()
+        with open_pieces(state.uri) if state else nullcontext({}) as saved:
+            notes = self.fill(model, saved)
+            model.set_grad_checkpointing(self.job.place.recompute_activations)
+            optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
+            config = zero_config(
+                self.job.place.zero,
+                self.plan,
+                precision=stage.precision,
+                clip_norm=stage.optim.clip_norm,
             )
-        elif self.job.start_uri:
-            found, notes = start_weights(
-                self.job.start_uri, stage.model, image_size=stage.init_image_size
-            )
-            model.load_state_dict(found)
-        optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
-        config = zero_config(
-            self.job.place.zero,
-            self.plan,
-            precision=stage.precision,
-            clip_norm=stage.optim.clip_norm,
-        )
-        average = stage.optim.ema_decay is not None
-        self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
-        if state:
-            resume_state.restore_optimizer(self.engine, saved, step=state.step)
+            average = stage.optim.ema_decay is not None
+            self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
+            if state:
+                resume_state.restore(self.engine, saved, step=state.step)
+                notes = (f"resumed after step {state.step}", *notes)
         step = state.step if state else 0
         self.tell({"kind": "start", "step": step, "plan": str(self.plan), "notes": notes})
         return step
+
+    def fill(self, model: torch.nn.Module, saved: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Give a fresh model its first weights; say where they are from."""
+        if saved:
+            model.load_state_dict(resume_state.module_weights(saved))
+            damaged = damaged_states(self.job.attempt_uri)
+            return tuple(f"the state of step {at} is damaged: {why}" for at, why in damaged.items())
+        if not self.job.start_uri:
+            return ("fresh weights",)
+        stage = self.job.stage
+        found, notes = start_weights(
+            self.job.start_uri, stage.model, image_size=stage.init_image_size
+        )
+        model.load_state_dict(found)
+        return notes
 
     def batches(self, name: Literal["train", "val"]) -> Iterator[dict[str, np.ndarray]]:
         """This rank's batches of a stream, from its beginning."""
@@ -176,6 +171,7 @@ class Worker:
 
     def fetch(self, batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, Tensor]:
         """The next batch, which must be this step's; time spent waiting is measured."""
+        self.survival.beat(step, "fetch")
         began = time.perf_counter()
         batch = next(batches)
         assert (batch["step"] == step).all(), f"step {step} was fed {set(batch['step'].tolist())}"
@@ -186,6 +182,7 @@ class Worker:
 
     def step(self, batch: dict[str, Tensor], step: int) -> None:
         """One optimizer step over the rank's share of the global batch."""
+        self.survival.beat(step, "train")
         stage = self.job.stage
         # Dropout: the same after a resume, different on every rank and step.
         torch.manual_seed(hash((stage.seed, step, self.rank)) % 2**63)
@@ -211,9 +208,11 @@ class Worker:
                 self.pictures.append(BATCH_PICTURE)
             logits = self.forward(images).float()  # [m, classes]
             loss = loss_fn(stage.loss, logits, targets, label_smoothing=stage.label_smoothing)  # []
+            total += loss.detach() / self.plan.accumulation
+            if stage.nonfinite == "skip" and not every_finite(loss):
+                loss = 0 * self.forward(torch.zeros_like(images)).sum()  # a gradient of zeros
             self.engine.backward(loss)
             self.engine.step()  # takes effect after the last micro-batch
-            total += loss.detach() / self.plan.accumulation
         if stage.optim.ema_decay is not None:
             resume_state.update_average(self.engine, stage.optim.ema_decay)
         # The loss stays on the device until it is reported: asking for it would wait for the GPU.
@@ -227,18 +226,27 @@ class Worker:
 
     def report(self, step: int) -> None:
         """Tell the controller the metrics of every step since the last report."""
+        self.survival.beat(step, "report")
         own = torch.stack([trained.loss for trained in self.unreported])  # [steps]
         losses = own.clone()
         dist.all_reduce(losses)
-        if not torch.isfinite(losses).all():
-            raise Stopped(explain_nonfinite(self.unreported, own, self.train_quarantine.spec))
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            reason = explain_nonfinite(self.unreported, own, self.train_quarantine.spec)
+            self.skipped = skipped_in_a_row(self.skipped, finite.tolist())
+            if self.job.stage.nonfinite == "stop" or self.skipped >= MOST_SKIPPED:
+                raise Stopped(f"{reason}. {ADVICE}")
+            self.tell({"kind": "skipped", "steps": int((~finite).sum()), "reason": reason})
+        else:
+            self.skipped = 0
         read = torch.from_numpy(self.read).to(self.device)  # [2]
         dist.all_reduce(read)
         requests, count = read.tolist()
         seconds = time.perf_counter() - self.began
         steps = len(self.unreported)
         records = [
-            {"step": trained.step, "train/loss": loss / self.world_size, "train/lr": trained.lr}
+            {"step": trained.step, "train/lr": trained.lr}
+            | ({"train/loss": loss / self.world_size} if math.isfinite(loss) else {})
             for trained, loss in zip(self.unreported, losses.tolist(), strict=True)
         ]
         records[-1] |= {
@@ -251,8 +259,13 @@ class Worker:
         }
         records[-1] |= self.utilisation.metrics(records[-1]["train/images_per_second"])
         norm = gradient_norm(self.engine)
-        if np.isfinite(norm):
+        if norm is not None:
+            if not np.isfinite(norm):
+                raise Stopped(explain_gradient(step, norm))
             records[-1]["train/gradient_norm"] = norm
+        stalled = self.survival.stalled()
+        if stalled:
+            records[-1]["train/save_seconds"] = stalled
         self.tell({"kind": "steps", "records": records, "pictures": self.pictures})
         self.unreported.clear()
         self.check(self.train_quarantine, step)
@@ -272,15 +285,18 @@ class Worker:
             raise Stopped(reason)
 
     def save(self, step: int) -> None:
-        """Write the resume state; it does not know how many workers wrote it."""
+        """Begin to write the resume state; it does not know how many workers wrote it."""
         if self.unreported:
             self.report(step)  # looks at the losses: what is no number is not saved
-        tensors = resume_state.gather_state(self.engine)
-        if self.rank == 0:
-            keep = self.job.place.keep_states
-            save_state(self.job.attempt_uri, tensors, step=step, keep=keep)
-        dist.barrier()
+        self.survival.save(step, resume_state.own_pieces(self.engine))
         self.reset_clock()
+
+    def preempted(self) -> bool:
+        """Whether a node was given notice since the last look (collective): save while it lives."""
+        ranks = self.survival.notice()
+        if ranks is not None:
+            self.tell({"kind": "preempted", "ranks": ranks})
+        return ranks is not None
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -305,12 +321,15 @@ class Worker:
     def watched(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         """The same batches, with an eye on damaged samples."""
         for batch in batches:
+            self.survival.beat(self.job.stage.steps, "evaluate")
             self.val_quarantine.add(batch["quarantined"])
             yield batch
 
     def commit(self, metrics: dict[str, float]) -> None:
         """Hand the weights to whoever comes next: bytes first, manifest last."""
         stage = self.job.stage
+        self.survival.beat(stage.steps, "commit")
+        self.survival.settle()
         tensors = resume_state.gather_weights(self.engine)
         average: dict[str, Tensor] | None = None
         if stage.optim.ema_decay is not None:
@@ -321,6 +340,7 @@ class Worker:
             drop_states(self.job.attempt_uri)
         dist.barrier()
         self.tell({"kind": "committed", "step": stage.steps})
+        self.survival.end()
 
     def tell(self, message: dict[str, Any]) -> None:
         """Report to the controller: every rank calls, rank 0's words count."""

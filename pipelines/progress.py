@@ -56,7 +56,7 @@ def progress_line(record: Mapping[str, Any], *, steps: int, global_batch: int) -
     left = (steps - step) * global_batch / rate
     return (
         f"step {step}/{steps}  epoch {record['train/epoch']:.1f}"
-        f"  loss {record['train/loss']:.4f}  {rate:.0f} img/s  ETA {clock(left)}"
+        f"  loss {record.get('train/loss', float('nan')):.4f}  {rate:.0f} img/s  ETA {clock(left)}"
     )
 
 

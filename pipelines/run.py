@@ -13,17 +13,18 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 import storage.errors
+from cluster.elastic import ElasticTrainer
 from cluster.placement import decoding_selector
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
 from pipelines.exits import Failed, errors_as_exits, unwrapped
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.inspection.inspecting import inspect_after_stage
-from pipelines.loop import Job, train
+from pipelines.job import Job
+from pipelines.loop import train
 from pipelines.metrics import Watch
 from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
@@ -36,6 +37,7 @@ from pipelines.stage import flatten
 from pipelines.summary import Outcome, print_summary
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import node_sampler, open_client, open_tracker, settle
+from pipelines.watchdog import stall_lines
 from storage import weights
 from storage.errors import BadInput, StorageError
 from storage.objects import open_store
@@ -111,7 +113,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         manifest=lineage | {"mlflow_run_id": tracker.run_id},
     )
     status, began, untracked = FAILED, time.monotonic(), None
-    stopped: list[str] = []
+    stopped: list[Exception] = []
     try:
         queue = message_queue()
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
@@ -124,7 +126,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             )
             fit.result()
         if stopped:
-            raise BadInput(f"stage {stage.name}: {stopped[0]}")
+            raise stopped[0]
         status = FINISHED
         inspect_after_stage(
             plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
@@ -166,9 +168,11 @@ def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None
 
 def _trainer(
     job: Job, plan: Plan, queue: Queue, scratch: str, *, fewest: int, most: int, cpus: float
-) -> TorchTrainer:
+) -> ElasticTrainer:
     names = (TRAIN, VAL) if plan.stage.steps else (VAL,)
-    return TorchTrainer(
+    return ElasticTrainer(
+        global_batch=job.stage.global_batch,
+        ends=_is_mistake,
         train_loop_per_worker=partial(train, job),
         scaling_config=scaling_config(
             fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
@@ -209,7 +213,7 @@ def _handle(
     tracker: Tracker,
     progress: Progress,
     plan: Plan,
-    stopped: list[str],
+    stopped: list[Exception],
 ) -> None:
     """One message of the workers, on the driver."""
     kind = message.get("kind")
@@ -236,10 +240,18 @@ def _handle(
         tracker.log_steps([{"step": message["step"], **message["metrics"]}])
         tracker.log_file(QUARANTINE, open_store(plan.attempt.uri).read(QUARANTINE))
     elif kind == "stopped":
-        stopped.append(message["reason"])
+        kind_of_error = BadInput if message["mistake"] else Failed
+        stopped.append(kind_of_error(f"stage {plan.stage.name}: {message['reason']}"))
+    elif kind == "preempted":
+        ranks = ", ".join(map(str, message["ranks"])) or "none of ours"
+        progress.note(f"a node is about to be taken away (ranks: {ranks}); saving before it goes")
+    elif kind == "skipped":
+        progress.note(f"warning: {message['reason']}; {message['steps']} steps went without")
     elif kind == "lost":
         for rank, reason in message["workers"].items():
             progress.note(f"worker {rank} failed: {reason}")
+        for line in stall_lines(plan.attempt.uri):
+            progress.note(line)
     for line in tracker.notices():
         progress.note(line)
 
@@ -282,12 +294,28 @@ def _width(fewest: int, most: int, cpus: float) -> str:
 
 def _failure(stage: str, error: Exception) -> Exception:
     """What to say of a failed training: a mistake of the user's, or a failure of the world."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    name, message = root_cause(next(iter(failures.values())))
-    kind = getattr(storage.errors, name, None)
-    if kind is not None and issubclass(kind, BadInput):
+    causes = _causes(error)
+    name, message = next((cause for cause in causes if _is_bad_input(cause[0])), causes[0])
+    if _is_bad_input(name):
         return BadInput(f"stage {stage}: {message}")
     return Failed(f"stage {stage} failed: {name}: {message}")
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether some worker met what a restart would meet again."""
+    names = {name for name, _ in _causes(error)} - {"CorruptWeights"}  # there is a state before it
+    return any(map(_is_bad_input, names))
+
+
+def _causes(error: Exception) -> list[tuple[str, str]]:
+    """Class name and message of what each worker raised: one did, others lost their peer."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    return [root_cause(failure) for failure in failures.values()]
+
+
+def _is_bad_input(name: str) -> bool:
+    kind = getattr(storage.errors, name, None)
+    return kind is not None and issubclass(kind, BadInput)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

@@ -105,6 +105,9 @@ class Stage:
     """Steps between evaluations; 0 evaluates only at the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward and backward pass; weights and optimizer states are float32."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A micro-batch whose loss is no number: stop the stage, naming its samples, or train on
+    without it (ten such steps in a row stop too; asking costs a wait for the device)."""
     seed: int = 0
     """Seed of everything random: fresh weights, order, crops, augmentation, dropout."""
 

@@ -1,19 +1,21 @@
 """Where resume states lie and which is the newest; one folder a state, committed by its manifest.
 
-<attempt>/resume/step-00000100/weights.safetensors   weights and optimizer states by name
-                              /manifest.json         written last
-                              /damaged.json          in place of it: why the state is not used
+<attempt>/resume/step-00000100/TOKEN-00000-of-00002.safetensors  a rank's pieces (storage.pieces)
+                              /manifest.json   written last
+                              /damaged.json    in place of it: why the state is not used
 """
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from storage import weights
-from storage.errors import CorruptWeights
+from storage.errors import CorruptWeights, WeightsExist
 from storage.objects import ObjectStore, open_store
+from storage.pieces import commit_parts, write_part
 from storage.uri import join
 
 FOLDER = "resume"
@@ -31,7 +33,7 @@ class ResumeState:
 def newest_state(attempt_uri: str) -> ResumeState | None:
     """The committed state with the most steps, or None. By step, never by a clock."""
     steps = _steps_with(attempt_uri, weights.MANIFEST)
-    return ResumeState(steps[-1], _place(attempt_uri, steps[-1])) if steps else None
+    return ResumeState(steps[-1], place_of_state(attempt_uri, steps[-1])) if steps else None
 
 
 def usable_state(attempt_uri: str) -> ResumeState | None:
@@ -55,7 +57,7 @@ def damaged_states(attempt_uri: str) -> dict[int, str]:
     """Step -> what is wrong with the state that was put aside, and not written again since."""
     again = _steps_with(attempt_uri, weights.MANIFEST)
     return {
-        step: json.loads(open_store(_place(attempt_uri, step)).read(DAMAGED))["reason"]
+        step: json.loads(open_store(place_of_state(attempt_uri, step)).read(DAMAGED))["reason"]
         for step in _steps_with(attempt_uri, DAMAGED)
         if step not in again
     }
@@ -64,11 +66,24 @@ def damaged_states(attempt_uri: str) -> dict[int, str]:
 def save_state(
     attempt_uri: str, tensors: Mapping[str, Tensor], *, step: int, keep: int = 1
 ) -> None:
-    """Commit a state, then delete all but the newest `keep`."""
-    uri = _place(attempt_uri, step)
-    weights.commit(uri, tensors, {"format_version": 1, "step": step})
+    """Write and commit a state alone; `Saver` is for several ranks."""
+    token = uuid.uuid4().hex
+    pieces = [(name, value.shape, 0, value.reshape(-1)) for name, value in tensors.items()]
+    write_part(place_of_state(attempt_uri, step), token, 0, 1, pieces)
+    assert commit_state(attempt_uri, step, token=token, writers=1, keep=keep)
+
+
+def commit_state(attempt_uri: str, step: int, *, token: str, writers: int, keep: int) -> bool:
+    """Commit a state and delete all but the newest `keep`; False where parts are missing yet."""
+    place = place_of_state(attempt_uri, step)
+    try:
+        if not commit_parts(place, token, writers, {"format_version": 2, "step": step}):
+            return False
+    except WeightsExist:  # a group that was given up for dead was faster: the same state
+        return True
     kept = _steps_with(attempt_uri, weights.MANIFEST)[-keep:]
     drop_states(attempt_uri, below=min(kept))
+    return True
 
 
 def drop_states(attempt_uri: str, *, below: int | None = None) -> None:
@@ -95,5 +110,6 @@ def _folder(attempt_uri: str) -> ObjectStore:
     return open_store(join(attempt_uri, FOLDER))
 
 
-def _place(attempt_uri: str, step: int) -> str:
+def place_of_state(attempt_uri: str, step: int) -> str:
+    """The folder of the state after `step` steps."""
     return join(attempt_uri, FOLDER, f"step-{step:08d}")

@@ -96,6 +96,12 @@ class LocalStore:
         with self._explained(key):
             _copy_whole(self._path(key), Path(local_path))
 
+    def local(self, key: str, folder: Path) -> Path:
+        """The file itself: a write replaces files, it never changes one."""
+        if not self.exists(key):
+            raise ObjectNotFound(f"no file {self._path(key)}")
+        return self._path(key)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that start with `prefix`, without unfinished writes."""
         top = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root

@@ -88,6 +88,10 @@ class ObjectStore(RangeReader, Protocol):
         """Copy an object to a local file, which appears whole or not at all."""
         ...
 
+    def local(self, key: str, folder: Path) -> Path:
+        """A local file of an object's bytes, to read: the object itself, or a copy in `folder`."""
+        ...
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that start with `prefix`, in no promised order: not all servers sort by bytes."""
         ...

@@ -198,6 +198,12 @@ class S3Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def local(self, key: str, folder: Path) -> Path:
+        """A copy in `folder`, under the last part of its name."""
+        path = folder / key.rpartition("/")[2]
+        self.download(key, path)
+        return path
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that start with `prefix`."""
         whole = f"{self.prefix}/{prefix}" if self.prefix else prefix

@@ -51,15 +51,25 @@ def commit(
     files = {"weights.safetensors": _put(store, "weights.safetensors", tensors)}
     if ema is not None:
         files["weights_ema.safetensors"] = _put(store, "weights_ema.safetensors", ema)
+    return publish(uri, manifest, files)
+
+
+def publish(
+    uri: str, manifest: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Commit files that lie there already, name -> {"bytes", "sha256"}; return the manifest.
+
+    Raises WeightsExist, BadInput, Unavailable.
+    """
+    store = open_store(uri)
     whole = {**manifest, "files": files}
     text = json.dumps(whole, indent=1, allow_nan=False)
     try:
         store.write(MANIFEST, text.encode() + b"\n", if_absent=True)
     except ObjectExists:
         raise WeightsExist(
-            f"{store.uri} was committed by another writer at the same time; its "
-            "weights.safetensors "
-            "may now be ours: compare the checksums, and give each attempt a place of its own"
+            f"{store.uri} was committed by another writer at the same time; its files may now be"
+            " ours: compare the checksums, and give each attempt a place of its own"
         ) from None
     return whole
 
@@ -113,7 +123,7 @@ def read_weights(
             f"{store.uri} has no {file}; it has {', '.join(sorted(manifest['files']))}"
         )
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
-        path = _fetch(store, manifest, file, folder)
+        path = fetch(store, file, manifest["files"][file], Path(folder))
         try:
             return load_file(path), manifest
         except SafetensorError as error:
@@ -126,19 +136,21 @@ def verify(uri: str) -> None:
     store = open_store(uri)
     if manifest is None:
         raise WeightsNotFound(f"no committed weights under {store.uri}: it has no {MANIFEST}")
-    for file in manifest["files"]:
+    for file, promised in manifest["files"].items():
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
-            _fetch(store, manifest, file, folder)
+            fetch(store, file, promised, Path(folder))
 
 
-def _fetch(store: ObjectStore, manifest: Mapping[str, Any], file: str, folder: str) -> Path:
-    """A local copy that has the promised checksum."""
-    path = Path(folder) / file
+def fetch(store: ObjectStore, file: str, promised: Mapping[str, Any], folder: Path) -> Path:
+    """A local file that has the promised size and checksum: the store's own, or a copy in `folder`.
+
+    Raises CorruptWeights, Unavailable.
+    """
     try:
-        store.download(file, path)
+        path = store.local(file, folder)
     except ObjectNotFound:
         raise CorruptWeights(f"{store.uri}/{file} is missing, its manifest is not") from None
-    _check(f"{store.uri}/{file}", path, manifest["files"][file])
+    _check(f"{store.uri}/{file}", path, promised)
     return path
 
 

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.batching import BatchPlan, plan_batch
+from cluster.elastic import largest_share
 from cluster.errors import BadPlace
 from cluster.scaling import check_room, worker_cpus, worker_range
 from cluster.settings import Workers
@@ -28,8 +29,8 @@ def test_elastic_range_is_kept_where_every_count_divides() -> None:
     assert worker_range(Workers(min=1, max=4), global_batch=24) == (1, 4)
 
 
-def test_elastic_range_shrinks_to_the_largest_dividing_count() -> None:
-    assert worker_range(Workers(min=2, max=5), global_batch=64) == (4, 4)
+def test_both_ends_of_the_elastic_range_share_the_batch() -> None:
+    assert worker_range(Workers(min=3, max=9), global_batch=64) == (4, 8)
 
 
 def test_no_dividing_count_is_an_error() -> None:
@@ -52,3 +53,10 @@ def test_a_cluster_without_room_for_decoding_is_refused() -> None:
         check_room(fewest=2, cpus=1.0, gpus=0, **sizes)
     with pytest.raises(BadPlace, match=r"2 workers x 1 GPU = 2 GPUs, but the cluster has 0"):
         check_room(fewest=2, cpus=0.5, gpus=1, **sizes)
+
+
+@given(st.integers(0, 64), st.integers(1, 512))
+def test_an_elastic_group_rounds_down_to_what_shares_the_batch(workers: int, batch: int) -> None:
+    found = largest_share(workers, global_batch=batch)
+    counts = [n for n in range(1, workers + 1) if batch % n == 0]
+    assert found == max(counts, default=0)

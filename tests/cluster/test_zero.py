@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cluster.batching import plan_batch
 from cluster.errors import BadPlace
 from cluster.settings import Zero
 from cluster.zero import zero_config
 from tests.cluster import zero_worker
-from tests.cluster.zero_worker import CASES, plain_torch
+from tests.cluster.zero_worker import CASES, plain_torch, read_state
 
 WORLDS = (2, 1)
 NAMES = [f"{precision}-{level}" for precision, level in CASES]
@@ -66,7 +65,7 @@ def test_losses_equal_plain_torch(trained: Path, name: str, world: int) -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("float32")])
 def test_final_weights_and_average_equal_plain_torch(trained: Path, name: str, world: int) -> None:
     _, expected = plain_torch()
-    state = load_file(trained / f"{name}-w{world}.safetensors")
+    state = read_state(trained / f"{name}-w{world}")
     for key, value in expected.items():
         torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-6)
 
@@ -77,8 +76,8 @@ def test_final_weights_and_average_equal_plain_torch(trained: Path, name: str, w
 def test_state_saved_by_two_workers_continues_at_any_level(
     trained: Path, saved_at: int, level: int, world: int
 ) -> None:
-    unbroken = load_file(trained / f"float32-{saved_at}-w2.safetensors")
-    resumed = load_file(trained / f"float32-{saved_at}-to-{level}-w{world}.safetensors")
+    unbroken = read_state(trained / f"float32-{saved_at}-w2")
+    resumed = read_state(trained / f"float32-{saved_at}-to-{level}-w{world}")
     assert resumed.keys() == unbroken.keys()
     for key, value in unbroken.items():
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-6, msg=key)
@@ -86,8 +85,8 @@ def test_state_saved_by_two_workers_continues_at_any_level(
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_bfloat16_resumes_from_the_float32_master_weights(trained: Path, level: int) -> None:
-    unbroken = load_file(trained / f"bfloat16-{level}-w2.safetensors")
-    resumed = load_file(trained / f"bfloat16-{level}-to-{level}-w2.safetensors")
+    unbroken = read_state(trained / f"bfloat16-{level}-w2")
+    resumed = read_state(trained / f"bfloat16-{level}-to-{level}-w2")
     for key, value in unbroken.items():
         assert torch.equal(resumed[key], value), key
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from storage.pieces import commit_parts, open_pieces, write_part
 
 GLOBAL_BATCH, STEPS, BREAK, DECAY = 12, 6, 3, 0.8
 CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
@@ -60,6 +61,11 @@ def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
     return losses, final | {f"average/{name}": value for name, value in average.items()}
 
 
+def read_state(folder: Path) -> dict[str, Tensor]:
+    with open_pieces(str(folder)) as state:
+        return dict(state)
+
+
 def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path) -> list[float]:
     from cluster import resume_state
     from cluster.batching import plan_batch
@@ -71,13 +77,13 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     rank, world = dist.get_rank(), dist.get_world_size()
     plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
     model, optimizer = build()
-    state = load_file(saved) if saved else None
+    state = read_state(saved) if saved else None
     if state:
         model.load_state_dict(resume_state.module_weights(state))
     config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
     engine = build_engine(model, optimizer, config, average=True)
     if state:
-        resume_state.restore_optimizer(engine, state, step=first)
+        resume_state.restore(engine, state, step=first)
     losses = []
     for step in range(first, last):
         images, labels = (part.chunk(world)[rank] for part in batch(step))
@@ -93,9 +99,11 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
         resume_state.update_average(engine, DECAY)
         dist.all_reduce(total)
         losses.append(float(total) / world)
-    found = resume_state.gather_state(engine)
+    write_part(str(to), "t", rank, world, resume_state.own_pieces(engine))
+    dist.barrier()
     if rank == 0:
-        save_file(found, to)
+        assert commit_parts(str(to), "t", world, {})
+    dist.barrier()
     engine.destroy()
     return losses
 
@@ -109,16 +117,16 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     report: dict[str, list[float]] = {}
     for case in CASES:
         name = f"{case[0]}-{case[1]}"
-        report[name] = run(case, 0, STEPS, None, folder / f"{name}-w{world}.safetensors")
+        report[name] = run(case, 0, STEPS, None, folder / f"{name}-w{world}")
         if world == 2:
-            run(case, 0, BREAK, None, folder / f"{name}-half.safetensors")
+            run(case, 0, BREAK, None, folder / f"{name}-half")
     dist.barrier()
     for case in CASES:  # continue what two workers saved, at every level of the same precision
         for precision, level in CASES:
             if precision == case[0]:
-                half = folder / f"{precision}-{level}-half.safetensors"
+                half = folder / f"{precision}-{level}-half"
                 name = f"{precision}-{level}-to-{case[1]}"
-                end = folder / f"{name}-w{world}.safetensors"
+                end = folder / f"{name}-w{world}"
                 report[name] = run(case, BREAK, STEPS, half, end)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))

@@ -12,8 +12,8 @@ from pipelines.states import (
     save_state,
     usable_state,
 )
-from storage import weights
 from storage.objects import open_store
+from storage.pieces import open_pieces
 from storage.uri import join
 from tests.s3 import S3Server
 
@@ -42,14 +42,16 @@ def test_the_newest_state_is_the_one_with_the_most_steps(attempt: str) -> None:
         state = newest_state(attempt)
         assert state is not None
         assert state.step == step
-        found, _ = weights.read_weights(state.uri)
-        assert found["weights/w"].tolist() == [step] * 3
+        with open_pieces(state.uri) as found:
+            assert found["weights/w"].tolist() == [step] * 3
 
 
 def test_saving_deletes_the_older_states(attempt: str) -> None:
     for step in (10, 20):
         save_state(attempt, state_of(step), step=step)
-    assert keys(attempt) == {"step-00000020/manifest.json", "step-00000020/weights.safetensors"}
+    left = {Path(key).suffix for key in keys(attempt) if key.startswith("step-00000020/")}
+    assert left == {".json", ".safetensors"}
+    assert not any(key.startswith("step-00000010/") for key in keys(attempt))
 
 
 def test_as_many_states_are_kept_as_asked(attempt: str) -> None:
@@ -61,8 +63,8 @@ def test_as_many_states_are_kept_as_asked(attempt: str) -> None:
 @pytest.mark.parametrize(
     ("file", "data", "reason"),
     [
-        ("weights.safetensors", b"torn", "has 4 bytes, its manifest says"),
-        ("weights.safetensors", None, "is missing, its manifest is not"),
+        (".safetensors", b"torn", "has 4 bytes, its manifest says"),
+        (".safetensors", None, "is missing, its manifest is not"),
         ("manifest.json", b"{", "is not a manifest of weights"),
     ],
 )
@@ -72,7 +74,8 @@ def test_a_damaged_state_is_put_aside_and_the_one_before_it_used(
     for step in (10, 20):
         save_state(attempt, state_of(step), step=step, keep=2)
     store = open_store(join(attempt, "resume/step-00000020"))
-    store.write(file, data) if data is not None else store.delete(file)
+    (name,) = (key for key in store.list() if key.endswith(file))
+    store.write(name, data) if data is not None else store.delete(name)
     state = usable_state(attempt)
     assert state is not None
     assert state.step == 10
@@ -88,14 +91,16 @@ def test_a_damaged_state_is_put_aside_and_the_one_before_it_used(
 
 def test_where_all_states_are_damaged_there_is_none(attempt: str) -> None:
     save_state(attempt, state_of(10), step=10)
-    open_store(attempt).write("resume/step-00000010/weights.safetensors", b"torn")
+    for key in keys(attempt):
+        if key.endswith(".safetensors"):
+            open_store(join(attempt, "resume")).write(key, b"torn")
     assert usable_state(attempt) is None
     assert list(damaged_states(attempt)) == [10]
 
 
 def test_a_torn_state_is_not_there(attempt: str) -> None:
     save_state(attempt, state_of(10), step=10)
-    open_store(attempt).write("resume/step-00000020/weights.safetensors", b"torn")
+    open_store(attempt).write("resume/step-00000020/t-00000-of-00001.safetensors", b"torn")
     state = newest_state(attempt)
     assert state is not None
     assert state.step == 10

@@ -1,0 +1,124 @@
+"""A rank that makes no progress is ended, not waited for: it says where it was, and is restarted.
+
+Python cannot interrupt a thread that hangs in a collective, in a driver or on a disk. So a thread
+of each worker watches its steps; when none was made for too long, it leaves a note with the stacks
+of all threads in the attempt's folder and ends the process, and Ray Train starts the group anew.
+
+<attempt>/stalled/rank-00001.json                  a `Stall`
+                 /step-00000042-rank-00001.json    the same, once the driver has told it
+"""
+
+import faulthandler
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from storage.errors import StorageError
+from storage.objects import open_store
+from storage.uri import join
+
+FOLDER = "stalled"
+EXIT_CODE = 75
+"""EX_TEMPFAIL: trying again may help."""
+_FAREWELL_SECONDS = 5.0
+"""All ranks wait for the one that hangs: each gets time to leave its note before the group ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stall:
+    """What a rank said before it was ended."""
+
+    rank: int
+    world_size: int
+    step: int
+    """The step that it was in."""
+    doing: str
+    """`fetch` (waits for data), `train`, `report`, `save`, `evaluate`, `start` or `commit`."""
+    seconds: float
+    stacks: str
+    """Of all its threads."""
+
+
+class Watchdog:
+    """Watches one worker; `beat` at each sign of life."""
+
+    def __init__(self, attempt_uri: str, *, rank: int, world_size: int, seconds: float) -> None:
+        """Watch from now on; 0 seconds never."""
+        self._attempt, self._rank, self._world_size = attempt_uri, rank, world_size
+        self._seconds = seconds
+        self._last = (time.monotonic(), 0, "start")
+        self._ended = threading.Event()
+        if seconds:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def beat(self, step: int, doing: str) -> None:
+        """Say that the worker begins to do something."""
+        self._last = (time.monotonic(), step, doing)
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while True:
+            since, step, doing = self._last
+            silent = time.monotonic() - since
+            if silent >= self._seconds:
+                break
+            if self._ended.wait(min(1.0, self._seconds - silent)):
+                return
+        stall = Stall(
+            rank=self._rank,
+            world_size=self._world_size,
+            step=step,
+            doing=doing,
+            seconds=silent,
+            stacks=_stacks(),
+        )
+        farewell = threading.Timer(_FAREWELL_SECONDS, os._exit, (EXIT_CODE,))
+        farewell.start()  # the store may be what hangs
+        with suppress(StorageError):
+            open_store(self._attempt).write(_key(self._rank), json.dumps(asdict(stall)).encode())
+
+
+def stall_lines(attempt_uri: str) -> list[str]:
+    """What the notes of an attempt say, in lines that name the rank to look at; they stay there."""
+    store = open_store(join(attempt_uri, FOLDER))
+    try:
+        keys = sorted(key for key in store.list() if key.startswith("rank-"))
+        found = [Stall(**json.loads(store.read(key))) for key in keys]
+        for key, stall in zip(keys, found, strict=True):
+            store.write(f"step-{stall.step:08d}-{key}", store.read(key))
+            store.delete(key)
+    except StorageError as error:
+        return [f"what the workers last did cannot be read: {error}"]
+    return explain(found) if found else []
+
+
+def explain(found: Sequence[Stall]) -> list[str]:
+    """Name the ranks that are behind the others, or say nothing at all."""
+    silent = sorted(set(range(found[0].world_size)) - {stall.rank for stall in found})
+    behind = min(stall.step for stall in found)
+    lines = [
+        f"rank {stall.rank} made no progress for {stall.seconds:.0f} s in step {stall.step}"
+        f" ({stall.doing})"
+        for stall in found
+        if silent or stall.step == behind
+    ]
+    return lines + [f"rank {rank} did not even say so: look there first" for rank in silent]
+
+
+def _key(rank: int) -> str:
+    return f"{FOLDER}/rank-{rank:05d}.json"
+
+
+def _stacks() -> str:
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read().decode(errors="replace")
