@@ -20,7 +20,9 @@ from storage.objects import RangeReader
 from storage.tar import BLOCK as HEADER_BYTES
 from storage.tar import member_name
 
-_GAP_BYTES = 64 << 10  # reading a gap of this size is cheaper than a second request
+# A gap of this size is read rather than asked around: a request to S3 costs the client one
+# millisecond of processor time, and a round trip in which a connection moves more than this.
+_GAP_BYTES, _REMOTE_GAP_BYTES = 64 << 10, 1 << 20
 _RANGE_BYTES = 16 << 20
 
 
@@ -57,7 +59,8 @@ def read_samples(
     """
     rows = index.rows[positions]  # [n], a copy
     order = np.lexsort((rows["offset"], rows["shard"]))  # [n]
-    groups = list(ranges(rows, order))  # none where only padding was asked for
+    gap = _REMOTE_GAP_BYTES if store.parallel_reads > 1 else _GAP_BYTES
+    groups = list(ranges(rows, order, gap=gap))  # none where only padding was asked for
     if store.parallel_reads == 1 or len(groups) <= 1:
         for group in groups:
             yield from _cut(index, rows, group, _fetch(store, index, rows, group), damaged)
@@ -73,9 +76,11 @@ def read_samples(
             yield from _cut(index, rows, done, future.result(), damaged)
 
 
-def ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut `order` (int64 [n], of INDEX_ROW [n]) where the next image is far away, in another shard,
-    or the range gets long."""
+def ranges(
+    rows: np.ndarray, order: np.ndarray, *, gap: int = _REMOTE_GAP_BYTES
+) -> Iterator[np.ndarray]:
+    """Cut `order` (int64 [n], of INDEX_ROW [n]) where the next image is more than `gap` bytes away,
+    in another shard, or the range gets long."""
     if not len(order):
         return
     start = rows["offset"][order].astype(np.int64) - HEADER_BYTES  # [n]
@@ -83,7 +88,7 @@ def ranges(rows: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
     shard = rows["shard"][order]
     first = 0
     for i in range(1, len(order)):
-        far = start[i] - stop[i - 1] > _GAP_BYTES or shard[i] != shard[i - 1]
+        far = start[i] - stop[i - 1] > gap or shard[i] != shard[i - 1]
         if far or stop[i] - start[first] > _RANGE_BYTES:
             yield order[first:i]
             first = i
