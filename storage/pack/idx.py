@@ -1,7 +1,7 @@
 """MNIST-like idx files, plain or gzipped: `train-images-idx3-ubyte[.gz]` and its three companions.
 
 MNIST, Fashion-MNIST, KMNIST and EMNIST come so; Debian's dataset-fashion-mnist installs
-Fashion-MNIST into /usr/share/dataset-fashion-mnist. The files have a test half, which becomes
+Fashion-MNIST into /usr/share/datasets/fashion-mnist. The files have a test half, which becomes
 `val`.
 """
 
