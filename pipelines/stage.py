@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
 # keeps its name.
 _ADDED: dict[str, dict[str, Any]] = {
+    "stage": {"nonfinite": "stop"},
     "data": {"val_selection": asdict(Selection())},
     "selection": {"labels": None, "samples": None, "skip": 0},
 }
@@ -187,7 +188,8 @@ def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:
     """The stage without the fields in `_ADDED` that have their default."""
     data = dict(stage["data"])
     data["selection"] = _without_defaults(data["selection"], _ADDED["selection"])
-    return stage | {"data": _without_defaults(data, _ADDED["data"])}
+    whole = stage | {"data": _without_defaults(data, _ADDED["data"])}
+    return _without_defaults(whole, _ADDED["stage"])
 
 
 def _without_defaults(values: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
