@@ -25,6 +25,7 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Validation accuracy", "share that is right", (("val/accuracy", "accuracy"),)),
     ("Learning rate", "learning rate", (("train/lr", "learning rate"),)),
     ("Throughput", "images a second", (("train/images_per_second", "images a second"),)),
+    ("MFU", "share of the accelerators' peak", (("train/mfu", "MFU"),)),
     ("Gradient norm", "norm before clipping", (("train/gradient_norm", "norm"),)),
     ("Waiting for data", "share of the time", (("train/data_wait_fraction", "waiting"),)),
 )
@@ -143,7 +144,8 @@ def metrics_table(stages: Sequence[StageContent]) -> str:
     if not names:
         return ""
     cells = [[last_value(stage.metrics, name) for stage in stages] for name in names]
-    return _matrix("last value of", names, [_label(one, stages) for one in stages], cells)
+    attempts = [_label(one, stages) for one in stages]
+    return _matrix("last value of", names, attempts, cells, numbers=True)
 
 
 def configuration(stages: Sequence[StageContent]) -> str:
@@ -179,15 +181,20 @@ def _fields(summary: str, stage: StageContent, names: Sequence[str] | None = Non
 
 
 def _matrix(
-    corner: str, names: Sequence[str], attempts: Sequence[str], cells: Sequence[Sequence[Cell]]
+    corner: str,
+    names: Sequence[str],
+    attempts: Sequence[str],
+    cells: Sequence[Sequence[Cell]],
+    *,
+    numbers: bool = False,
 ) -> str:
     """A table of names by attempts; where there are many attempts, they are its rows."""
     if len(attempts) <= _MOST_COLUMNS:
         rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
-        return table([corner, *attempts], rows)
+        return table([corner, *attempts], rows, numbers=len(attempts) if numbers else 0)
     columns = zip(*cells, strict=True)
     rows = [[attempt, *column] for attempt, column in zip(attempts, columns, strict=True)]
-    return table(["stage", *names], rows)
+    return table(["stage", *names], rows, numbers=len(names) if numbers else 0)
 
 
 def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:

@@ -66,7 +66,8 @@ def test_an_evaluation_has_numbers_but_is_not_compared_with_training() -> None:
     assert "changed" not in page
     assert "evaluate: 2 fields" in page
     table = sections.metrics_table(stages)
-    assert "val/few_shot/5" in table
+    assert "<th scope=row>val/few_shot/5</th>" in table
+    assert '<td class="n">0.75</td>' in table
     assert "class_accuracy" not in table
     assert "system/cpu" not in table
     costs = [cost_of(stage) for stage in stages]
