@@ -15,12 +15,13 @@ import numpy as np
 from storage.cache import Cache, CachedShards
 from storage.dataset import load_dataset
 from storage.decode import Crop, decode
+from storage.drawn import drawn
 from storage.errors import BadDataset, BadImage, BadSample
 from storage.index import SampleIndex, load_index
 from storage.objects import ObjectStore, RangeReader, open_store
 from storage.order import OrderSpec, Tail, natural_run, replacement
 from storage.reader import Damaged, read_samples
-from storage.selection import EVERYTHING, Selection, select
+from storage.selection import EVERYTHING, Selection
 from storage.tasks import Batch
 
 _REPLACEMENTS = 32  # tried for one sample, before the dataset is given up
@@ -83,7 +84,7 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
     if spec.selection.everything:
         positions, labels = None, index.labels
     else:
-        positions, labels = select(index, spec.selection)
+        positions, labels = drawn(index, spec.selection, digest)
     order = OrderSpec(
         digest=digest,
         samples=len(labels),

@@ -117,10 +117,7 @@ def _local_index(store: ObjectStore, file: "IndexFile") -> Path:
                 f"{path} has {found} bytes, its manifest says {file.bytes}: pack it again"
             )
         return path
-    cache = Path(tempfile.gettempdir()) / f"vit-on-ray-index-{os.getuid()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    if cache.is_symlink() or cache.stat().st_uid != os.getuid():
-        raise BadDataset(f"{cache} belongs to another user: remove it, or set TMPDIR elsewhere")
+    cache = private_folder()
     path = cache / f"{file.sha256}.npy"
     with (cache / f"{file.sha256}.lock").open("wb") as lock:
         # One process a machine fetches it: 300 million samples are 9.6 GB, and all decoding
@@ -129,6 +126,15 @@ def _local_index(store: ObjectStore, file: "IndexFile") -> Path:
         if not (path.is_file() and path.stat().st_size == file.bytes):
             _fetch(store, file, path)
     return path
+
+
+def private_folder() -> Path:
+    """This machine's folder of mapped files, of this user alone. Raises BadDataset."""
+    folder = Path(tempfile.gettempdir()) / f"vit-on-ray-index-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise BadDataset(f"{folder} belongs to another user: remove it, or set TMPDIR elsewhere")
+    return folder
 
 
 def _fetch(store: ObjectStore, file: "IndexFile", path: Path) -> None:
