@@ -1,5 +1,6 @@
 """The numbers behind the pictures, of one model and its images. What a model lacks is a note."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from vit.learned import (
 
 FILTERS = 28  # as many as the paper shows
 ROLLOUTS = 8  # images whose rollout is shown
-_BATCH_NUMBERS = 64 << 20  # of one block's maps at once
+_BATCH_NUMBERS = 16 << 20  # of one block's maps at once: bounds memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,8 @@ def measure(subject: Subject, samples: Samples, data: Data) -> Measured:
         apart = patch_distances(model.grid_size, model.config.patch_pixels)
         uniform = uniform_distance(apart)
         distances = _mean_distances(model, pixels, apart)
-        flow = attention_rollout(model, normalize(torch.from_numpy(pixels[shown])))  # [n, h, w]
-        rollout = (flow * flow[0].numel()).numpy()
+        flow = torch.cat([attention_rollout(model, x) for x in _batches(model, pixels[shown])])
+        rollout = (flow * flow[0].numel()).numpy()  # [n, h, w]
     return Measured(
         title=subject.title,
         filters=filters,
@@ -118,12 +119,18 @@ def _mean_distances(model: ViT, pixels: np.ndarray, apart: Tensor) -> np.ndarray
     """Mean over images of each head's distance, in pixels: uint8 [n, S, S, 3] -> [depth, heads]."""
     config = model.config
     total = torch.zeros(config.depth, config.heads, dtype=torch.float64)
-    rows = max(1, _BATCH_NUMBERS // (config.heads * config.num_tokens**2))
-    for start in range(0, len(pixels), rows):
-        images = normalize(torch.from_numpy(pixels[start : start + rows]))  # [b, 3, S, S]
+    for images in _batches(model, pixels):
         for depth, weights in enumerate(attention_maps(model, images)):
             far = mean_attention_distance(
                 weights, apart, num_prefix_tokens=model.num_prefix_tokens
             )  # [b, heads]
             total[depth] += far.sum(0)
     return (total / len(pixels)).numpy()
+
+
+def _batches(model: ViT, pixels: np.ndarray) -> Iterator[Tensor]:
+    """Images as the model takes them, so many at once that their maps fit: [b, 3, S, S]."""
+    config = model.config
+    rows = max(1, _BATCH_NUMBERS // (config.heads * config.num_tokens**2))
+    for start in range(0, len(pixels), rows):
+        yield normalize(torch.from_numpy(pixels[start : start + rows]))

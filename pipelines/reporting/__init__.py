@@ -2,8 +2,8 @@
 
 content    what is shown, gathered from manifests and MLflow
 cost       what a stage took: images, operations, bytes
-charts     curves as inline SVG
+charts     curves as inline SVG; amounts: numbers with units
 html       escaped text, tables, pictures
-page       the page; its look is in style
+sections   the parts of the page; page: the whole, style: its look
 command    `pipelines/report.py`, and the report at the end of a pipeline
 """

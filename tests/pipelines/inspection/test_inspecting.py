@@ -68,15 +68,23 @@ def distances(subject: Subject, samples: Samples) -> np.ndarray:
     return found
 
 
+def rollout(subject: Subject, samples: Samples) -> np.ndarray:
+    found = measure(subject, samples, DATA).rollout
+    assert found is not None
+    return found
+
+
 def test_distances_are_the_mean_over_images_however_they_are_batched(
     digits: Dataset, upscaled: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = committed_subject(upscaled[0])
     crop = DATA.val_crop(16)
     samples = read_fixed_samples(digits, "val", selection=EVERYTHING, count=9, crop=crop)
-    whole = distances(subject, samples)
+    whole, flow = distances(subject, samples), rollout(subject, samples)
+    assert flow.shape == (8, 4, 4)
     monkeypatch.setattr("pipelines.inspection.measure._BATCH_NUMBERS", 17 * 17 * 4 * 2)
     parts = distances(subject, samples)
+    np.testing.assert_allclose(rollout(subject, samples), flow, rtol=1e-4)
     singles = [
         distances(subject, replace(samples, data=(data,), classes=("?",))) for data in samples.data
     ]
