@@ -26,7 +26,7 @@ def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
         (alike, "no different beyond the spread from"),
     ):
         if group:
-            named = ", ".join(f"{_x(c)} {_signed(c, base)}" for c in group)
+            named = ", ".join(f"{_x(c)} ({_signed(c, base)})" for c in group)
             said.append(f"{words} {first} ({_percent(base)}): {named}")
     best, least = max(rest, key=_mean), min(rest, key=_mean)
     if len(rest) > 1:

@@ -50,7 +50,7 @@ class Suite:
     source: str
     """Where the protocol is from."""
     image_size: int | None = None
-    """Resolution of all tasks; that of the weights by default."""
+    """Resolution of all tasks, rounded up to whole patches; that of the weights by default."""
     train_samples: int = 800
     """Examples that a learning rate is tried on."""
     held_out_samples: int = 200
@@ -109,10 +109,11 @@ def _stage(
     suite: Suite, task: Task, start: Stage, name: str, rate: float, kept: Selection, data: Data
 ) -> Stage:
     model = replace(start.model, num_classes=task.num_classes, head_bias_init=0.0)
-    if suite.image_size is not None:
-        model = replace(model, image_size=suite.image_size)
+    size = suite.image_size or start.image_size
     if isinstance(model, ViTConfig):
+        size = -(-size // model.patch_pixels) * model.patch_pixels
         model = replace(model, head="linear", dropout=0.0)
+    model = replace(model, image_size=size)
     return replace(
         start,
         name=name,

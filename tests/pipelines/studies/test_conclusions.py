@@ -27,15 +27,15 @@ def embeddings(**means: float) -> list[str]:
 
 def test_embeddings_as_in_the_paper() -> None:
     assert embeddings(none=0.614, one=0.642, two=0.640) == [
-        "better than none (61.4 %): one +2.8 points, two +2.6 points",
+        "better than none (61.4 %): one (+2.8 points), two (+2.6 points)",
         "among the embeddings: no difference beyond the spread",
     ]
 
 
 def test_embeddings_against_the_paper() -> None:
     assert embeddings(none=0.614, one=0.580, two=0.610) == [
-        "worse than none (61.4 %): one -3.4 points",
-        "no different beyond the spread from none (61.4 %): two -0.4 points",
+        "worse than none (61.4 %): one (-3.4 points)",
+        "no different beyond the spread from none (61.4 %): two (-0.4 points)",
         "among the embeddings: two is ahead of one by 3.0 points",
     ]
 
@@ -43,7 +43,7 @@ def test_embeddings_against_the_paper() -> None:
 def test_nothing_is_claimed_of_single_runs() -> None:
     single = cells({("ViT", "none"): 0.1, ("ViT", "one"): 0.9}, spread=None)
     said = against_first(single, first="none", others="the embeddings")
-    assert said == ["no different beyond the spread from none (10.0 %): one +80.0 points"]
+    assert said == ["no different beyond the spread from none (10.0 %): one (+80.0 points)"]
     assert "no difference is claimed" in spread_line(single)
 
 

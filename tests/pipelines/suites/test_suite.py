@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.recipes.digits import PRETRAIN, UPSCALE
+from pipelines.recipes.paper import ROWS
 from pipelines.stage import Stage
 from pipelines.suites import SUITES, find_suite
 from pipelines.suites.report import ALL, Result, mean_of, means_of
@@ -75,6 +76,8 @@ def test_a_suite_keeps_the_weights_resolution_unless_it_has_its_own() -> None:
     assert size(SMALL, START) == 24
     assert size(replace(SMALL, image_size=16), START) == 16
     assert size(VTAB, replace(PRETRAIN, parent="pretrain")) == 384
+    assert size(VTAB, replace(ROWS["vit-h14-jft"], parent="pretrain")) == 392  # whole patches
+    assert size(VTAB, replace(ROWS["bit-r50x1-jft"], parent="pretrain")) == 384
 
 
 def test_contradictions_are_refused() -> None:
