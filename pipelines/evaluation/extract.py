@@ -12,6 +12,7 @@ import numpy as np
 import ray
 import torch
 
+from cluster.placement import decoding_selector
 from cluster.scaling import check_room, worker_cpus
 from cluster.settings import Place
 from pipelines.evaluation.answers import answer
@@ -90,6 +91,11 @@ class Extraction:
                 have_cpus=have.get("CPU", 0.0),
                 have_gpus=have.get("GPU", 0.0),
             )
+        self.nodes = decoding_selector(
+            ray.nodes(),
+            on_gpu_nodes=place.decode_on_gpu_nodes,
+            more_to_come=place.wait_for_nodes,
+        )
         self.weights = ray.put({name: tensor.numpy() for name, tensor in tensors.items()})
 
     def columns(self, spec: StreamSpec, *, answers: bool, features: bool) -> Columns:
@@ -106,6 +112,7 @@ class Extraction:
             num_cpus=place.decode_cpus,
             rows_per_block=spec.global_batch,  # a block is a batch
             cache=shard_cache(place.cache),
+            nodes=self.nodes,
         )
         forward: Any = Forward  # Ray's type for classes leaves out their arguments
         said = stream.map_batches(
