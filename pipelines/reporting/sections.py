@@ -55,7 +55,7 @@ def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> 
                 (stage.status.lower(), "" if stage.status == "FINISHED" else "bad"),
                 or_dash(config.get("model.image_size") or config.get("image_size"), " px"),
                 amount(cost.parameters),
-                or_dash(str(stage.manifest.get("step", config.get("steps", "")))),
+                _steps(stage),
                 last_value(metrics, "val/accuracy"),
                 last_value(metrics, "val/loss"),
                 clock(cost.seconds) if cost.seconds else UNKNOWN,
@@ -63,6 +63,14 @@ def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> 
         )
     heads = ("stage", "status", "resolution", "parameters", "steps", "val accuracy", "val loss")
     return table((*heads, "time"), rows, numbers=6)
+
+
+def _steps(stage: StageContent) -> str:
+    """Steps of a committed attempt; else how many of the planned ones were logged."""
+    if "step" in stage.manifest:
+        return str(stage.manifest["step"])
+    curve = stage.curves.get("train/loss", [])
+    return f"{curve[-1][0] if curve else 0} of {stage.config['steps']}" if stage.trains else UNKNOWN
 
 
 def lineage(content: Content) -> str:

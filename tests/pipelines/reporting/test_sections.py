@@ -81,6 +81,7 @@ def test_what_did_not_finish_is_marked(status: str) -> None:
     stage = replace(STAGE, status=status, ended_ms=None, curves={}, metrics={})
     page = sections.stages_table([stage], [cost_of(stage)])
     assert f'<td class="bad">{status.lower()}</td>' in page
+    assert '<td class="n">0 of 100</td>' in page
     assert sections.curves([stage]) == ""
 
 
