@@ -1,8 +1,8 @@
 """What the workers are fed: Ray Train asks here for a stream each time it starts a worker group.
 
 `configure` runs again after every restart and resize, with the group's size, before its workers
-begin, and reads the cursor (the newest resume state that is whole) itself. So resuming and new
-worker counts need no case of their own.
+ask for their first batch, and reads the cursor (the newest resume state; the workers have put aside
+damaged ones) itself. So resuming and new worker counts need no case of their own.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from ray.train import DataConfig
 from cluster.placement import decoding_selector
 from cluster.settings import ShardCache
 from pipelines.stage import Stage
-from pipelines.states import usable_state
+from pipelines.states import newest_state
 from storage.cache import Cache
 from storage.stream import StreamSpec, eval_stream, train_stream
 
@@ -99,7 +99,7 @@ class OrderedDataConfig(DataConfig):
                 cache=feed.cache,
                 nodes=nodes,
             )
-        state = usable_state(feed.attempt_uri)
+        state = newest_state(feed.attempt_uri)
         return train_stream(
             feed.train_spec(),
             start_step=state.step if state else 0,

@@ -1,5 +1,6 @@
 """A loss or gradient that is no number: in which step, on which ranks, from which samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +61,15 @@ def explain_gradient(step: int, norm: float) -> str:
     )
 
 
-def every_finite(loss: Tensor) -> bool:
-    """Whether the loss [] of every rank is a number (collective; waits for the device)."""
+def usable_loss(loss: Tensor, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The loss [], or where that of any rank is no number, one whose gradient is zeros.
+
+    Collective, and it waits for the device. Gradients of a loss that is no number are none either,
+    also when they are multiplied by 0; so the zeros come from another pass, over blank images.
+    """
     bad = (~torch.isfinite(loss.detach())).long()
     dist.all_reduce(bad)
-    return not bad.item()
+    return 0 * forward(torch.zeros_like(images)).sum() if bad.item() else loss
 
 
 def skipped_in_a_row(before: int, finite: list[bool]) -> int:

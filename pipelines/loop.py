@@ -7,7 +7,6 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,22 +26,21 @@ from pipelines.guards import (
     ADVICE,
     MOST_SKIPPED,
     TrainedStep,
-    every_finite,
     explain_gradient,
     explain_nonfinite,
     skipped_in_a_row,
+    usable_loss,
 )
 from pipelines.job import Job, Stopped
 from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
-from pipelines.states import damaged_states, drop_states, newest_state
+from pipelines.states import damaged_states, drop_states
 from pipelines.survival import Survival
 from pipelines.utilisation import Utilisation, device_name
 from storage import weights
 from storage.objects import open_store
-from storage.pieces import open_pieces
 from storage.stream import order_of
 from vit import (
     augment_batch,
@@ -127,10 +125,11 @@ class Worker:
     def start(self) -> int:
         """Build the engine with its first weights; return the step to go on from."""
         stage = self.job.stage
-        state = newest_state(self.job.attempt_uri)
         model = build_model(stage.model, seed=stage.seed)
-        with open_pieces(state.uri) if state else nullcontext({}) as saved:
+        self.survival.beat(0, "start")
+        with self.survival.open_state() as (step, saved):
             notes = self.fill(model, saved)
+            self.survival.beat(0, "start")
             model.set_grad_checkpointing(self.job.place.recompute_activations)
             optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
             config = zero_config(
@@ -141,10 +140,10 @@ class Worker:
             )
             average = stage.optim.ema_decay is not None
             self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
-            if state:
-                resume_state.restore(self.engine, saved, step=state.step)
-                notes = (f"resumed after step {state.step}", *notes)
-        step = state.step if state else 0
+            self.survival.beat(0, "start")
+            if step:
+                resume_state.restore(self.engine, saved, step=step)
+                notes = (f"resumed after step {step}", *notes)
         self.tell({"kind": "start", "step": step, "plan": str(self.plan), "notes": notes})
         return step
 
@@ -209,8 +208,8 @@ class Worker:
             logits = self.forward(images).float()  # [m, classes]
             loss = loss_fn(stage.loss, logits, targets, label_smoothing=stage.label_smoothing)  # []
             total += loss.detach() / self.plan.accumulation
-            if stage.nonfinite == "skip" and not every_finite(loss):
-                loss = 0 * self.forward(torch.zeros_like(images)).sum()  # a gradient of zeros
+            if stage.nonfinite == "skip":
+                loss = usable_loss(loss, self.forward, images)
             self.engine.backward(loss)
             self.engine.step()  # takes effect after the last micro-batch
         if stage.optim.ema_decay is not None:

@@ -35,7 +35,7 @@ class Forward(UserCallback):
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Called when workers were lost or raised."""
-        lost = {rank: ": ".join(root_cause(error)) for rank, error in worker_exceptions.items()}
+        lost = {rank: _brief(*root_cause(error)) for rank, error in worker_exceptions.items()}
         self.queue.put({"kind": "lost", "workers": lost})
 
 
@@ -90,6 +90,11 @@ def drain(
             handle(message)
         except Exception as error:
             failure = failure or error
+
+
+def _brief(name: str, message: str) -> str:
+    """Without the advice that Ray adds to the death of a process: what killed it is in our log."""
+    return f"{name}: {message.split(' Some common causes include', 1)[0]}"
 
 
 def root_cause(error: BaseException) -> tuple[str, str]:

@@ -7,7 +7,8 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from storage import weights
 from storage.errors import CorruptWeights, WeightsExist
 from storage.objects import ObjectStore, open_store
-from storage.pieces import commit_parts, write_part
+from storage.pieces import commit_parts, open_pieces, write_part
 from storage.uri import join
 
 FOLDER = "resume"
@@ -36,21 +37,43 @@ def newest_state(attempt_uri: str) -> ResumeState | None:
     return ResumeState(steps[-1], place_of_state(attempt_uri, steps[-1])) if steps else None
 
 
-def usable_state(attempt_uri: str) -> ResumeState | None:
-    """The newest state whose files are those it was committed with; damaged ones are put aside.
+@contextmanager
+def open_state(
+    attempt_uri: str,
+    *,
+    first: bool = True,
+    chosen: Callable[[int], int] = int,
+    agreed: Callable[[str], str] = str,
+) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+    """Steps and tensors of the newest state whose files are those it was committed with; (0, {})
+    where there is none. Damaged ones are put aside.
 
-    For the one process that decides where a worker group begins; its workers then find the same.
+    Args:
+        attempt_uri: the attempt.
+        first: whether this process puts aside, as one of a group does.
+        chosen: gives every process of a group the step that the first one found.
+        agreed: gives them the same text, empty where nobody has one to say.
     """
-    while state := newest_state(attempt_uri):
-        try:
-            weights.verify(state.uri)
-        except CorruptWeights as error:
-            store = open_store(state.uri)
-            store.write(DAMAGED, json.dumps({"reason": str(error)}).encode())
+    while True:
+        newest = newest_state(attempt_uri) if first else None
+        step = chosen(newest.step if newest else 0)
+        if not step:
+            yield 0, {}
+            return
+        with ExitStack() as stack:
+            found, damage = None, ""
+            try:
+                found = stack.enter_context(open_pieces(place_of_state(attempt_uri, step)))
+            except CorruptWeights as error:
+                damage = str(error)
+            damage = agreed(damage)
+            if found is not None and not damage:
+                yield step, found
+                return
+        if first:
+            store = open_store(place_of_state(attempt_uri, step))
+            store.write(DAMAGED, json.dumps({"reason": damage}).encode())
             store.delete(weights.MANIFEST)
-            continue
-        return state
-    return None
 
 
 def damaged_states(attempt_uri: str) -> dict[int, str]:

@@ -2,15 +2,19 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 
 import ray.train
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from pipelines.guards import agreed_text
 from pipelines.job import Job, Stopped
 from pipelines.saver import Saver
+from pipelines.states import open_state
 from pipelines.watchdog import Watchdog
 from storage.pieces import Piece
 
@@ -20,12 +24,12 @@ class Survival:
 
     def __init__(self, job: Job, *, rank: int, world_size: int, device: torch.device) -> None:
         """Agree on a name for the group (collective), and watch from now on."""
-        self._device = device
+        self._attempt, self._rank, self._device = job.attempt_uri, rank, device
         self._saver = Saver(
             job.attempt_uri,
             rank=rank,
             world_size=world_size,
-            token=_common_token(device),
+            token=f"{_of_first_rank(secrets.randbits(62), device):016x}",
             keep=job.place.keep_states,
         )
         self._watchdog = Watchdog(
@@ -34,6 +38,15 @@ class Survival:
         self._stalled = 0.0
         self._heeded: object = None
         self.beat = self._watchdog.beat
+
+    def open_state(self) -> AbstractContextManager[tuple[int, Mapping[str, Tensor]]]:
+        """Steps and tensors of the newest whole state, the same on every rank (collective)."""
+        return open_state(
+            self._attempt,
+            first=self._rank == 0,
+            chosen=partial(_of_first_rank, device=self._device),
+            agreed=partial(agreed_text, device=self._device),
+        )
 
     def save(self, step: int, pieces: Iterable[Piece]) -> None:
         """Begin to write a state (collective).
@@ -77,8 +90,8 @@ class Survival:
         self._watchdog.end()
 
 
-def _common_token(device: torch.device) -> str:
-    """A word that this worker group shares with no other."""
-    token = torch.tensor(secrets.randbits(62), device=device)
-    dist.broadcast(token, 0)
-    return f"{int(token):016x}"
+def _of_first_rank(value: int, device: torch.device) -> int:
+    """What rank 0 has, on every rank (collective)."""
+    number = torch.tensor(value, device=device)
+    dist.broadcast(number, 0)
+    return int(number)

@@ -1,12 +1,15 @@
 """A run that diverges stops at once, says where, and keeps its last good state."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
-from pipelines.guards import MOST_SKIPPED, skipped_in_a_row
+from pipelines.guards import skipped_in_a_row, usable_loss
 from pipelines.states import newest_state
 from tests.pipelines.conftest import Said
 
@@ -50,22 +53,43 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_is_not_saved(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_skipping_ends_where_no_batch_can_be_the_cause(
+def test_skipping_ends_where_the_weights_are_the_cause(
     command: Callable[..., Said], place: list[str]
 ) -> None:
-    """The weights have overflowed: every batch is skipped, until that is seen."""
+    """They have overflowed: there is no gradient of zeros either."""
     said = command(
         *("pretrain", *place, *DIVERGES, "--stage.nonfinite", "skip"),
         *("--place.save-every-steps", "0", "--place.log-every-steps", "4"),
     )
     assert said.code == 2, said
     assert said.err.count("\n") == 1
-    stopped = re.search(r"the loss of step (\d+) is no number", said.err)
-    noted = re.findall(
-        r"warning: the loss of step (\d+) is no number .* (\d+) steps went", said.out
-    )
-    assert stopped
-    assert noted, said.out
-    first = int(noted[0][0])
-    assert int(stopped[1]) - first < MOST_SKIPPED
-    assert sum(int(steps) for _, steps in noted) < MOST_SKIPPED
+    assert re.search(r"the (loss|gradient) of step \d+ (is|has norm \S+:) no number", said.err)
+    assert re.search(r"warning: the loss of step \d+ is no number .* steps went without", said.out)
+
+
+def rank_with_a_bad_loss(rank: int, meeting: str, results: str) -> None:
+    """Rank 1's second loss is no number; each rank notes its gradients."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    model = torch.nn.Linear(3, 2)
+    images = torch.full((4, 3), rank + 1.0)
+    gradients = []
+    for step in range(3):
+        loss = model(images).square().mean()
+        bad = step == 1 and rank == 1
+        model.zero_grad()
+        usable_loss(loss * float("nan") if bad else loss, model, images).backward()
+        assert model.weight.grad is not None
+        gradients.append(float(model.weight.grad.abs().sum()))
+    Path(results, f"{rank}").write_text(json.dumps(gradients))
+    dist.destroy_process_group()
+
+
+def test_a_bad_loss_of_one_rank_counts_as_nothing_on_all(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    arguments = (str(tmp_path / "meeting"), str(tmp_path / "results"))
+    torch.multiprocessing.spawn(rank_with_a_bad_loss, arguments, nprocs=2)
+    for rank in range(2):
+        first, skipped, last = json.loads((tmp_path / "results" / f"{rank}").read_text())
+        assert first > 0
+        assert skipped == 0
+        assert last == first

@@ -9,8 +9,8 @@ from pipelines.states import (
     damaged_states,
     drop_states,
     newest_state,
+    open_state,
     save_state,
-    usable_state,
 )
 from storage.objects import open_store
 from storage.pieces import open_pieces
@@ -76,16 +76,17 @@ def test_a_damaged_state_is_put_aside_and_the_one_before_it_used(
     store = open_store(join(attempt, "resume/step-00000020"))
     (name,) = (key for key in store.list() if key.endswith(file))
     store.write(name, data) if data is not None else store.delete(name)
-    state = usable_state(attempt)
+    with open_state(attempt) as (step, tensors):
+        assert step == 10
+        assert tensors["weights/w"].tolist() == [10] * 3
+    state = newest_state(attempt)  # for ever
     assert state is not None
     assert state.step == 10
-    assert usable_state(attempt) == newest_state(attempt) == state  # for ever
     (why,) = damaged_states(attempt).values()
     assert reason in why
     save_state(attempt, state_of(20), step=20, keep=2)  # trained again
-    state = usable_state(attempt)
-    assert state is not None
-    assert state.step == 20
+    with open_state(attempt) as (step, _):
+        assert step == 20
     assert not damaged_states(attempt)
 
 
@@ -94,7 +95,8 @@ def test_where_all_states_are_damaged_there_is_none(attempt: str) -> None:
     for key in keys(attempt):
         if key.endswith(".safetensors"):
             open_store(join(attempt, "resume")).write(key, b"torn")
-    assert usable_state(attempt) is None
+    with open_state(attempt) as (step, tensors):
+        assert (step, tensors) == (0, {})
     assert list(damaged_states(attempt)) == [10]
 
 
