@@ -6,8 +6,9 @@ that train. Each is a stage like any other: named by its content, continued afte
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -133,19 +134,32 @@ def _run(
         plan = make_plan(stage, only, checked[stage.name])
         return (lambda: _done(plan)) if plan.done else (lambda: run_stage(plan, only, client))
 
-    with ThreadPoolExecutor(at_once) as pool:  # its end waits for those that run
+    try:
+        while rest or running:
+            unfinished = {stage.name for stage in (*rest, *running.values())}
+            for stage in ready(rest, unfinished)[: at_once - len(running)]:
+                rest.remove(stage)
+                running[_in_background(start(stage))] = stage
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                outcomes[running.pop(future).name] = future.result()
+    except Exception:
+        wait(running)  # what trains beside the stage that failed is not thrown away
+        raise
+
+
+def _in_background(call: Callable[[], Outcome]) -> Future[Outcome]:
+    """Call on a thread that ends with the process: Ctrl-C waits for no stage."""
+    future: Future[Outcome] = Future()
+
+    def run() -> None:
         try:
-            while rest or running:
-                unfinished = {stage.name for stage in (*rest, *running.values())}
-                for stage in ready(rest, unfinished)[: at_once - len(running)]:
-                    rest.remove(stage)
-                    running[pool.submit(start(stage))] = stage
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcomes[running.pop(future).name] = future.result()
-        except KeyboardInterrupt:
-            ray.shutdown()  # the stages that train lose their cluster and end
-            raise
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="stage", daemon=True).start()
+    return future
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
