@@ -81,7 +81,8 @@ def reference(
     return whole, whole["features"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_numbers_are_the_same_on_any_number_of_workers_and_those_of_one_process(
     evaluate: Evaluate,
     ray_session: str,
@@ -178,7 +179,7 @@ def test_a_public_checkpoint_is_measured_by_its_features_at_another_resolution_o
     said = evaluate(
         *("--weights", str(tmp_path / "public.safetensors"), "--only", "finetune"),
         *("--init-image-size", "24", "--image-size", "16"),
-        *("--evaluators", "few-shot", "--few-shot.shots", "1", "--few-shot.seeds", "0", "5"),
+        *("--evaluators", "few-shot", "--few-shot.shots", "1", "--few-shot.seeds", "5"),
         *("--classes", "3", "1", "8"),
         *("--place.workers.min", "1", "--place.workers.max", "1"),
         *("--place.data-root", s3_data, "--place.storage-root", root),
@@ -187,7 +188,7 @@ def test_a_public_checkpoint_is_measured_by_its_features_at_another_resolution_o
     assert "pos_embed 6x6 -> 4x4" in said.out
     _, manifest = only(root)
     assert set(manifest["metrics"]) == {
-        f"val/few_shot/1{suffix}" for suffix in ("", "_spread", "_seed_0", "_seed_5")
+        f"val/few_shot/1{suffix}" for suffix in ("", "_spread", "_seed_5")
     }
     assert manifest["metrics"]["val/few_shot/1"] > 1 / 3
     assert manifest["parent"] is None
