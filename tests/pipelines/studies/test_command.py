@@ -36,7 +36,7 @@ def tiny(seeds: int = 1) -> Study:
     return replace(made, name="tiny", few_shot=FEW_SHOT, metric="few_shot/5")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_study_runs_once_and_says_the_same_again(
     called: Callable[..., Said],
     ray_session: str,
