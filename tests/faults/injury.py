@@ -57,6 +57,10 @@ class Stage:
         assert self.job is not None
         return self.job.poll()
 
+    def finish(self) -> None:
+        """Wait until the job has ended by itself."""
+        self.wait("its end", lambda: False, seconds=1200)
+
     def saved(self) -> int:
         """Steps in the newest state."""
         with suppress(ValueError, FileNotFoundError):
@@ -64,13 +68,15 @@ class Stage:
             return state.step if state else 0
         return 0
 
-    def wait(self, what: str, until: Callable[[], object]) -> None:
+    def wait(
+        self, what: str, until: Callable[[], object], *, seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Until something is so, or it ended."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + seconds
         while not until():
             if self.ended is not None:
                 return
-            assert time.monotonic() < deadline, f"{what}: not in {PATIENCE_SECONDS} s"
+            assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
             time.sleep(0.01)
 
     def processes(self, *titles: str) -> list[psutil.Process]:

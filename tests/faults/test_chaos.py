@@ -34,7 +34,7 @@ def stage_of(run: str, place: list[str], address: str, tmp_path: Path) -> Stage:
     )
 
 
-def losses(tmp_path: Path, attempt: Path) -> dict[int, list[float]]:
+def losses(tmp_path: Path, attempt: Path) -> dict[int, tuple[float, ...]]:
     """Step -> the values MLflow has of its loss."""
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("digits")
@@ -43,9 +43,9 @@ def losses(tmp_path: Path, attempt: Path) -> dict[int, list[float]]:
         [experiment.experiment_id], filter_string=f"tags.`vit.attempt` = '{attempt}'"
     )
     assert run.info.status == "FINISHED"
-    found: dict[int, list[float]] = {}
+    found: dict[int, tuple[float, ...]] = {}
     for metric in client.get_metric_history(run.info.run_id, "train/loss"):
-        found.setdefault(metric.step, []).append(metric.value)
+        found[metric.step] = (*found.get(metric.step, ()), metric.value)
     return found
 
 
@@ -70,7 +70,7 @@ def test_the_weights_are_those_of_the_unbroken_run(
             time.sleep(0.05)
             assert broken.ended is None, broken.log.read_text()[-3000:]
         done.append(f"{fault.__name__:<22} after state {saved:>5}: {hit}")
-    broken.wait("its end", lambda: False)
+    broken.finish()
     print("\n".join(done))
     log = broken.log.read_text()
     assert broken.ended == 0, log[-3000:]
@@ -78,7 +78,7 @@ def test_the_weights_are_those_of_the_unbroken_run(
 
     unbroken = stage_of("unbroken", place, ray_session, tmp_path)
     unbroken.start()
-    unbroken.wait("its end", lambda: False)
+    unbroken.finish()
     assert unbroken.ended == 0, unbroken.log.read_text()[-3000:]
     for name in ("weights", "weights_ema"):
         expected, _ = weights.read_weights(str(unbroken.folder), name=name)
@@ -86,5 +86,8 @@ def test_the_weights_are_those_of_the_unbroken_run(
         assert found.keys() == expected.keys()
         assert all(found[key].equal(expected[key]) for key in expected)
     expected_losses = losses(tmp_path, unbroken.folder)
-    assert losses(tmp_path, broken.folder) == expected_losses  # each step once
     assert sorted(expected_losses) == list(range(1, STEPS + 1))
+    found_losses = losses(tmp_path, broken.folder)
+    assert found_losses.items() <= expected_losses.items()  # no step twice, none with another value
+    # What a worker reported in the moment before it was killed is trained, but nobody heard it.
+    assert len(found_losses) > STEPS - 2 * SAVE * KILLS
