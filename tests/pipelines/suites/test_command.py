@@ -30,7 +30,7 @@ def committed(root: Path) -> dict[str, int]:
     return {stage: path.stat().st_mtime_ns for stage, path in found.items()}
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_suite_killed_in_the_middle_repeats_no_finished_task(
     called: Callable[..., Said], ray_session: str, place: list[str], tmp_path: Path
 ) -> None:
@@ -43,7 +43,7 @@ def test_a_suite_killed_in_the_middle_repeats_no_finished_task(
         text=True,
     )
     try:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 900
         while "digits-3-5-8-s0" not in committed(root):
             assert job.poll() is None, job.stderr and job.stderr.read()
             assert time.monotonic() < deadline
