@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 import vit
 from cluster import resume_state
@@ -71,7 +71,7 @@ def torch_step(name: str, kind: str, batch: int) -> tuple[Step, Any]:
     plain: Any = vit.build_model(config_of(name))
     model = DistributedDataParallel(plain) if kind == "ddp" else plain
     if kind == "fsdp2":
-        for block in model.blocks:
+        for block in plain.blocks:
             fully_shard(block)
         fully_shard(model)
     optim = vit.OptimConfig(weight_decay=0.1)
@@ -233,7 +233,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what != "restart":
         with tempfile.TemporaryDirectory() as folder:
-            spawn = multiprocessing.spawn
             spawn(_process, (f"{folder}/meeting", arguments), nprocs=WORKERS)
     if arguments.what in ("restart", "all"):
         restarting(arguments.rounds)

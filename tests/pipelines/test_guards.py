@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from pipelines.guards import skipped_in_a_row, usable_loss
 from pipelines.states import newest_state
@@ -87,7 +88,7 @@ def rank_with_a_bad_loss(rank: int, meeting: str, results: str) -> None:
 def test_a_bad_loss_of_one_rank_counts_as_nothing_on_all(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     arguments = (str(tmp_path / "meeting"), str(tmp_path / "results"))
-    torch.multiprocessing.spawn(rank_with_a_bad_loss, arguments, nprocs=2)
+    spawn(rank_with_a_bad_loss, arguments, nprocs=2)
     for rank in range(2):
         first, skipped, last = json.loads((tmp_path / "results" / f"{rank}").read_text())
         assert first > 0
