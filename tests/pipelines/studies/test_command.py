@@ -36,6 +36,7 @@ def tiny(seeds: int = 1) -> Study:
     return replace(made, name="tiny", few_shot=FEW_SHOT, metric="few_shot/5")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_study_runs_once_and_says_the_same_again(
     called: Callable[..., Said],
