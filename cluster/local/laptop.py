@@ -163,7 +163,11 @@ def _base_environment() -> dict[str, str]:
     """This shell's, without what would send the servers elsewhere."""
     elsewhere = ("RAY_", "AWS_", "MLFLOW_")
     kept = {name: v for name, v in os.environ.items() if not name.startswith(elsewhere)}
-    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return kept | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that nobody asks anything
+    }
 
 
 def _write_shell(folder: Path, state: State, account: S3Account | None) -> None:

@@ -164,7 +164,7 @@ def test_a_node_that_dies_is_replaced_and_the_stage_finishes(
     deadline = time.monotonic() + 600
     state = re.compile(r"resume/.*manifest\.json")
     while not any(state.match(name) for name in left_behind(laptop, "loses-a-node")):
-        assert job.poll() is None, (job.stdout and job.stdout.read() or "")[-3000:]
+        assert job.poll() is None, ((job.stdout and job.stdout.read()) or "")[-3000:]
         assert time.monotonic() < deadline
         time.sleep(1)
     victim = next(
