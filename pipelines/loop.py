@@ -1,10 +1,9 @@
 """The training loop, the same on every worker, read top to bottom.
 
-fetch -> augment -> forward, backward, step -> report -> save -> evaluate; at the end, commit.
+fetch -> augment -> forward, backward, step -> report -> evaluate -> save; at the end, commit.
 Every rank takes every branch: gathering, evaluating and reporting are collective.
 """
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,31 +16,22 @@ from torch import Tensor
 
 from cluster import resume_state
 from cluster.batching import BatchPlan, plan_batch
-from cluster.engine import build_engine, gradient_norm, prepare_worker
+from cluster.engine import build_engine, prepare_worker
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.evaluators import classification
 from pipelines.feed import TRAIN, VAL
-from pipelines.guards import (
-    ADVICE,
-    MOST_SKIPPED,
-    TrainedStep,
-    explain_gradient,
-    explain_nonfinite,
-    skipped_in_a_row,
-    usable_loss,
-)
+from pipelines.guards import TrainedStep, usable_loss
 from pipelines.job import Job, Stopped
 from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
-from pipelines.states import damaged_states, drop_states
+from pipelines.states import damaged_states, drop_states, told_before
 from pipelines.survival import Survival
-from pipelines.utilisation import Utilisation, device_name
+from pipelines.telemetry import Telemetry
 from storage import weights
 from storage.objects import open_store
-from storage.stream import order_of
 from vit import (
     augment_batch,
     build_model,
@@ -65,7 +55,7 @@ def train(job: Job) -> None:
         _train(worker, job.stage, job.place)
     except Stopped as stop:
         worker.survival.end()  # what was trained before it is kept
-        worker.tell({"kind": "stopped", "reason": str(stop), "mistake": stop.mistake})
+        worker.telemetry.tell({"kind": "stopped", "reason": str(stop), "mistake": stop.mistake})
 
 
 def _train(worker: "Worker", stage: Stage, place: Place) -> None:
@@ -80,11 +70,11 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
             reported = last or done % place.log_every_steps == 0
             if reported:
                 worker.report(done)
+            if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
+                worker.evaluate(done)  # before the save, which keeps what was told
             due = place.save_every_steps and done % place.save_every_steps == 0
             if not last and (due or (reported and worker.preempted())):
                 worker.save(done)
-            if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
-                worker.evaluate(done)
     worker.commit(worker.evaluate(stage.steps))
 
 
@@ -106,21 +96,18 @@ class Worker:
             workers=self.world_size,
             max_micro_batch=job.place.max_micro_batch,
         )
-        self.utilisation = Utilisation(
-            job.stage, device=device_name(self.device), workers=self.world_size
-        )
         self.engine: DeepSpeedEngine
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device
         )
-        self.skipped = 0
-        self.unreported: list[TrainedStep] = []
+        self.telemetry = Telemetry(
+            job, self.survival, rank=self.rank, world_size=self.world_size, device=self.device
+        )
         digest = job.manifest["dataset"]["digest"]
         self.train_quarantine, self.val_quarantine = (
             Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
             for spec in (job.feed.train_spec(), job.feed.val_spec())
         )
-        self.reset_clock()
 
     def start(self) -> int:
         """Build the engine with its first weights; return the step to go on from."""
@@ -144,7 +131,9 @@ class Worker:
             if step:
                 resume_state.restore(self.engine, saved, step=step)
                 notes = (f"resumed after step {step}", *notes)
-        self.tell({"kind": "start", "step": step, "plan": str(self.plan), "notes": notes})
+        told = told_before(self.job.attempt_uri, step) if self.rank == 0 else []
+        self.telemetry.start(step, told, plan=str(self.plan), notes=notes)
+        self.telemetry.reset_clock()
         return step
 
     def fill(self, model: torch.nn.Module, saved: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -174,9 +163,8 @@ class Worker:
         began = time.perf_counter()
         batch = next(batches)
         assert (batch["step"] == step).all(), f"step {step} was fed {set(batch['step'].tolist())}"
-        self.waited += time.perf_counter() - began
+        self.telemetry.fetched(batch, waited=time.perf_counter() - began)
         self.train_quarantine.add(batch["quarantined"])
-        self.read += [int(batch["requests"].sum()), int(batch["bytes"].sum())]
         return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
 
     def step(self, batch: dict[str, Tensor], step: int) -> None:
@@ -204,7 +192,7 @@ class Worker:
             )  # [m, 3, H, W], [m] or [m, classes]
             if step == 0 and part == 0 and self.rank == 0:
                 open_store(self.job.attempt_uri).write(BATCH_PICTURE, image_grid(images))
-                self.pictures.append(BATCH_PICTURE)
+                self.telemetry.drew(BATCH_PICTURE)
             logits = self.forward(images).float()  # [m, classes]
             loss = loss_fn(stage.loss, logits, targets, label_smoothing=stage.label_smoothing)  # []
             total += loss.detach() / self.plan.accumulation
@@ -215,7 +203,8 @@ class Worker:
         if stage.optim.ema_decay is not None:
             resume_state.update_average(self.engine, stage.optim.ema_decay)
         # The loss stays on the device until it is reported: asking for it would wait for the GPU.
-        self.unreported.append(TrainedStep(step + 1, learning_rate, total, batch["index"]))
+        trained = TrainedStep(step + 1, learning_rate, total, batch["index"])
+        self.telemetry.unreported.append(trained)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, classes] of images [b, 3, H, W]."""
@@ -224,77 +213,22 @@ class Worker:
         return self.engine(images)
 
     def report(self, step: int) -> None:
-        """Tell the controller the metrics of every step since the last report."""
-        self.survival.beat(step, "report")
-        own = torch.stack([trained.loss for trained in self.unreported])  # [steps]
-        losses = own.clone()
-        dist.all_reduce(losses)
-        finite = torch.isfinite(losses)
-        if not finite.all():
-            reason = explain_nonfinite(self.unreported, own, self.train_quarantine.spec)
-            self.skipped = skipped_in_a_row(self.skipped, finite.tolist())
-            if self.job.stage.nonfinite == "stop" or self.skipped >= MOST_SKIPPED:
-                raise Stopped(f"{reason}. {ADVICE}")
-            self.tell({"kind": "skipped", "steps": int((~finite).sum()), "reason": reason})
-        else:
-            self.skipped = 0
-        read = torch.from_numpy(self.read).to(self.device)  # [2]
-        dist.all_reduce(read)
-        requests, count = read.tolist()
-        seconds = time.perf_counter() - self.began
-        steps = len(self.unreported)
-        records = [
-            {"step": trained.step, "train/lr": trained.lr}
-            | ({"train/loss": loss / self.world_size} if math.isfinite(loss) else {})
-            for trained, loss in zip(self.unreported, losses.tolist(), strict=True)
-        ]
-        records[-1] |= {
-            "train/epoch": step / self.job.steps_per_epoch,
-            "train/images_per_second": steps * self.job.stage.global_batch / seconds,
-            "train/step_seconds": seconds / steps,
-            "train/data_wait_fraction": self.waited / seconds,
-            "train/read_requests": requests,
-            "train/read_mebibytes": count / 2**20,
-        }
-        records[-1] |= self.utilisation.metrics(records[-1]["train/images_per_second"])
-        norm = gradient_norm(self.engine)
-        if norm is not None:
-            if not np.isfinite(norm):
-                raise Stopped(explain_gradient(step, norm))
-            records[-1]["train/gradient_norm"] = norm
-        stalled = self.survival.stalled()
-        if stalled:
-            records[-1]["train/save_seconds"] = stalled
-        self.tell({"kind": "steps", "records": records, "pictures": self.pictures})
-        self.unreported.clear()
-        self.check(self.train_quarantine, step)
-        self.reset_clock()
-
-    def check(self, quarantine: Quarantine, step: int) -> None:
-        """Name the damaged samples that are new; raise Stopped where they are too many."""
-        found = quarantine.agree(self.device)
-        if not found:
-            return
-        lines = quarantine.record(found) if self.rank == 0 else []
-        name = f"{quarantine.spec.split}/quarantined"
-        metrics = {name: len(quarantine)}
-        self.tell({"kind": "quarantined", "step": step, "metrics": metrics, "lines": lines})
-        reason = quarantine.too_many(order_of(quarantine.spec).samples)
-        if reason:
-            raise Stopped(reason)
+        """Tell the metrics of every step since the last report."""
+        self.telemetry.report(step, self.engine, self.train_quarantine)
 
     def save(self, step: int) -> None:
         """Begin to write the resume state; it does not know how many workers wrote it."""
-        if self.unreported:
+        if self.telemetry.unreported:
             self.report(step)  # looks at the losses: what is no number is not saved
-        self.survival.save(step, resume_state.own_pieces(self.engine))
-        self.reset_clock()
+        told = self.telemetry.remember()
+        self.survival.save(step, resume_state.own_pieces(self.engine), told)
+        self.telemetry.reset_clock()
 
     def preempted(self) -> bool:
         """Whether a node was given notice since the last look (collective): save while it lives."""
         ranks = self.survival.notice()
         if ranks is not None:
-            self.tell({"kind": "preempted", "ranks": ranks})
+            self.telemetry.tell({"kind": "preempted", "ranks": ranks})
         return ranks is not None
 
     @torch.no_grad()
@@ -312,9 +246,9 @@ class Worker:
         )
         self.engine.train()
         metrics["val/seconds"] = time.perf_counter() - began
-        self.tell({"kind": "metrics", "step": step, "metrics": metrics})
-        self.check(self.val_quarantine, step)
-        self.reset_clock()
+        self.telemetry.metrics("metrics", step, metrics)
+        self.telemetry.check(self.val_quarantine, step)
+        self.telemetry.reset_clock()
         return metrics
 
     def watched(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
@@ -338,16 +272,5 @@ class Worker:
             weights.commit(self.job.attempt_uri, tensors, manifest, ema=average)
             drop_states(self.job.attempt_uri)
         dist.barrier()
-        self.tell({"kind": "committed", "step": stage.steps})
+        self.telemetry.tell({"kind": "committed", "step": stage.steps})
         self.survival.end()
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Report to the controller: every rank calls, rank 0's words count."""
-        ray.train.report(message if self.rank == 0 else {})
-
-    def reset_clock(self) -> None:
-        """Throughput counts training steps alone, not saving or evaluating."""
-        self.began = time.perf_counter()
-        self.waited = 0.0
-        self.read = np.zeros(2, dtype=np.int64)  # requests, bytes
-        self.pictures: list[str] = []

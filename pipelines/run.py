@@ -220,6 +220,7 @@ def _handle(
     if kind == "start":
         progress.note(f"{message['plan']}; {', '.join(message['notes'])}")
         tracker.log_start(message["step"])
+        tracker.log_steps(message["records"])  # trained, though perhaps nobody heard of it
     elif kind == "steps":
         progress.show(message["records"][-1])
         tracker.log_steps(message["records"])

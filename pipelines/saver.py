@@ -6,7 +6,7 @@ lie there and commits. The threads use no collectives, which would meet those of
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -33,8 +33,10 @@ class Saver:
         self.failure: str | None = None
         """What went wrong with a state of this rank: one line."""
 
-    def save(self, step: int, pieces: Iterable[Piece]) -> None:
-        """Copy the pieces and return, after the state before was written."""
+    def save(
+        self, step: int, pieces: Iterable[Piece], told: Sequence[Mapping[str, float]] = ()
+    ) -> None:
+        """Copy the pieces and return, after the state before was written; `told` goes with it."""
         self.finish()
         copies = [
             (name, shape, start, values.detach().to("cpu", torch.float32, copy=True))
@@ -42,7 +44,7 @@ class Saver:
         ]
         self._written.clear()
         self._thread = threading.Thread(
-            target=self._write, args=(step, copies), name=f"save-{step}", daemon=True
+            target=self._write, args=(step, copies, told), name=f"save-{step}", daemon=True
         )
         self._thread.start()
 
@@ -62,23 +64,30 @@ class Saver:
         self._given_up.set()
         self.finish()
 
-    def _write(self, step: int, pieces: Sequence[Piece]) -> None:
+    def _write(
+        self, step: int, pieces: Sequence[Piece], told: Sequence[Mapping[str, float]]
+    ) -> None:
         try:
             _check_finite(step, pieces)
             place = place_of_state(self._attempt, step)
             write_part(place, self._token, self._rank, self._world_size, pieces)
             self._written.set()
             if self._rank == 0:
-                self._commit(step)
+                self._commit(step, told)
         except (StorageError, OSError) as error:
             self.failure = f"the state of step {step} could not be saved: {error}"
         finally:
             self._written.set()
 
-    def _commit(self, step: int) -> None:
+    def _commit(self, step: int, told: Sequence[Mapping[str, float]]) -> None:
         began = time.monotonic()
         while not commit_state(
-            self._attempt, step, token=self._token, writers=self._world_size, keep=self._keep
+            self._attempt,
+            step,
+            token=self._token,
+            writers=self._world_size,
+            keep=self._keep,
+            told=told,
         ):
             if self._given_up.wait(_POLL_SECONDS):
                 return

@@ -7,7 +7,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -76,6 +76,12 @@ def open_state(
             store.delete(weights.MANIFEST)
 
 
+def told_before(attempt_uri: str, step: int) -> list[dict[str, float]]:
+    """The metrics that the state of that step remembers; none at step 0."""
+    manifest = weights.read_manifest(place_of_state(attempt_uri, step)) if step else None
+    return manifest.get("told", []) if manifest else []
+
+
 def damaged_states(attempt_uri: str) -> dict[int, str]:
     """Step -> what is wrong with the state that was put aside, and not written again since."""
     again = _steps_with(attempt_uri, weights.MANIFEST)
@@ -96,11 +102,23 @@ def save_state(
     assert commit_state(attempt_uri, step, token=token, writers=1, keep=keep)
 
 
-def commit_state(attempt_uri: str, step: int, *, token: str, writers: int, keep: int) -> bool:
-    """Commit a state and delete all but the newest `keep`; False where parts are missing yet."""
+def commit_state(
+    attempt_uri: str,
+    step: int,
+    *,
+    token: str,
+    writers: int,
+    keep: int,
+    told: Sequence[Mapping[str, float]] = (),
+) -> bool:
+    """Commit a state and delete all but the newest `keep`; False where parts are missing yet.
+
+    `told` are the newest metrics, a record a step: whoever heard them may be dead by now.
+    """
     place = place_of_state(attempt_uri, step)
+    manifest = {"format_version": 2, "step": step, "told": list(told)}
     try:
-        if not commit_parts(place, token, writers, {"format_version": 2, "step": step}):
+        if not commit_parts(place, token, writers, manifest):
             return False
     except WeightsExist:  # a group that was given up for dead was faster: the same state
         return True

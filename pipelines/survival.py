@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -48,8 +48,8 @@ class Survival:
             agreed=partial(agreed_text, device=self._device),
         )
 
-    def save(self, step: int, pieces: Iterable[Piece]) -> None:
-        """Begin to write a state (collective).
+    def save(self, step: int, pieces: Iterable[Piece], told: Sequence[Mapping[str, float]]) -> None:
+        """Begin to write a state, which remembers the metrics `told` (collective).
 
         Raises:
             Stopped: the one before could not be written, on some rank.
@@ -59,7 +59,7 @@ class Survival:
         failure = self.settle()
         if failure:
             raise Stopped(failure, mistake=False)
-        self._saver.save(step, pieces)
+        self._saver.save(step, pieces, told)
         self._stalled += time.perf_counter() - began
 
     def settle(self) -> str:

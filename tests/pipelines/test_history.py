@@ -57,3 +57,12 @@ def test_a_sampler_goes_on_numbering() -> None:
     assert history.next_step("system/") == 0
     history.remember([("system/cpu", 1.0, 1, 7), ("train/loss", 1.0, 1, 99)])
     assert history.next_step("system/") == 8
+
+
+def test_what_nobody_heard_before_the_restart_is_logged_after_it() -> None:
+    history = History()
+    history.start(0, now_ms=1)
+    logged(history, steps(1, 10))
+    assert counts(history, 15) == (1, 0, 15)  # 11 to 15 were trained and saved, the news was lost
+    assert [step for _, step in logged(history, steps(6, 15))] == [11, 12, 13, 14, 15]
+    assert counts(history, 15) == (2, 0, 15)

@@ -8,7 +8,7 @@ import torch
 
 from pipelines import saver as saving
 from pipelines.saver import Saver
-from pipelines.states import newest_state
+from pipelines.states import newest_state, told_before
 from storage.pieces import Piece, open_pieces
 
 
@@ -97,3 +97,12 @@ def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not waiting.is_alive()
     assert first.failure is not None
     assert "missing" in first.failure
+
+
+def test_a_state_remembers_what_was_told(tmp_path: Path) -> None:
+    (alone,) = savers(tmp_path, 1)
+    told = [{"step": 4, "train/loss": 0.5}, {"step": 5, "train/loss": 0.25}]
+    alone.save(5, [("weights/w", (1,), 0, torch.ones(1))], told)
+    alone.finish()
+    assert told_before(str(tmp_path), 5) == told
+    assert told_before(str(tmp_path), 0) == []

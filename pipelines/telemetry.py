@@ -1,0 +1,156 @@
+"""What a worker measures of its training and tells the driver; every rank calls, rank 0 speaks."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+
+from cluster.engine import gradient_norm
+from pipelines.guards import (
+    ADVICE,
+    MOST_SKIPPED,
+    TrainedStep,
+    explain_gradient,
+    explain_nonfinite,
+    skipped_in_a_row,
+)
+from pipelines.job import Job, Stopped
+from pipelines.quarantine import Quarantine
+from pipelines.survival import Survival
+from pipelines.utilisation import Utilisation, device_name
+from storage.stream import order_of
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+Told = list[dict[str, float]]
+"""Metrics, a record a step, each with its `step`."""
+
+
+class Telemetry:
+    """One rank's; `report`, `tell`, `metrics` and `check` are collective."""
+
+    def __init__(
+        self, job: Job, survival: Survival, *, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        self._job, self._survival, self._device = job, survival, device
+        self._rank, self._world_size = rank, world_size
+        self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
+        self._skipped = 0
+        self._told: Told = []
+        self._told_before: Told = []
+        self.unreported: list[TrainedStep] = []
+        self.reset_clock()
+
+    def reset_clock(self) -> None:
+        """Throughput counts training steps alone, not saving or evaluating."""
+        self._began = time.perf_counter()
+        self._waited = 0.0
+        self._read = np.zeros(2, dtype=np.int64)  # requests, bytes
+        self._pictures: list[str] = []
+
+    def fetched(self, batch: Mapping[str, np.ndarray], *, waited: float) -> None:
+        """A batch came after so many seconds of waiting for it."""
+        self._waited += waited
+        self._read += [int(batch["requests"].sum()), int(batch["bytes"].sum())]
+
+    def drew(self, picture: str) -> None:
+        """A picture lies in the attempt's folder."""
+        self._pictures.append(picture)
+
+    def start(self, step: int, told: Told, **more: Any) -> None:
+        """The group goes on after `step`, with what was `told` until then."""
+        self._told = told
+        self.tell({"kind": "start", "step": step, "records": told, **more})
+
+    def remember(self) -> Told:
+        """What was told since the save before the last: it goes into the state that is saved now.
+
+        A worker that is killed may have said it to nobody, and says it never again, since it is
+        not trained again.
+        """
+        told, self._told_before, self._told = self._told_before + self._told, self._told, []
+        return told
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Report to the controller: every rank calls, rank 0's words count."""
+        ray.train.report(message if self._rank == 0 else {})
+
+    def metrics(self, kind: str, step: int, metrics: dict[str, float], **more: Any) -> None:
+        """Tell metrics that belong to a step."""
+        self._told.append({"step": step, **metrics})
+        self.tell({"kind": kind, "step": step, "metrics": metrics, **more})
+
+    def report(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
+        """Tell the metrics of every step since the last report.
+
+        Raises:
+            Stopped: a loss or gradient is no number, or too many samples are damaged.
+        """
+        self._survival.beat(step, "report")
+        losses = self._checked_losses(quarantine)
+        read = torch.from_numpy(self._read).to(self._device)  # [2]
+        dist.all_reduce(read)
+        requests, count = read.tolist()
+        seconds = time.perf_counter() - self._began
+        steps = len(self.unreported)
+        records: Told = [
+            {"step": trained.step, "train/lr": trained.lr}
+            | ({"train/loss": loss} if math.isfinite(loss) else {})
+            for trained, loss in zip(self.unreported, losses, strict=True)
+        ]
+        records[-1] |= {
+            "train/epoch": step / self._job.steps_per_epoch,
+            "train/images_per_second": steps * self._job.stage.global_batch / seconds,
+            "train/step_seconds": seconds / steps,
+            "train/data_wait_fraction": self._waited / seconds,
+            "train/read_requests": requests,
+            "train/read_mebibytes": count / 2**20,
+        }
+        records[-1] |= self._utilisation.metrics(records[-1]["train/images_per_second"])
+        norm = gradient_norm(engine)
+        if norm is not None:
+            if not np.isfinite(norm):
+                raise Stopped(explain_gradient(step, norm))
+            records[-1]["train/gradient_norm"] = norm
+        stalled = self._survival.stalled()
+        if stalled:
+            records[-1]["train/save_seconds"] = stalled
+        self._told += records
+        self.tell({"kind": "steps", "records": records, "pictures": self._pictures})
+        self.unreported.clear()
+        self.check(quarantine, step)
+        self.reset_clock()
+
+    def _checked_losses(self, quarantine: Quarantine) -> list[float]:
+        """The mean loss of each unreported step over the ranks."""
+        own = torch.stack([trained.loss for trained in self.unreported])  # [steps]
+        losses = own.clone()
+        dist.all_reduce(losses)
+        finite = torch.isfinite(losses)
+        if finite.all():
+            self._skipped = 0
+        else:
+            reason = explain_nonfinite(self.unreported, own, quarantine.spec)
+            self._skipped = skipped_in_a_row(self._skipped, finite.tolist())
+            if self._job.stage.nonfinite == "stop" or self._skipped >= MOST_SKIPPED:
+                raise Stopped(f"{reason}. {ADVICE}")
+            self.tell({"kind": "skipped", "steps": int((~finite).sum()), "reason": reason})
+        return (losses / self._world_size).tolist()
+
+    def check(self, quarantine: Quarantine, step: int) -> None:
+        """Name the damaged samples that are new; raise Stopped where they are too many."""
+        found = quarantine.agree(self._device)
+        if not found:
+            return
+        lines = quarantine.record(found) if self._rank == 0 else []
+        name = f"{quarantine.spec.split}/quarantined"
+        self.metrics("quarantined", step, {name: len(quarantine)}, lines=lines)
+        reason = quarantine.too_many(order_of(quarantine.spec).samples)
+        if reason:
+            raise Stopped(reason)
