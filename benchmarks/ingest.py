@@ -97,6 +97,7 @@ def place(arguments: argparse.Namespace) -> Iterator[Source]:
             steps=arguments.steps,
             image_size=arguments.image_size,
             cpus=arguments.cpus,
+            run_samples=arguments.run_samples,
         )
 
 
@@ -142,6 +143,9 @@ def add_source(parser: argparse.ArgumentParser, *, steps: int, batch: int, cpus:
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--cpus", type=int, default=cpus, help="for decoding")
+    parser.add_argument(
+        "--run-samples", type=int, help="neighbours read together; 16 is what large sets get"
+    )
 
 
 def main() -> None:

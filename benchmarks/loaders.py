@@ -36,6 +36,8 @@ class Source:
     steps: int
     image_size: int
     cpus: int
+    run_samples: int | None = None
+    """Neighbours that the stream reads together; None as it chooses for a set of this size."""
 
     @property
     def crop(self) -> Crop:
@@ -61,7 +63,13 @@ class Source:
 
 def stream(source: Source) -> Iterator[int]:
     """Ours, as a training worker takes it."""
-    spec = StreamSpec(dataset=source.uri, crop=source.crop, global_batch=source.batch, tail="carry")
+    spec = StreamSpec(
+        dataset=source.uri,
+        crop=source.crop,
+        global_batch=source.batch,
+        tail="carry",
+        run_samples=source.run_samples,
+    )
     data = train_stream(spec, start_step=0, stop_step=source.steps, world_size=1)
     (split,) = data.streaming_split(1, equal=True)
     for batch in split.iter_batches(

@@ -5,6 +5,7 @@ batch equally are left out, and the next smaller one that can is taken: the batc
 Ray Train restarts after every error; here one that would come again ends the training at once.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,13 @@ from ray.train.v2._internal.execution.failure_handling import (
 )
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
+
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_OWN_TIMEOUT = os.environ.get(_START_TIMEOUT)
+_FIXED_SECONDS = "300"
+"""A group of fixed size waits so long for nodes before it asks again: spot ones take minutes."""
+_ELASTIC_SECONDS = "20"
+"""An elastic one was sized by nodes that were there; if it waits, one has died since."""
 
 
 class EqualShares(ElasticScalingPolicy):
@@ -63,7 +71,10 @@ class ElasticTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
         failures = self.run_config.failure_config or FailureConfig()
         controller["failure_policy"] = EndsAtOnce(failures, ends=self._ends)
-        if self.scaling_config.elasticity_enabled:
+        elastic = self.scaling_config.elasticity_enabled
+        seconds = _ELASTIC_SECONDS if elastic else _FIXED_SECONDS
+        os.environ[_START_TIMEOUT] = _OWN_TIMEOUT or seconds  # Ray Train hands it on
+        if elastic:
             controller["scaling_policy"] = EqualShares(
                 self.scaling_config, global_batch=self._global_batch
             )

@@ -16,7 +16,6 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a F
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 # A local Ray ends idle processes after a second; the next stream would import everything again.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # a spot GPU takes minutes
 # A worker's report waits until the one before it was fetched; by default that is every two seconds.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")  # the default waits for ever
