@@ -157,7 +157,7 @@ def main() -> None:
         f" {arguments.workers} workers, AdamW"
     )
     for size in arguments.sizes:
-        batch = arguments.batch or {"ti": 32, "s": 16, "b": 4}[size]
+        batch = arguments.batch or {"ti": 32, "s": 16, "b": 4, "l": 2, "h": 1}[size]
         for level in levels:
             wanted = predicted(
                 size,

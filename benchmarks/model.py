@@ -30,7 +30,7 @@ import vit
 from benchmarks.usage import memory_bytes
 from tests.vit.peers import import_timm
 
-SIZES = {"ti": "vit_ti16", "s": "vit_s16", "b": "vit_b16"}
+SIZES = {"ti": "vit_ti16", "s": "vit_s16", "b": "vit_b16", "l": "vit_l16", "h": "vit_h14"}
 
 
 def config_of(size: str) -> vit.ViTConfig:
