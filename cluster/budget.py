@@ -3,7 +3,7 @@
 The model states are those of ZeRO (arXiv:1910.02054, section 3.1 and figure 1), with what our
 engine holds besides: the Polyak average is one more optimizer state, and float32 training keeps a
 master copy too from level 1 on. The buffers are DeepSpeed 0.19.8's; the sizes named below are its
-defaults, which `cluster.zero` leaves alone.
+defaults, which `cluster.zero` leaves alone, but for the one that it sets.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,12 @@ from cluster.settings import ZeroLevel
 
 MASTER_BYTES = 4
 """Of a number of the master weights, and of an optimizer state: float32."""
-REDUCE_BUCKET = 500_000_000
-"""Numbers in the buffer that gradients are gathered in before they are reduced
-(`reduce_bucket_size`); it is allocated whole."""
+REDUCE_BUCKET = 50_000_000
+"""Numbers in the buffer that gradients are gathered in before they are reduced; it is allocated
+whole. `cluster.zero` sets it: DeepSpeed's default of ten times as many takes 2 GB in float32, and
+more in copies, where messages of 100 MB already use the network fully."""
+_REDUCED_AT_ONCE = 500_000_000
+"""The same at level 0, where DeepSpeed does not let itself be told."""
 LIVE_WEIGHTS = 1_000_000_000
 """Level 3 keeps so many gathered weights (`stage3_max_live_parameters`, `_max_reuse_distance`)."""
 PREFETCHED_WEIGHTS = 50_000_000
@@ -113,7 +116,7 @@ def model_states(
             bucket=0,
             bucket_grows=True,
             gradients_stand=False,
-            reducing=MASTER_BYTES * min(parameters, REDUCE_BUCKET),
+            reducing=MASTER_BYTES * min(parameters, _REDUCED_AT_ONCE),
             stepping=MASTER_BYTES * parameters * (1 + roots),
             host=0,
         )

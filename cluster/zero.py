@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from cluster.batching import BatchPlan
+from cluster.budget import REDUCE_BUCKET
 from cluster.errors import BadPlace
 from cluster.settings import Zero
 
@@ -19,7 +20,7 @@ def zero_config(
     """
     if precision == "bfloat16" and zero.level == 0:
         raise BadPlace("precision bfloat16 needs zero.level 1, 2 or 3, found 0 - raise the level")
-    sharding: dict[str, Any] = {"stage": zero.level}
+    sharding: dict[str, Any] = {"stage": zero.level, "reduce_bucket_size": REDUCE_BUCKET}
     if zero.offload_optimizer:
         sharding["offload_optimizer"] = {"device": "cpu"}
     return {
