@@ -40,6 +40,7 @@ def fill_after_a_state(folder: Path, attempts: Path) -> None:
             return
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_full_disk_ends_the_stage_with_one_line(
     command: Callable[..., Said], place: list[str], small_disk: Path

@@ -38,6 +38,7 @@ def damaged(tmp_path: Path) -> str:
     return str(tmp_path / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_damaged_samples_are_named_and_counted_until_they_are_too_many(
     command: Callable[..., Said], place: list[str], damaged: str, tmp_path: Path

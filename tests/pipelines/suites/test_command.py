@@ -30,7 +30,6 @@ def committed(root: Path) -> dict[str, int]:
     return {stage: path.stat().st_mtime_ns for stage, path in found.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_suite_killed_in_the_middle_repeats_no_finished_task(
     called: Callable[..., Said], ray_session: str, place: list[str], tmp_path: Path
