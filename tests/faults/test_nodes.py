@@ -131,3 +131,51 @@ def test_a_stage_outlives_notices_and_nodes(
     losses = [manifest["metrics"]["val/loss"] for manifest in (moved, whole)]
     print(f"weights {apart:.1e} apart, validation losses {losses}")
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def new_head() -> Cluster:
+    return Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_whose_head_died_is_submitted_to_the_next_one(
+    place: list[str], tmp_path: Path
+) -> None:
+    more = ["--place.workers.min", "2", "--stage.steps", "400"]
+    first = new_head()
+    try:
+        stage = stage_of("beheaded", first, place, tmp_path)
+        stage.command += more
+        stage.start()
+        stage.wait("a state", lambda: stage.saved() >= SAVE)
+        saved = stage.saved()
+        assert first.head_node is not None
+        first.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        began = time.monotonic()
+        assert stage.job is not None
+        code = stage.job.wait(180)
+        print(f"the job ended with {code}, {time.monotonic() - began:.0f} s after its head")
+        assert code
+    finally:
+        first.shutdown()
+    second = new_head()
+    try:
+        stage.env["RAY_ADDRESS"] = str(second.address)
+        stage.start()
+        stage.finish()
+        said = stage.log.read_text()
+        print(said[-1500:])
+        assert stage.ended == 0, said[-3000:]
+        assert int(re.findall(r"resumed after step (\d+)", said)[-1]) >= saved
+
+        unbroken = stage_of("unbroken", second, place, tmp_path)
+        unbroken.command += more
+        unbroken.start()
+        unbroken.finish()
+        assert unbroken.ended == 0, unbroken.log.read_text()[-3000:]
+    finally:
+        second.shutdown()
+    expected, _ = weights.read_weights(str(unbroken.folder))
+    found, _ = weights.read_weights(str(stage.folder))
+    assert all(found[name].equal(value) for name, value in expected.items())
