@@ -7,6 +7,8 @@ levels (test).
 """
 
 import math
+import os
+from types import ModuleType
 
 import numpy as np
 import simplejpeg
@@ -85,14 +87,28 @@ def _snapped(box: Box, width: int, height: int) -> Box:
     return (left, upper, max(round(box[2]), left + 1), max(round(box[3]), upper + 1))
 
 
+def _torch() -> ModuleType:
+    """Torch, when it is needed: who plans a stream does without, and starts a second sooner.
+
+    Ray interrupts tasks that nobody waits for any more, perhaps here. Half of torch is imported
+    then, the other half never can be, and every later task of this process would fail: so it ends.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise
+    except BaseException:
+        os._exit(1)
+    return torch
+
+
 def _resize(pixels: np.ndarray, box: Box, side: int, flip: bool) -> np.ndarray:
     """Antialiased bicubic: uint8 [h, w, 3] -> uint8 [side, side, 3]."""
     left, upper, right, lower = map(int, box)
     if (left, upper, right, lower) != box:
         image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
-    import torch  # here: who plans a stream does not need it, and starts a second sooner
-
+    torch = _torch()
     # A copy, whole and interleaved with its batch axis first: torch's fast way, and writable.
     whole = torch.from_numpy(pixels[upper:lower, left:right].copy())[None]  # [1, h, w, 3]
     part = whole.permute(0, 3, 1, 2)  # [1, 3, h, w], channels last in memory

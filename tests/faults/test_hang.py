@@ -18,8 +18,7 @@ from tests.faults.test_chaos import stage_of
 def test_a_frozen_worker_is_named_and_replaced(
     ray_session: str, place: list[str], tmp_path: Path
 ) -> None:
-    stage = stage_of("frozen", place, ray_session, tmp_path)
-    stage.command += ["--stage.steps", "600"]
+    stage = stage_of("frozen", 600, place, ray_session, tmp_path)
     stage.start()
     stage.wait("a state", lambda: stage.saved() > 0)
     assert freeze_trainer(stage, random.Random(0))

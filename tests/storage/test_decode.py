@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -258,3 +260,25 @@ def test_probing_sees_every_cut_without_decoding(kind: str, options: dict) -> No
     for end in range(0, len(data) - 8, 11):  # the last 8 bytes of a PNG are IEND and its checksum
         with pytest.raises(BadImage):
             probe(data[:end])
+
+
+INTERRUPTED = """
+import _thread, sys, threading
+from storage.decode import Crop, decode
+data = sys.stdin.buffer.read()
+assert "torch" not in sys.modules
+def interrupt():
+    while "torch.nn" not in sys.modules: pass
+    _thread.interrupt_main()
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    decode(data, Crop(image_size=16), seed=0, epoch=0, index=0)
+except BaseException as error:
+    print("lives on after", repr(error))
+"""
+
+
+def test_a_process_whose_import_of_torch_was_interrupted_ends() -> None:
+    data = encoded(gradient(64, 64), "JPEG")
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], input=data, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
