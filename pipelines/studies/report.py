@@ -86,7 +86,7 @@ def figure(study: Study, rows: Sequence[Row], cells: Cells) -> Figure:
     axes.set_ylabel(study.y.label)
     axes.grid(alpha=0.3)
     if len(names) > 1:
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return drawn
 
 
