@@ -1,10 +1,6 @@
 """Every ZeRO level gives plain torch's losses; its resume state continues at any other level."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +11,11 @@ from cluster.errors import BadPlace
 from cluster.settings import Zero
 from cluster.zero import zero_config
 from tests.cluster import zero_worker
+from tests.cluster.groups import run_group
 from tests.cluster.zero_worker import CASES, plain_torch, read_state
 
 WORLDS = (2, 1)
 NAMES = [f"{precision}-{level}" for precision, level in CASES]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Reports and final states of 2 and then 1 worker, at every level, unbroken and continued."""
     folder = tmp_path_factory.mktemp("zero")
     for world in WORLDS:
-        port = free_port()
-        command = [sys.executable, "-W", "ignore", zero_worker.__file__]
-        workers = [
-            subprocess.Popen(
-                [*command, str(rank), str(world), str(port), str(folder)],
-                env={**os.environ, "PYTHONPATH": os.getcwd()},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        for worker in workers:
-            _, stderr = worker.communicate(timeout=240)
-            assert worker.returncode == 0, stderr[-3000:]
+        run_group(zero_worker.__name__, world, folder, seconds=240)
     return folder
 
 

@@ -1,15 +1,12 @@
 """Fifty steps of a small ViT: every ZeRO level, worker count and option gives one loss curve."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.groups import run_group
 from tests.cluster.long_worker import CASES, Case, plain_torch
-from tests.cluster.test_zero import free_port
 
 WORLDS = (1, 2, 4)
 
@@ -19,20 +16,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of every world size, with all cases."""
     folder = tmp_path_factory.mktemp("long")
     for world in WORLDS:
-        port = free_port()
-        command = [sys.executable, "-W", "ignore", "-m", "tests.cluster.long_worker"]
-        workers = [
-            subprocess.Popen(
-                [*command, str(rank), str(world), str(port), str(folder)],
-                env={**os.environ, "PYTHONPATH": os.getcwd()},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        for worker in workers:
-            _, stderr = worker.communicate(timeout=900)
-            assert worker.returncode == 0, stderr[-3000:]
+        run_group("tests.cluster.long_worker", world, folder, seconds=900)
     return folder
 
 

@@ -1,0 +1,25 @@
+"""Groups of worker processes, as the ZeRO tests start them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster.local.services import free_ports
+
+
+def run_group(module: str, world: int, folder: Path, *, seconds: float) -> None:
+    """`python -m module RANK WORLD PORT FOLDER` for each rank; they all must end well."""
+    (port,) = free_ports(1)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", module, *map(str, (rank, world, port, folder))],
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    for worker in workers:
+        _, stderr = worker.communicate(timeout=seconds)
+        assert worker.returncode == 0, stderr[-3000:]
