@@ -25,7 +25,6 @@ from benchmarks.ingest import add_source, place
 from benchmarks.loaders import Source
 from pipelines.ray_session import ray_session
 from storage import stream as streaming
-from storage.stream import StreamSpec
 
 Batch = tuple[Tensor, Tensor]
 _START_STEPS = 4
@@ -33,10 +32,9 @@ _START_STEPS = 4
 
 def streamed(source: Source) -> Iterator[Batch]:
     """uint8 [b, H, W, 3] and int64 [b] of every step."""
-    spec = StreamSpec(dataset=source.uri, crop=source.crop, global_batch=source.batch, tail="carry")
     streaming._ahead_bytes = lambda spec, rows, *_: 4 * rows * 3 * spec.crop.image_size**2
     data = streaming.train_stream(
-        spec, start_step=0, stop_step=source.steps, world_size=1, rows_per_block=source.batch
+        source.spec, start_step=0, stop_step=source.steps, world_size=1, rows_per_block=source.batch
     )
     (split,) = data.streaming_split(1, equal=True)
     for found in split.iter_batches(

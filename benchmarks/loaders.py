@@ -43,6 +43,17 @@ class Source:
     def crop(self) -> Crop:
         return Crop(image_size=self.image_size)
 
+    @property
+    def spec(self) -> StreamSpec:
+        """The stream over it."""
+        return StreamSpec(
+            dataset=self.uri,
+            crop=self.crop,
+            global_batch=self.batch,
+            tail="carry",
+            run_samples=self.run_samples,
+        )
+
     def urls(self) -> list[str]:
         """The shards as webdataset takes them: paths, or signed URLs."""
         names = [shard.name for shard in load_dataset(self.uri).shards("train")]
@@ -63,14 +74,7 @@ class Source:
 
 def stream(source: Source) -> Iterator[int]:
     """Ours, as a training worker takes it."""
-    spec = StreamSpec(
-        dataset=source.uri,
-        crop=source.crop,
-        global_batch=source.batch,
-        tail="carry",
-        run_samples=source.run_samples,
-    )
-    data = train_stream(spec, start_step=0, stop_step=source.steps, world_size=1)
+    data = train_stream(source.spec, start_step=0, stop_step=source.steps, world_size=1)
     (split,) = data.streaming_split(1, equal=True)
     for batch in split.iter_batches(
         batch_size=source.batch, batch_format="numpy", prefetch_batches=2
