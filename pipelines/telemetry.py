@@ -64,8 +64,7 @@ class Telemetry:
         self._pictures.append(picture)
 
     def start(self, step: int, told: Told, **more: Any) -> None:
-        """The group goes on after `step`, with what was `told` until then."""
-        self._told = told
+        """The group goes on after `step`, and tells again what was `told` before it."""
         self.tell({"kind": "start", "step": step, "records": told, **more})
 
     def remember(self) -> Told:
