@@ -213,13 +213,13 @@ class Worker:
         return self.engine(images)
 
     def report(self, step: int) -> None:
-        """Tell the metrics of every step since the last report."""
-        self.telemetry.report(step, self.engine, self.train_quarantine)
+        """Tell the metrics of every step since the last report, where there are any."""
+        if self.telemetry.unreported:
+            self.telemetry.report(step, self.engine, self.train_quarantine)
 
     def save(self, step: int) -> None:
         """Begin to write the resume state; it does not know how many workers wrote it."""
-        if self.telemetry.unreported:
-            self.report(step)  # looks at the losses: what is no number is not saved
+        self.report(step)  # looks at the losses: what is no number is not saved
         told = self.telemetry.remember()
         self.survival.save(step, resume_state.own_pieces(self.engine), told)
         self.telemetry.reset_clock()
@@ -234,6 +234,7 @@ class Worker:
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate on the validation split; every rank returns the same metrics."""
+        self.report(step)  # before the clock starts anew: steps are timed without evaluating
         began = time.perf_counter()
         self.engine.eval()
         metrics = dict(
