@@ -6,8 +6,11 @@ throttling, refused connection), and `read_range` resumes a body that broke off 
 reached, asking for the same ETag, so that two versions of an object are never glued together.
 """
 
+import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -35,6 +38,7 @@ from storage.objects import Traffic, probe
 _READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20
 _BODY_ATTEMPTS = 8
+_CONNECTIONS = 32
 _BROKEN_BODY = (
     botocore_errors.HTTPClientError,  # connection closed, read timed out
     botocore_errors.IncompleteReadError,
@@ -81,24 +85,14 @@ class S3Store:
     @property
     def _client(self) -> Any:
         if self._made is None:
-            session = boto3.session.Session()
-            config = Config(
-                connect_timeout=self.connect_seconds,
-                read_timeout=self.read_seconds,
-                retries={"mode": "standard", "total_max_attempts": self.request_attempts},
-                max_pool_connections=2 * self.parallel_reads,
-            )
             try:
-                client = session.client("s3", config=config)
-                if not client.meta.endpoint_url.endswith(".amazonaws.com"):
-                    # other servers rarely have a DNS name for each bucket
-                    path_style = config.merge(Config(s3={"addressing_style": "path"}))
-                    client = session.client("s3", config=path_style)
+                self._made = _shared_client(
+                    self.request_attempts, self.connect_seconds, self.read_seconds, _surroundings()
+                )
             except ValueError as error:  # botocore's word for a malformed AWS_ENDPOINT_URL
                 raise BadUri(
                     f"{self.uri}: AWS_ENDPOINT_URL is no URL such as http://host:port"
                 ) from error
-            self._made = client
         return self._made
 
     def read(self, key: str) -> bytes:
@@ -191,9 +185,14 @@ class S3Store:
         temporary = target.with_name(f".partial-{uuid.uuid4().hex}")
         total = self.size(key)
         try:
-            with open(temporary, "wb") as file:
-                for start in range(0, total, _PART_BYTES):
-                    file.write(self.read_range(key, start, min(start + _PART_BYTES, total)))
+            with open(temporary, "wb") as file, ThreadPoolExecutor(self.parallel_reads) as pool:
+
+                def copy(start: int) -> None:
+                    data = self.read_range(key, start, min(start + _PART_BYTES, total))
+                    os.pwrite(file.fileno(), data, start)
+
+                for _ in pool.map(copy, range(0, total, _PART_BYTES)):
+                    pass
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -283,6 +282,38 @@ class S3Store:
     def _server(self) -> str:
         found = urlsplit(self._made.meta.endpoint_url if self._made is not None else "")
         return found.netloc.rpartition("@")[2] or "S3"  # a URL may carry a password
+
+
+def _surroundings() -> tuple[object, ...]:
+    """What a client depends on and keeps: where it changes, another one is made."""
+    environment = sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
+    named = (
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        ("AWS_CONFIG_FILE", "~/.aws/config"),
+    )
+    files = [Path(os.environ.get(name, path)).expanduser() for name, path in named]
+    changed = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
+    return os.getpid(), *environment, *changed  # a fork does not share connections
+
+
+@lru_cache(maxsize=8)
+def _shared_client(
+    attempts: int, connect_seconds: float, read_seconds: float, surroundings: tuple[object, ...]
+) -> Any:
+    """One client for all stores of a process: making one takes longer than twenty requests."""
+    session = boto3.session.Session()
+    config = Config(
+        connect_timeout=connect_seconds,
+        read_timeout=read_seconds,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=_CONNECTIONS,
+    )
+    client = session.client("s3", config=config)
+    if not client.meta.endpoint_url.endswith(".amazonaws.com"):
+        # other servers rarely have a DNS name for each bucket
+        path_style = config.merge(Config(s3={"addressing_style": "path"}))
+        client = session.client("s3", config=path_style)
+    return client
 
 
 def _code(error: BaseException) -> str:

@@ -1,6 +1,10 @@
 """What only the S3 side does: errors of servers, credentials and connections, in bounded time."""
 
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +64,37 @@ def test_prefixes_do_not_see_each_other(s3: S3Server) -> None:
     assert list(open_store(s3.uri("p", "a")).list()) == ["x"]
     with pytest.raises(ObjectNotFound):
         open_store(s3.uri("p")).read("x")
+
+
+def test_stores_share_a_client_until_the_credentials_change(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    def rotate(secret: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key={secret}\n")
+
+    rotate(secret)
+    first, second = (open_store(s3.uri("shared", name)) for name in "ab")
+    assert isinstance(first, S3Store)
+    assert isinstance(second, S3Store)
+    assert first._client is second._client
+    rotate("expired")
+    with pytest.raises(AccessDenied):
+        open_store(s3.uri("shared")).write("x", b"1")
+    rotate(secret)
+    open_store(s3.uri("shared")).write("x", b"1")
+
+
+def test_a_fork_has_a_client_of_its_own(s3: S3Server) -> None:
+    ours = S3Store(s3.bucket)._client
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        assert pool.submit(_same_client, s3.bucket, id(ours)).result() is False
+
+
+def _same_client(bucket: str, client: int) -> bool:
+    return id(S3Store(bucket)._client) == client
