@@ -11,7 +11,7 @@ A trap is handled here: optimizer states must exist before DeepSpeed links them 
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,23 @@ def own_pieces(engine: "DeepSpeedEngine") -> Iterator[Piece]:
             yield piece
 
 
+class SavedState(Protocol):
+    """All workers' pieces together, whoever wrote them."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a whole tensor, by the name of a `Piece`."""
+        ...
+
+    def part(self, name: str, start: int, count: int) -> Tensor:
+        """So many elements of the flattened tensor: float32 [count], on the host."""
+        ...
+
+
 def module_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a saved state that goes into the module before the engine is built."""
+    """The part of a saved state that goes into the module before the engine is built.
+
+    Rank 0 needs it alone: DeepSpeed gives its weights to the others when it builds the engine.
+    """
     prefix = f"{WEIGHTS}/"
     return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
@@ -87,19 +102,18 @@ def prime_optimizer(engine: "DeepSpeedEngine", *, average: bool = False) -> None
 
 
 @torch.no_grad()
-def restore(engine: "DeepSpeedEngine", state: Mapping[str, Tensor], *, step: int) -> None:
+def restore(engine: "DeepSpeedEngine", state: SavedState, *, step: int) -> None:
     """Put the state saved after `step` steps into an engine built with its weights.
 
-    `state` has whole tensors by the names of `Piece`, whoever wrote them. Under bfloat16 the
-    float32 master weights are set too: the module holds them rounded. No communication.
+    Each worker asks for what it holds. Under bfloat16 the float32 master weights are set too: the
+    module holds them rounded. No communication.
     """
     for states in inner_optimizer(engine).state.values():
         if "step" in states:
             states["step"].fill_(step)
     for name, shape, start, values in _held(engine):
-        whole = state[name]
-        assert tuple(whole.shape) == shape, f"{name} is {tuple(whole.shape)}, wanted {shape}"
-        values.copy_(whole.reshape(-1)[start : start + len(values)])
+        assert state.shape(name) == shape, f"{name} is {state.shape(name)}, wanted {shape}"
+        values.copy_(state.part(name, start, len(values)))
 
 
 @torch.no_grad()

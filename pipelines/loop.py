@@ -5,7 +5,7 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,11 +27,12 @@ from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
 from pipelines.stage import Stage
 from pipelines.starting import start_weights
-from pipelines.states import damaged_states, drop_states, told_before
+from pipelines.states import damaged_states, drop_states
 from pipelines.survival import Survival
 from pipelines.telemetry import Telemetry
 from storage import weights
 from storage.objects import open_store
+from storage.pieces import Pieces
 from vit import (
     augment_batch,
     build_model,
@@ -114,8 +115,9 @@ class Worker:
         stage = self.job.stage
         model = build_model(stage.model, seed=stage.seed)
         self.survival.beat(0, "start")
-        with self.survival.open_state() as (step, saved):
-            notes = self.fill(model, saved)
+        with self.survival.open_state() as saved:
+            # DeepSpeed gives the weights of rank 0 to the others.
+            notes = self.fill(model, saved) if self.rank == 0 else ()
             self.survival.beat(0, "start")
             model.set_grad_checkpointing(self.job.place.recompute_activations)
             optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
@@ -128,17 +130,18 @@ class Worker:
             average = stage.optim.ema_decay is not None
             self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
             self.survival.beat(0, "start")
-            if step:
+            step, told = 0, []
+            if saved is not None:
+                step, told = saved.manifest["step"], saved.manifest["told"]
                 resume_state.restore(self.engine, saved, step=step)
                 notes = (f"resumed after step {step}", *notes)
-        told = told_before(self.job.attempt_uri, step) if self.rank == 0 else []
         self.telemetry.start(step, told, plan=str(self.plan), notes=notes)
         self.telemetry.reset_clock()
         return step
 
-    def fill(self, model: torch.nn.Module, saved: Mapping[str, Tensor]) -> tuple[str, ...]:
+    def fill(self, model: torch.nn.Module, saved: Pieces | None) -> tuple[str, ...]:
         """Give a fresh model its first weights; say where they are from."""
-        if saved:
+        if saved is not None:
             model.load_state_dict(resume_state.module_weights(saved))
             damaged = damaged_states(self.job.attempt_uri)
             return tuple(f"the state of step {at} is damaged: {why}" for at, why in damaged.items())

@@ -16,7 +16,7 @@ from torch import Tensor
 from storage import weights
 from storage.errors import CorruptWeights, WeightsExist
 from storage.objects import ObjectStore, open_store
-from storage.pieces import commit_parts, open_pieces, write_part
+from storage.pieces import Pieces, commit_parts, open_pieces, write_part
 from storage.uri import join
 
 FOLDER = "resume"
@@ -41,45 +41,43 @@ def newest_state(attempt_uri: str) -> ResumeState | None:
 def open_state(
     attempt_uri: str,
     *,
-    first: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
     chosen: Callable[[int], int] = int,
     agreed: Callable[[str], str] = str,
-) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-    """Steps and tensors of the newest state whose files are those it was committed with; (0, {})
-    where there is none. Damaged ones are put aside.
+) -> Iterator[Pieces | None]:
+    """The newest state whose files are those it was committed with, or None.
+
+    The ranks of a group check its files together; the first one puts damaged ones aside.
 
     Args:
         attempt_uri: the attempt.
-        first: whether this process puts aside, as one of a group does.
+        rank: of this process in its group.
+        world_size: processes in the group.
         chosen: gives every process of a group the step that the first one found.
         agreed: gives them the same text, empty where nobody has one to say.
     """
     while True:
-        newest = newest_state(attempt_uri) if first else None
+        newest = newest_state(attempt_uri) if rank == 0 else None
         step = chosen(newest.step if newest else 0)
         if not step:
-            yield 0, {}
+            yield None
             return
+        place = place_of_state(attempt_uri, step)
         with ExitStack() as stack:
             found, damage = None, ""
             try:
-                found = stack.enter_context(open_pieces(place_of_state(attempt_uri, step)))
+                found = stack.enter_context(open_pieces(place, reader=rank, readers=world_size))
             except CorruptWeights as error:
                 damage = str(error)
             damage = agreed(damage)
             if found is not None and not damage:
-                yield step, found
+                yield found
                 return
-        if first:
-            store = open_store(place_of_state(attempt_uri, step))
+        if rank == 0:
+            store = open_store(place)
             store.write(DAMAGED, json.dumps({"reason": damage}).encode())
             store.delete(weights.MANIFEST)
-
-
-def told_before(attempt_uri: str, step: int) -> list[dict[str, float]]:
-    """The metrics that the state of that step remembers; none at step 0."""
-    manifest = weights.read_manifest(place_of_state(attempt_uri, step)) if step else None
-    return manifest.get("told", []) if manifest else []
 
 
 def damaged_states(attempt_uri: str) -> dict[int, str]:
@@ -116,7 +114,7 @@ def commit_state(
     `told` are the newest metrics, a record a step: whoever heard them may be dead by now.
     """
     place = place_of_state(attempt_uri, step)
-    manifest = {"format_version": 2, "step": step, "told": list(told)}
+    manifest = {"format_version": 3, "step": step, "told": list(told)}
     try:
         if not commit_parts(place, token, writers, manifest):
             return False

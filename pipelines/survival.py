@@ -9,14 +9,13 @@ from functools import partial
 import ray.train
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from pipelines.guards import agreed_text
 from pipelines.job import Job, Stopped
 from pipelines.saver import Saver
 from pipelines.states import open_state
 from pipelines.watchdog import Watchdog
-from storage.pieces import Piece
+from storage.pieces import Piece, Pieces
 
 
 class Survival:
@@ -24,7 +23,8 @@ class Survival:
 
     def __init__(self, job: Job, *, rank: int, world_size: int, device: torch.device) -> None:
         """Agree on a name for the group (collective), and watch from now on."""
-        self._attempt, self._rank, self._device = job.attempt_uri, rank, device
+        self._attempt, self._device = job.attempt_uri, device
+        self._rank, self._world_size = rank, world_size
         self._saver = Saver(
             job.attempt_uri,
             rank=rank,
@@ -39,11 +39,12 @@ class Survival:
         self._heeded: object = None
         self.beat = self._watchdog.beat
 
-    def open_state(self) -> AbstractContextManager[tuple[int, Mapping[str, Tensor]]]:
-        """Steps and tensors of the newest whole state, the same on every rank (collective)."""
+    def open_state(self) -> AbstractContextManager[Pieces | None]:
+        """The newest whole state, the same on every rank (collective)."""
         return open_state(
             self._attempt,
-            first=self._rank == 0,
+            rank=self._rank,
+            world_size=self._world_size,
             chosen=partial(_of_first_rank, device=self._device),
             agreed=partial(agreed_text, device=self._device),
         )

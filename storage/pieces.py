@@ -1,12 +1,13 @@
 """Tensors written in pieces by several writers at once, and read whole by anybody.
 
     <uri>/TOKEN-00001-of-00004.safetensors  the pieces of one writer, flat, by their tensors' names
-          TOKEN-00001-of-00004.json         its size and checksum: this writer is done
+          TOKEN-00001-of-00004.json         size, checksum and places of its pieces: it is done
           manifest.json                     written LAST, by one: names the files, is the commit
 
-Who wrote and how many they were matters to no reader: a tensor is put together from whatever pieces
-the files of a commit hold. TOKEN is the group of writers', so that what a dead group left behind is
-never taken for a part of the next one's.
+Who wrote and how many they were matters to no reader: a tensor, or a stretch of it, is put together
+from whatever pieces the files of a commit hold, and no other file is read for it. TOKEN is the
+group of writers', so that what a dead group left behind is never taken for a part of the next
+one's.
 """
 
 import json
@@ -23,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from storage import weights
-from storage.errors import CorruptWeights, WeightsNotFound
+from storage.errors import BadInput, CorruptWeights, WeightsNotFound
 from storage.index import sha256_file
-from storage.objects import open_store
+from storage.objects import ObjectStore, open_store
 
 Piece = tuple[str, Sequence[int], int, Tensor]
 """Name and shape of a whole tensor, the first element of the piece in it, its values [n]."""
@@ -41,13 +42,13 @@ def write_part(uri: str, token: str, writer: int, writers: int, pieces: Iterable
     for name, shape, start, values in pieces:
         assert values.dtype == torch.float32, f"{name} is {values.dtype}"
         assert name not in tensors, f"two pieces of {name}"
-        tensors[name], places[name] = values, [start, *shape]
+        tensors[name], places[name] = values, [start, len(values), *shape]
     store, part = open_store(uri), _part(token, writer, writers)
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
         path = Path(folder) / f"{part}.safetensors"
-        save_file(tensors, path, metadata={"places": json.dumps(places)})
+        save_file(tensors, path)
         store.upload(path.name, path)
-        done = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        done = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "places": places}
     store.write(f"{part}.json", json.dumps(done).encode())
 
 
@@ -66,50 +67,87 @@ def commit_parts(uri: str, token: str, writers: int, manifest: Mapping[str, Any]
 
 
 @contextmanager
-def open_pieces(uri: str) -> "Iterator[Pieces]":
-    """The tensors of a commit while the block runs; every file is checked first.
+def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Iterator[Pieces]":
+    """The tensors of a commit while the block runs.
 
-    Raises WeightsNotFound, CorruptWeights (which names the file), Unavailable.
+    Each of the `readers` checks its share of the files first: together they check all. The others
+    are fetched, and checked, when something of them is asked for.
+
+    Raises WeightsNotFound, CorruptWeights (which names the file or the tensor), Unavailable.
     """
     manifest, store = weights.read_manifest(uri), open_store(uri)
     if manifest is None:
         raise WeightsNotFound(f"nothing is committed under {store.uri}")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-on-ray-"))
-        files = []
-        for name, promised in manifest["files"].items():
-            path = weights.fetch(store, name, promised, Path(folder))
-            try:
-                files.append(stack.enter_context(safe_open(path, framework="pt")))
-            except SafetensorError as error:
-                raise CorruptWeights(f"{store.uri}/{name} is not safetensors: {error}") from None
-        yield Pieces(store.uri, files)
+        pieces = Pieces(store, manifest, Path(folder), stack)
+        for name in sorted(manifest["files"])[reader::readers]:
+            pieces.fetch(name)
+        yield pieces
 
 
 class Pieces(Mapping[str, Tensor]):
-    """Whole tensors by name, float32; put together when they are asked for."""
+    """Whole tensors by name, or parts of them, float32; read when they are asked for."""
 
-    def __init__(self, uri: str, files: Sequence[Any]) -> None:
-        self.uri = uri
-        self._shapes: dict[str, list[int]] = {}
-        self._found: dict[str, list[tuple[int, Any]]] = {}  # start, file
-        for file in files:
-            for name, (start, *shape) in json.loads(file.metadata()["places"]).items():
-                self._shapes[name] = shape
-                self._found.setdefault(name, []).append((start, file))
+    def __init__(
+        self, store: ObjectStore, manifest: Mapping[str, Any], folder: Path, stack: ExitStack
+    ) -> None:
+        """Raises CorruptWeights where the files do not hold every element once; BadInput."""
+        self.manifest = manifest
+        self._store, self._folder, self._stack = store, folder, stack
+        self._opened: dict[str, Any] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._found: dict[str, list[tuple[int, int, str]]] = {}  # start, end, file
+        for file, entry in manifest["files"].items():
+            if "places" not in entry:
+                raise BadInput(
+                    f"{store.uri} was written by an older vit-on-ray, which this one cannot read:"
+                    " end the run with the older one, or begin it anew with --force"
+                )
+            for name, (start, count, *shape) in entry["places"].items():
+                self._shapes[name] = tuple(shape)
+                self._found.setdefault(name, []).append((start, start + count, file))
+        for name, found in self._found.items():
+            found.sort()
+            edges = [0, *(end for _, end, _ in found)]
+            if [start for start, _, _ in found] != edges[:-1] or edges[-1] != self._size(name):
+                held = sum(end - start for start, end, _ in found)
+                raise CorruptWeights(
+                    f"{store.uri}: {name} has {held} of {self._size(name)} elements"
+                )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a whole tensor. Raises KeyError."""
+        return self._shapes[name]
+
+    def part(self, name: str, start: int, count: int) -> Tensor:
+        """So many elements of the flattened tensor, [count]. Raises KeyError, CorruptWeights."""
+        values = torch.empty(count)
+        for first, last, file in self._found[name]:
+            begin, end = max(first, start), min(last, start + count)
+            if begin < end:
+                held = self.fetch(file).get_slice(name)[begin - first : end - first]
+                values[begin - start : end - start] = held
+        return values
+
+    def fetch(self, file: str) -> Any:
+        """A file of the commit, opened; checked the first time. Raises CorruptWeights."""
+        if file not in self._opened:
+            path = weights.fetch(self._store, file, self.manifest["files"][file], self._folder)
+            try:
+                opened = self._stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                where = f"{self._store.uri}/{file}"
+                raise CorruptWeights(f"{where} is not safetensors: {error}") from None
+            self._opened[file] = opened
+        return self._opened[file]
+
+    def _size(self, name: str) -> int:
+        return prod(self._shapes[name])
 
     def __getitem__(self, name: str) -> Tensor:
-        """Raises KeyError, CorruptWeights where pieces are missing."""
-        whole, end = torch.empty(prod(self._shapes[name])), 0
-        for start, file in sorted(self._found[name], key=lambda piece: piece[0]):
-            values = file.get_tensor(name)
-            if start != end:
-                break
-            whole[start : start + len(values)] = values
-            end += len(values)
-        if end != len(whole):
-            raise CorruptWeights(f"{self.uri}: {name} has {end} of {len(whole)} elements")
-        return whole.view(self._shapes[name])
+        """Raises KeyError, CorruptWeights."""
+        return self.part(name, 0, self._size(name)).view(self._shapes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -77,13 +77,15 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     rank, world = dist.get_rank(), dist.get_world_size()
     plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
     model, optimizer = build()
-    state = read_state(saved) if saved else None
-    if state:
-        model.load_state_dict(resume_state.module_weights(state))
     config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
-    engine = build_engine(model, optimizer, config, average=True)
-    if state:
-        resume_state.restore(engine, state, step=first)
+    if saved is None:
+        engine = build_engine(model, optimizer, config, average=True)
+    else:
+        with open_pieces(str(saved), reader=rank, readers=world) as state:
+            if rank == 0:  # the others get them from it
+                model.load_state_dict(resume_state.module_weights(state))
+            engine = build_engine(model, optimizer, config, average=True)
+            resume_state.restore(engine, state, step=first)
     losses = []
     for step in range(first, last):
         images, labels = (part.chunk(world)[rank] for part in batch(step))

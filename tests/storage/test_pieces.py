@@ -91,6 +91,10 @@ def test_any_cut_comes_back(data: st.DataObject, writers: int, tmp_path_factory)
     with open_pieces(place) as found:
         for name, value in TENSORS.items():
             assert torch.equal(found[name], value)
+            start = data.draw(st.integers(0, value.numel()))
+            count = data.draw(st.integers(0, value.numel() - start))
+            flat = value.reshape(-1)[start : start + count]
+            assert torch.equal(found.part(name, start, count), flat)
 
 
 def test_a_missing_piece_is_named(tmp_path: Path) -> None:
@@ -99,10 +103,26 @@ def test_a_missing_piece_is_named(tmp_path: Path) -> None:
     write_part(str(tmp_path), "t", 1, 2, second)
     assert commit_parts(str(tmp_path), "t", 2, {})
     with (
-        open_pieces(str(tmp_path)) as found,
-        pytest.raises(CorruptWeights, match="weights/a has 0 of 12 elements"),
+        pytest.raises(CorruptWeights, match="weights/a has 6 of 12 elements"),
+        open_pieces(str(tmp_path)),
     ):
-        found["weights/a"]
+        pass
+
+
+def test_what_is_not_asked_for_is_not_read(place: str) -> None:
+    write(place, 3)
+    assert commit_parts(place, "t", 3, {})
+    open_store(place).delete("t-00002-of-00003.safetensors")
+    with open_pieces(place, reader=0, readers=3) as found:
+        assert found.shape("weights/a") == (3, 4)
+        assert found.part("weights/a", 2, 5).tolist() == [2, 3, 4, 5, 6]  # of two files
+        with pytest.raises(CorruptWeights, match=r"00002-of-00003\.safetensors is missing"):
+            found["weights/a"]
+    with (
+        pytest.raises(CorruptWeights, match=r"00002-of-00003\.safetensors is missing"),
+        open_pieces(place, reader=2, readers=3),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
