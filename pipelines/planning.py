@@ -130,7 +130,8 @@ def _packed(stage: Stage, dataset: Dataset) -> Images:
     shards = dataset.shards(data.train_split)
     samples = dataset.samples(data.train_split)
     feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
-    train, val, run = samples, dataset.samples(data.val_split), 16
+    train, val = samples, dataset.samples(data.val_split)
+    run = longest_run(max(samples, 1), global_batch=stage.global_batch)
     size = sum(shard.bytes for shard in shards) / max(samples, 1)
     if dataset.indexes[data.train_split].bytes <= _LARGEST_INDEX:
         order = order_of(feed.train_spec(), dataset)
