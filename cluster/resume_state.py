@@ -37,6 +37,16 @@ def gather_weights(engine: "DeepSpeedEngine", kind: str | None = None) -> dict[s
     return found
 
 
+@torch.no_grad()
+def fill_with_average(engine: "DeepSpeedEngine", model: nn.Module) -> None:
+    """Give a plain model of the engine's kind the average, on every rank (collective)."""
+    for (name, parameter), (same, target) in zip(
+        _module(engine).named_parameters(), model.named_parameters(), strict=True
+    ):
+        assert name == same, f"{same} where the engine has {name}"
+        target.copy_(_full(engine, parameter, AVERAGE))
+
+
 class Piece(NamedTuple):
     """What one worker holds of a parameter, or of one of its optimizer states."""
 

@@ -35,6 +35,6 @@ def classification(
             totals[2] += known.sum()
     dist.all_reduce(totals)
     correct, loss, samples = totals.tolist()
-    yield "val/accuracy", correct / samples
-    yield "val/loss", loss / samples
-    yield "val/samples", samples
+    yield "accuracy", correct / samples
+    yield "loss", loss / samples
+    yield "samples", samples

@@ -5,7 +5,7 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -76,7 +76,7 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
             due = place.save_every_steps and done % place.save_every_steps == 0
             if not last and (due or (reported and worker.preempted())):
                 worker.save(done)
-    worker.commit(worker.evaluate(stage.steps))
+    worker.commit(worker.evaluate(stage.steps, last=True))
 
 
 class Worker:
@@ -92,6 +92,7 @@ class Worker:
             world_size=self.world_size,
             verbose=job.place.verbose,
         )
+        self.dtype = getattr(torch, job.stage.precision)
         self.plan: BatchPlan = plan_batch(
             job.stage.global_batch,
             workers=self.world_size,
@@ -211,9 +212,7 @@ class Worker:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, classes] of images [b, 3, H, W]."""
-        if self.job.stage.precision == "bfloat16":
-            images = images.to(torch.bfloat16)
-        return self.engine(images)
+        return self.engine(images.to(self.dtype))
 
     def report(self, step: int) -> None:
         """Tell the metrics of every step since the last report, where there are any."""
@@ -235,25 +234,37 @@ class Worker:
         return ranks is not None
 
     @torch.no_grad()
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate on the validation split; every rank returns the same metrics."""
+    def evaluate(self, step: int, *, last: bool = False) -> dict[str, float]:
+        """Evaluate on the validation split; every rank returns the same metrics.
+
+        At the last step the average is evaluated too, as `val_ema/...`: in a plain model of its
+        own, for every rank a whole one.
+        """
         self.report(step)  # before the clock starts anew: steps are timed without evaluating
         began = time.perf_counter()
         self.engine.eval()
-        metrics = dict(
-            classification(
-                self.forward,
-                self.watched(self.batches(VAL)),
-                device=self.device,
-                micro_batch=self.job.place.max_micro_batch,
-            )
-        )
+        metrics = self.classify("val", self.forward)
+        if last and self.job.stage.optim.ema_decay is not None:
+            model = build_model(self.job.stage.model, seed=self.job.stage.seed)
+            resume_state.fill_with_average(self.engine, model)
+            model.to(self.device, self.dtype).eval()
+            metrics |= self.classify("val_ema", lambda images: model(images.to(self.dtype)))
         self.engine.train()
         metrics["val/seconds"] = time.perf_counter() - began
         self.telemetry.metrics("metrics", step, metrics)
         self.telemetry.check(self.val_quarantine, step)
         self.telemetry.reset_clock()
         return metrics
+
+    def classify(self, prefix: str, forward: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Accuracy and loss on the validation split, named PREFIX/... (collective)."""
+        found = classification(
+            forward,
+            self.watched(self.batches(VAL)),
+            device=self.device,
+            micro_batch=self.job.place.max_micro_batch,
+        )
+        return {f"{prefix}/{name}": value for name, value in found}
 
     def watched(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         """The same batches, with an eye on damaged samples."""

@@ -34,7 +34,7 @@ from pipelines.ray_session import ray_session
 from pipelines.reporting.command import report_at_the_end
 from pipelines.reports import Background, Forward, drain, message_queue, root_cause
 from pipelines.stage import flatten
-from pipelines.summary import Outcome, print_summary
+from pipelines.summary import Outcome, accuracy_of, print_summary
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import node_sampler, open_client, open_tracker, settle
 from pipelines.watchdog import stall_lines
@@ -146,10 +146,8 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     whole = weights.read_manifest(plan.attempt.uri)
     assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
     seconds = time.monotonic() - began
-    progress.note(
-        f"val accuracy {whole['metrics']['val/accuracy']:.4f} in {clock(seconds)},"
-        f" weights in {plan.attempt.uri}"
-    )
+    reached = f"val accuracy {accuracy_of(whole['metrics'])} in {clock(seconds)}"
+    progress.note(f"{reached}, weights in {plan.attempt.uri}")
     return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
 
 
@@ -229,7 +227,7 @@ def _handle(
     elif kind == "metrics":
         metrics = message["metrics"]
         progress.note(
-            f"step {message['step']}: val accuracy {metrics['val/accuracy']:.4f},"
+            f"step {message['step']}: val accuracy {accuracy_of(metrics)},"
             f" val loss {metrics['val/loss']:.4f}"
         )
         tracker.log_steps([{"step": message["step"], **metrics}])

@@ -1,5 +1,6 @@
 """The table at the end of a pipeline, and the command that opens MLflow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -32,16 +33,24 @@ def print_summary(outcomes: list[Outcome], command: Command) -> None:
         table.add_column(heading, justify="right")
     table.add_column("weights", overflow="fold")
     for outcome in outcomes:
-        accuracy = outcome.metrics.get("val/accuracy")
         table.add_row(
             outcome.stage,
             outcome.status,
-            "-" if accuracy is None else f"{accuracy:.4f}",
+            accuracy_of(outcome.metrics),
             clock(outcome.seconds) if outcome.seconds else "-",
             outcome.weights,
         )
     console.print(table)
     console.print(f"Browse the runs: {mlflow_command(command.place.mlflow_uri)}")
+
+
+def accuracy_of(metrics: Mapping[str, float]) -> str:
+    """Validation accuracy of the weights and of their average, as far as they were measured."""
+    if "val/accuracy" not in metrics:
+        return "-"
+    live = f"{metrics['val/accuracy']:.4f}"
+    average = metrics.get("val_ema/accuracy")
+    return live if average is None else f"{live} (average {average:.4f})"
 
 
 def mlflow_command(uri: str) -> str:

@@ -1,8 +1,8 @@
 """The weights that are evaluated: a stage's, of a run or anywhere, or a public checkpoint's.
 
 Where a stage kept a Polyak average, the average is taken unless told otherwise: a recipe keeps one
-to be used, and the paper's headline numbers are of averages. `val/accuracy` in a stage's own
-manifest is of the live weights.
+to be used, and the paper's headline numbers are of averages. In a stage's own manifest
+`val/accuracy` is of the live weights, `val_ema/accuracy` of the average.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from storage.errors import StorageError
 Curve = list[tuple[int, float]]
 """(step, value), ascending by step."""
 
-CURVES = ("train/", "val/")  # prefixes of the metrics whose history is shown
+CURVES = ("train/", "val/", "val_ema/")  # prefixes of the metrics whose history is shown
 _MOST_PICTURE_BYTES = 4 << 20
 _ALL_PICTURE_BYTES = 32 << 20
 

@@ -46,7 +46,8 @@ def cost_of(stage: StageContent) -> StageCost:
         cost = build_model(config_from_dict(model), device="meta").cost()
         parameters = cost.parameters
         training = cost.training_flops * images if images is not None else None
-        seen = sum(value for _, value in stage.curves.get("val/samples", []))
+        counts = (stage.curves.get(f"{name}/samples", []) for name in ("val", "val_ema"))
+        seen = sum(value for curve in counts for _, value in curve)
         evaluation = cost.forward_flops * seen if seen else None
     ended = stage.ended_ms
     mebibytes = _total(stage.curves, "train/read_mebibytes")

@@ -22,7 +22,11 @@ from pipelines.reporting.html import Cell, lines, pairs, picture, table
 
 _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", "loss (nats)", (("train/loss", "training"), ("val/loss", "validation"))),
-    ("Validation accuracy", "share that is right", (("val/accuracy", "accuracy"),)),
+    (
+        "Validation accuracy",
+        "share that is right",
+        (("val/accuracy", "accuracy"), ("val_ema/accuracy", "of the average")),
+    ),
     ("Learning rate", "learning rate", (("train/lr", "learning rate"),)),
     ("Throughput", "images a second", (("train/images_per_second", "images a second"),)),
     ("MFU", "share of the accelerators' peak", (("train/mfu", "MFU"),)),
@@ -135,7 +139,7 @@ def curves(stages: Sequence[StageContent]) -> str:
         last = max((curve[-1][0] for curve in stage.curves.values() if curve), default=1)
         for title, unit, names in _CHARTS:
             series = [
-                Series(label, stage.curves[name], dots=name.startswith("val/"))
+                Series(label, stage.curves[name], dots=name.startswith("val"))
                 for name, label in names
                 if name in stage.curves
             ]

@@ -41,7 +41,7 @@ def learning_rate(step: int) -> float:
 
 
 def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
-    """Losses of every step, and the final weights and their average by name."""
+    """Losses of every step and of the average at last; the final weights and average by name."""
     model, optimizer = build()
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
@@ -57,6 +57,9 @@ def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
         losses.append(float(loss.detach()))
         for name, p in model.named_parameters():
             average[name] = DECAY * average[name] + (1 - DECAY) * p.detach()
+    copy, _ = build()
+    copy.load_state_dict(average)
+    losses.append(float(nn.functional.cross_entropy(copy(batch(0)[0]), batch(0)[1]).detach()))
     final = {f"weights/{name}": p.detach() for name, p in model.named_parameters()}
     return losses, final | {f"average/{name}": value for name, value in average.items()}
 
@@ -101,6 +104,9 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
         resume_state.update_average(engine, DECAY)
         dist.all_reduce(total)
         losses.append(float(total) / world)
+    copy, _ = build()
+    resume_state.fill_with_average(engine, copy)
+    losses.append(float(nn.functional.cross_entropy(copy(batch(0)[0]), batch(0)[1]).detach()))
     write_part(str(to), "t", rank, world, resume_state.own_pieces(engine))
     dist.barrier()
     if rank == 0:

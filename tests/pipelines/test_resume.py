@@ -1,6 +1,7 @@
 """A job that was stopped, then killed, continues from its saves to the very same weights."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,11 +101,15 @@ def test_a_stopped_and_a_killed_job_continue_to_the_same_weights(
 
     unbroken = command("pretrain", "--run", "unbroken", *place, *PLACE, *SCIENCE)
     assert unbroken.code == 0, unbroken.err
+    assert re.search(r"val accuracy 0\.\d+ \(average 0\.\d+\) in", unbroken.out)
     for name in ("weights", "weights_ema"):
         expected, _ = weights.read_weights(str(attempt_folder(root, "unbroken")), name=name)
-        found, _ = weights.read_weights(str(folder), name=name)
+        found, manifest = weights.read_weights(str(folder), name=name)
         assert found.keys() == expected.keys()
         assert all(found[key].equal(expected[key]) for key in expected)
+    metrics = manifest["metrics"]
+    assert metrics["val_ema/samples"] == metrics["val/samples"] > 0
+    assert metrics["val_ema/loss"] != metrics["val/loss"]
 
 
 def resumed_after(output: str) -> int:

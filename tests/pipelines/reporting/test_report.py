@@ -109,6 +109,7 @@ def log_stage(
         tracker.log_steps(
             [{"step": step, "val/loss": 0.5, "val/accuracy": 0.875, "val/samples": 255}]
         )
+    tracker.log_steps([{"step": steps, "val_ema/accuracy": 0.9, "val_ema/samples": 255}])
     images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     tracker.log_file("pictures/augmented-batch.png", image_grid(images))
     tracker.log_file("pictures/fake.png", b"<script>alert(1)</script>")
@@ -148,6 +149,7 @@ def test_the_page_of_a_run(
     ran = called(main, "report", *run.arguments, "--out", str(out))
     assert ran.code == 0, ran.err
     assert f"wrote {out}" in ran.out
+    assert "of the average" in out.read_text()
     page = out.read_text()
     found = parse(page)
 
@@ -213,7 +215,7 @@ def test_cost_is_counted(tmp_path: Path, place: list[str], local_data: str) -> N
         assert cost.images == images
         assert cost.parameters == model.parameters
         assert cost.training_flops == 6 * model.forward_macs * images
-        assert cost.evaluation_flops == 2 * model.forward_macs * 2 * 255
+        assert cost.evaluation_flops == 2 * model.forward_macs * 3 * 255
         assert cost.images_per_second == pytest.approx(500)
         assert cost.flops_per_second == pytest.approx(6 * model.forward_macs * 500)
         assert cost.read_bytes == 4 * 0.25 * 2**20
