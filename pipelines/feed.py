@@ -5,7 +5,9 @@ ask for their first batch, and reads the cursor (the newest resume state; the wo
 damaged ones) itself. So resuming and new worker counts need no case of their own.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import ray.data
 from ray.actor import ActorHandle
@@ -14,12 +16,14 @@ from ray.train import DataConfig
 
 from cluster.placement import decoding_selector
 from cluster.settings import ShardCache
+from pipelines.background import Background
 from pipelines.stage import Stage
 from pipelines.states import newest_state
 from storage.cache import Cache
 from storage.stream import StreamSpec, eval_stream, train_stream
 
 TRAIN, VAL = "train", "val"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,22 @@ class OrderedDataConfig(DataConfig):
             cache=feed.cache,
             nodes=nodes,
         )
+
+
+def begun(stream: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """The items of a stream that is opened, and asked for the first one, beside the caller."""
+
+    def begin() -> tuple[T, Iterator[T]]:
+        items = stream()
+        return next(items), items
+
+    def all_items() -> Iterator[T]:
+        first, rest = opened.result()
+        yield first
+        yield from rest
+
+    opened = Background(begin)
+    return all_items()
 
 
 def shard_cache(settings: ShardCache) -> Cache | None:

@@ -6,6 +6,7 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from cluster.engine import build_engine, prepare_worker
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.evaluators import classification
-from pipelines.feed import TRAIN, VAL
+from pipelines.feed import TRAIN, VAL, begun
 from pipelines.guards import TrainedStep, usable_loss
 from pipelines.job import Job, Stopped
 from pipelines.pictures import image_grid
@@ -60,22 +61,20 @@ def train(job: Job) -> None:
 
 
 def _train(worker: "Worker", stage: Stage, place: Place) -> None:
-    first_step = worker.start()
-    if first_step < stage.steps:
-        batches = worker.batches(TRAIN)
-        for step in range(first_step, stage.steps):
-            batch = worker.fetch(batches, step)
-            worker.step(batch, step)
-            done = step + 1
-            last = done == stage.steps
-            reported = last or done % place.log_every_steps == 0
-            if reported:
-                worker.report(done)
-            if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
-                worker.evaluate(done)  # before the save, which keeps what was told
-            due = place.save_every_steps and done % place.save_every_steps == 0
-            if not last and (due or (reported and worker.preempted())):
-                worker.save(done)
+    first_step, batches = worker.start()
+    for step in range(first_step, stage.steps):
+        batch = worker.fetch(batches, step)
+        worker.step(batch, step)
+        done = step + 1
+        last = done == stage.steps
+        reported = last or done % place.log_every_steps == 0
+        if reported:
+            worker.report(done)
+        if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
+            worker.evaluate(done)  # before the save, which keeps what was told
+        due = place.save_every_steps and done % place.save_every_steps == 0
+        if not last and (due or (reported and worker.preempted())):
+            worker.save(done)
     worker.commit(worker.evaluate(stage.steps, last=True))
 
 
@@ -111,12 +110,15 @@ class Worker:
             for spec in (job.feed.train_spec(), job.feed.val_spec())
         )
 
-    def start(self) -> int:
-        """Build the engine with its first weights; return the step to go on from."""
+    def start(self) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
+        """Build the engine with its first weights; return the step to go on from, and batches."""
         stage = self.job.stage
         model = build_model(stage.model, seed=stage.seed)
         self.survival.beat(0, "start")
         with self.survival.open_state() as saved:
+            step = saved.manifest["step"] if saved is not None else 0
+            # The stream starts while the engine is built: both take seconds.
+            batches = begun(partial(self.batches, TRAIN)) if step < stage.steps else iter(())
             # DeepSpeed gives the weights of rank 0 to the others.
             notes = self.fill(model, saved) if self.rank == 0 else ()
             self.survival.beat(0, "start")
@@ -131,14 +133,14 @@ class Worker:
             average = stage.optim.ema_decay is not None
             self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
             self.survival.beat(0, "start")
-            step, told = 0, []
+            told = []
             if saved is not None:
-                step, told = saved.manifest["step"], saved.manifest["told"]
+                told = saved.manifest["told"]
                 resume_state.restore(self.engine, saved, step=step)
                 notes = (f"resumed after step {step}", *notes)
         self.telemetry.start(step, told, plan=str(self.plan), notes=notes)
         self.telemetry.reset_clock()
-        return step
+        return step, batches
 
     def fill(self, model: torch.nn.Module, saved: Pieces | None) -> tuple[str, ...]:
         """Give a fresh model its first weights; say where they are from."""

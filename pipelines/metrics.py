@@ -27,6 +27,8 @@ GAUGES = {  # a name in the reports -> the gauge, what it is
     "val/loss": ("vit_on_ray_val_loss", "loss at the last evaluation"),
 }
 MISSING = ("vit_on_ray_decoding_cpus_missing", "more CPUs that would end the waiting for data")
+PATIENCE_SECONDS = 20.0
+"""How long workers wait for data, in reports in a row, before it is said."""
 _TAGS = ("run", "stage")
 
 
@@ -45,7 +47,8 @@ class Watch:
     ) -> None:
         self._place, self._workers, self._worker_cpus = place, workers, worker_cpus
         self._note = note
-        self._late = 0  # reports in a row in which decoding was too slow
+        self._late = 0.0  # seconds in a row in which decoding was too slow
+        self._first = True
         self._gauges = {name: Gauge(gauge, text, _TAGS) for name, (gauge, text) in GAUGES.items()}
         self._missing = Gauge(*MISSING, _TAGS)
         for gauge in (*self._gauges.values(), self._missing):
@@ -53,11 +56,13 @@ class Watch:
 
     def seen(self, message: dict[str, Any]) -> dict[str, Any]:
         """Export what a message says; return it as it is."""
-        if message.get("kind") == "steps":
+        if message.get("kind") == "start":
+            self._first = True
+        elif message.get("kind") == "steps":
             record = message["records"][-1]
             self._set(record)
             with contextlib.suppress(RayError):  # the cluster went away: others say so
-                self._compare(record)
+                self._compare(record, len(message["records"]) * record["train/step_seconds"])
         elif message.get("kind") == "metrics":
             self._set(message["metrics"])
         return message
@@ -67,8 +72,11 @@ class Watch:
             if name in figures:
                 gauge.set(figures[name])
 
-    def _compare(self, record: Mapping[str, float]) -> None:
+    def _compare(self, record: Mapping[str, float], seconds: float) -> None:
         """What decoding delivers with what the workers would take; said once, not at the start."""
+        if self._first:  # the first batch is always waited for
+            self._first = False
+            return
         waited, rate = record["train/data_wait_fraction"], record["train/images_per_second"]
         cpus = decoding_cpus(
             ray.nodes(),
@@ -79,8 +87,8 @@ class Watch:
         )
         missing = more_cpus(cpus, wait_fraction=waited)
         self._missing.set(missing)
-        self._late = self._late + 1 if missing else 0
-        if self._late == 2:  # the first batch is always waited for
+        before, self._late = self._late, self._late + seconds if missing else 0.0
+        if before < PATIENCE_SECONDS <= self._late:
             self._note(slow_decoding(rate=rate, waited=waited, cpus=cpus, missing=missing))
 
 

@@ -5,7 +5,6 @@ writer, and Ctrl-C reaches us (on the main thread Ray Train would take the signa
 """
 
 import re
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -37,29 +36,6 @@ class Forward(UserCallback):
         """Called when workers were lost or raised."""
         lost = {rank: _brief(*root_cause(error)) for rank, error in worker_exceptions.items()}
         self.queue.put({"kind": "lost", "workers": lost})
-
-
-class Background(threading.Thread):
-    """A call beside the main thread, which stays free for messages and Ctrl-C."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        super().__init__(name="fit", daemon=True)
-        self._call = call
-        self._error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        """Make the call; keep what it raises."""
-        try:
-            self._call()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> None:
-        """Wait for the end; raise what the call raised."""
-        self.join()
-        if self._error is not None:
-            raise self._error
 
 
 def message_queue() -> Queue:

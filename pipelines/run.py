@@ -20,6 +20,7 @@ from cluster.elastic import ElasticTrainer
 from cluster.placement import decoding_selector
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
+from pipelines.background import Background
 from pipelines.exits import Failed, errors_as_exits, unwrapped
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.inspection.inspecting import inspect_after_stage
@@ -32,7 +33,7 @@ from pipelines.progress import Progress, clock
 from pipelines.quarantine import FILE as QUARANTINE
 from pipelines.ray_session import ray_session
 from pipelines.reporting.command import report_at_the_end
-from pipelines.reports import Background, Forward, drain, message_queue, root_cause
+from pipelines.reports import Forward, drain, message_queue, root_cause
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, accuracy_of, print_summary
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
