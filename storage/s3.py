@@ -287,20 +287,27 @@ class S3Store:
 def _surroundings() -> tuple[object, ...]:
     """What a client depends on and keeps: where it changes, another one is made."""
     environment = sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
-    named = (
-        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-        ("AWS_CONFIG_FILE", "~/.aws/config"),
-    )
-    files = [Path(os.environ.get(name, path)).expanduser() for name, path in named]
-    changed = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
-    return os.getpid(), *environment, *changed  # a fork does not share connections
+    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    settings = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+    return os.getpid(), *environment, _changed(credentials), _changed(settings)
+
+
+def _changed(path: str) -> int:
+    """When a file was changed last; 0 where it cannot be seen."""
+    try:
+        return os.stat(os.path.expanduser(path)).st_mtime_ns
+    except OSError:
+        return 0
 
 
 @lru_cache(maxsize=8)
 def _shared_client(
     attempts: int, connect_seconds: float, read_seconds: float, surroundings: tuple[object, ...]
 ) -> Any:
-    """One client for all stores of a process: making one takes longer than twenty requests."""
+    """One client for all stores of a process: making one takes longer than twenty requests.
+
+    A fork has its own: connections are not shared with it.
+    """
     session = boto3.session.Session()
     config = Config(
         connect_timeout=connect_seconds,
