@@ -19,6 +19,8 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 # A worker's report waits until the one before it was fetched; by default that is every two seconds.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")  # the default waits for ever
+# A warning of tasks of half a CPU, which are meant: on few cores every stage brings it.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
 
 import ray  # reads the environment above
 import ray.data
