@@ -48,7 +48,6 @@ class Watch:
         self._place, self._workers, self._worker_cpus = place, workers, worker_cpus
         self._note = note
         self._late = 0.0  # seconds in a row in which decoding was too slow
-        self._first = True
         self._gauges = {name: Gauge(gauge, text, _TAGS) for name, (gauge, text) in GAUGES.items()}
         self._missing = Gauge(*MISSING, _TAGS)
         for gauge in (*self._gauges.values(), self._missing):
@@ -56,9 +55,7 @@ class Watch:
 
     def seen(self, message: dict[str, Any]) -> dict[str, Any]:
         """Export what a message says; return it as it is."""
-        if message.get("kind") == "start":
-            self._first = True
-        elif message.get("kind") == "steps":
+        if message.get("kind") == "steps":
             record = message["records"][-1]
             self._set(record)
             with contextlib.suppress(RayError):  # the cluster went away: others say so
@@ -73,10 +70,7 @@ class Watch:
                 gauge.set(figures[name])
 
     def _compare(self, record: Mapping[str, float], seconds: float) -> None:
-        """What decoding delivers with what the workers would take; said once, not at the start."""
-        if self._first:  # the first batch is always waited for
-            self._first = False
-            return
+        """What decoding delivers with what the workers would take; said once."""
         waited, rate = record["train/data_wait_fraction"], record["train/images_per_second"]
         cpus = decoding_cpus(
             ray.nodes(),

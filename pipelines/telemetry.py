@@ -44,6 +44,7 @@ class Telemetry:
         self._skipped = 0
         self._told: Told = []
         self._told_before: Told = []
+        self._first_batch_seconds: float | None = None
         self.unreported: list[TrainedStep] = []
         self.reset_clock()
 
@@ -55,8 +56,15 @@ class Telemetry:
         self._pictures: list[str] = []
 
     def fetched(self, batch: Mapping[str, np.ndarray], *, waited: float) -> None:
-        """A batch came after so many seconds of waiting for it."""
-        self._waited += waited
+        """A batch came after so many seconds of waiting for it.
+
+        The first one of a group waits for processes to start: that is told apart from throughput.
+        """
+        if self._first_batch_seconds is None:
+            self._first_batch_seconds = waited
+            self.reset_clock()
+        else:
+            self._waited += waited
         self._read += [int(batch["requests"].sum()), int(batch["bytes"].sum())]
 
     def drew(self, picture: str) -> None:
@@ -117,6 +125,9 @@ class Telemetry:
             if not np.isfinite(norm):
                 raise Stopped(explain_gradient(step, norm))
             records[-1]["train/gradient_norm"] = norm
+        if self._first_batch_seconds:
+            records[-1]["train/first_batch_seconds"] = self._first_batch_seconds
+            self._first_batch_seconds = 0.0  # told
         stalled = self._survival.stalled()
         if stalled:
             records[-1]["train/save_seconds"] = stalled

@@ -115,7 +115,11 @@ def check_mlflow(client: MlflowClient, attempts: dict[str, Attempt]) -> None:
         assert run.data.params["steps"] == str(steps)
         history = client.get_metric_history(run.info.run_id, "train/loss")
         assert [metric.step for metric in history] == list(range(1, steps + 1))
-        assert {"val/accuracy", "train/images_per_second", "train/epoch"} <= run.data.metrics.keys()
+        wanted = {"val/accuracy", "train/images_per_second", "train/epoch"}
+        assert wanted <= run.data.metrics.keys()
+        waits = client.get_metric_history(run.info.run_id, "train/first_batch_seconds")
+        assert len(waits) == 1  # one group waits once
+        assert waits[0].value > 0
         assert any(name.startswith("system/") for name in run.data.metrics)
         artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert {"config.yaml", "manifest.json", "pictures"} <= artifacts
