@@ -20,7 +20,7 @@ from cluster.batching import BatchPlan, plan_batch
 from cluster.engine import build_engine, prepare_worker
 from cluster.settings import Place
 from cluster.zero import zero_config
-from pipelines.evaluators import classification
+from pipelines.evaluation.while_training import classification
 from pipelines.feed import TRAIN, VAL, begun
 from pipelines.guards import TrainedStep, usable_loss
 from pipelines.job import Job, Stopped

@@ -15,35 +15,32 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, TrainingFailedError
 from ray.util.queue import Queue
 
-import storage.errors
 from cluster.elastic import ElasticTrainer
 from cluster.placement import decoding_selector
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
 from pipelines.background import Background
-from pipelines.exits import Failed, errors_as_exits, unwrapped
+from pipelines.exits import errors_as_exits, unwrapped
+from pipelines.failures import explain_failure, is_mistake
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.inspection.inspecting import inspect_after_stage
 from pipelines.job import Job
 from pipelines.loop import train
+from pipelines.messages import handle_message
 from pipelines.metrics import Watch
 from pipelines.options import Command, program_name, read_command
 from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
 from pipelines.progress import Progress, clock
-from pipelines.quarantine import FILE as QUARANTINE
 from pipelines.ray_session import ray_session
 from pipelines.reporting.command import report_at_the_end
-from pipelines.reports import Forward, drain, message_queue, root_cause
+from pipelines.reports import Forward, drain, message_queue
 from pipelines.stage import flatten
 from pipelines.summary import Outcome, accuracy_of, print_summary
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import node_sampler, open_client, open_tracker, settle
-from pipelines.watchdog import stall_lines
 from storage import weights
-from storage.errors import BadInput, StorageError
+from storage.errors import StorageError
 from storage.objects import open_store
-
-NAMED = 5  # damaged samples that a terminal shows at once
 
 
 def main(description: str, stage_name: str | None = None) -> NoReturn:
@@ -122,7 +119,9 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             fit = Background(trainer.fit)
             untracked = drain(
                 queue,
-                lambda message: _handle(watch.seen(message), tracker, progress, plan, stopped),
+                lambda message: handle_message(
+                    watch.seen(message), tracker, progress, plan, stopped
+                ),
                 ended=lambda: not fit.is_alive(),
             )
             fit.result()
@@ -133,7 +132,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
         )
     except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
-        raise _failure(stage.name, error) from None
+        raise explain_failure(stage.name, error) from None
     except KeyboardInterrupt:
         status = KILLED
         raise
@@ -171,7 +170,7 @@ def _trainer(
     names = (TRAIN, VAL) if plan.stage.steps else (VAL,)
     return ElasticTrainer(
         global_batch=job.stage.global_batch,
-        ends=_is_mistake,
+        ends=is_mistake,
         train_loop_per_worker=partial(train, job),
         scaling_config=scaling_config(
             fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
@@ -205,55 +204,6 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
             have_gpus=resources.get("GPU", 0.0),
         )
     return fewest, most, cpus
-
-
-def _handle(
-    message: dict[str, Any],
-    tracker: Tracker,
-    progress: Progress,
-    plan: Plan,
-    stopped: list[Exception],
-) -> None:
-    """One message of the workers, on the driver."""
-    kind = message.get("kind")
-    if kind == "start":
-        progress.note(f"{message['plan']}; {', '.join(message['notes'])}")
-        tracker.log_start(message["step"])
-        tracker.log_steps(message["records"])  # trained, though perhaps nobody heard of it
-    elif kind == "steps":
-        progress.show(message["records"][-1])
-        tracker.log_steps(message["records"])
-        for name in message["pictures"]:
-            tracker.log_file(name, open_store(plan.attempt.uri).read(name))
-    elif kind == "metrics":
-        metrics = message["metrics"]
-        progress.note(
-            f"step {message['step']}: val accuracy {accuracy_of(metrics)},"
-            f" val loss {metrics['val/loss']:.4f}"
-        )
-        tracker.log_steps([{"step": message["step"], **metrics}])
-    elif kind == "quarantined":
-        for line in message["lines"][:NAMED]:
-            progress.note(f"warning: {line}; another sample takes its place")
-        if len(message["lines"]) > NAMED:
-            progress.note(f"warning: {len(message['lines']) - NAMED} more, see {QUARANTINE}")
-        tracker.log_steps([{"step": message["step"], **message["metrics"]}])
-        tracker.log_file(QUARANTINE, open_store(plan.attempt.uri).read(QUARANTINE))
-    elif kind == "stopped":
-        kind_of_error = BadInput if message["mistake"] else Failed
-        stopped.append(kind_of_error(f"stage {plan.stage.name}: {message['reason']}"))
-    elif kind == "preempted":
-        ranks = ", ".join(map(str, message["ranks"])) or "none of ours"
-        progress.note(f"a node is about to be taken away (ranks: {ranks}); saving before it goes")
-    elif kind == "skipped":
-        progress.note(f"warning: {message['reason']}; {message['steps']} steps went without")
-    elif kind == "lost":
-        for rank, reason in message["workers"].items():
-            progress.note(f"worker {rank} failed: {reason}")
-        for line in stall_lines(plan.attempt.uri):
-            progress.note(line)
-    for line in tracker.notices():
-        progress.note(line)
 
 
 def _done(plan: Plan, client: Any) -> Outcome:
@@ -290,32 +240,6 @@ def _origin(plan: Plan) -> str:
 def _width(fewest: int, most: int, cpus: float) -> str:
     workers = f"{most}" if fewest == most else f"{fewest} to {most}"
     return f"{workers} workers of {cpus:g} CPU"
-
-
-def _failure(stage: str, error: Exception) -> Exception:
-    """What to say of a failed training: a mistake of the user's, or a failure of the world."""
-    causes = _causes(error)
-    name, message = next((cause for cause in causes if _is_bad_input(cause[0])), causes[0])
-    if _is_bad_input(name):
-        return BadInput(f"stage {stage}: {message}")
-    return Failed(f"stage {stage} failed: {name}: {message}")
-
-
-def _is_mistake(error: Exception) -> bool:
-    """Whether some worker met what a restart would meet again."""
-    names = {name for name, _ in _causes(error)} - {"CorruptWeights"}  # there is a state before it
-    return any(map(_is_bad_input, names))
-
-
-def _causes(error: Exception) -> list[tuple[str, str]]:
-    """Class name and message of what each worker raised: one did, others lost their peer."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    return [root_cause(failure) for failure in failures.values()]
-
-
-def _is_bad_input(name: str) -> bool:
-    kind = getattr(storage.errors, name, None)
-    return kind is not None and issubclass(kind, BadInput)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

@@ -10,17 +10,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import boto3.exceptions
-import boto3.session
 import botocore.exceptions as botocore_errors
 import urllib3.exceptions as urllib3_errors
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from storage.errors import (
@@ -34,11 +31,11 @@ from storage.errors import (
     Unavailable,
 )
 from storage.objects import Traffic, probe
+from storage.s3_client import shared_client
 
 _READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20
 _BODY_ATTEMPTS = 8
-_CONNECTIONS = 32
 _BROKEN_BODY = (
     botocore_errors.HTTPClientError,  # connection closed, read timed out
     botocore_errors.IncompleteReadError,
@@ -86,8 +83,8 @@ class S3Store:
     def _client(self) -> Any:
         if self._made is None:
             try:
-                self._made = _shared_client(
-                    self.request_attempts, self.connect_seconds, self.read_seconds, _surroundings()
+                self._made = shared_client(
+                    self.request_attempts, self.connect_seconds, self.read_seconds
                 )
             except ValueError as error:  # botocore's word for a malformed AWS_ENDPOINT_URL
                 raise BadUri(
@@ -282,45 +279,6 @@ class S3Store:
     def _server(self) -> str:
         found = urlsplit(self._made.meta.endpoint_url if self._made is not None else "")
         return found.netloc.rpartition("@")[2] or "S3"  # a URL may carry a password
-
-
-def _surroundings() -> tuple[object, ...]:
-    """What a client depends on and keeps: where it changes, another one is made."""
-    environment = sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
-    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
-    settings = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
-    return os.getpid(), *environment, _changed(credentials), _changed(settings)
-
-
-def _changed(path: str) -> int:
-    """When a file was changed last; 0 where it cannot be seen."""
-    try:
-        return os.stat(os.path.expanduser(path)).st_mtime_ns
-    except OSError:
-        return 0
-
-
-@lru_cache(maxsize=8)
-def _shared_client(
-    attempts: int, connect_seconds: float, read_seconds: float, surroundings: tuple[object, ...]
-) -> Any:
-    """One client for all stores of a process: making one takes longer than twenty requests.
-
-    A fork has its own: connections are not shared with it.
-    """
-    session = boto3.session.Session()
-    config = Config(
-        connect_timeout=connect_seconds,
-        read_timeout=read_seconds,
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        max_pool_connections=_CONNECTIONS,
-    )
-    client = session.client("s3", config=config)
-    if not client.meta.endpoint_url.endswith(".amazonaws.com"):
-        # other servers rarely have a DNS name for each bucket
-        path_style = config.merge(Config(s3={"addressing_style": "path"}))
-        client = session.client("s3", config=path_style)
-    return client
 
 
 def _code(error: BaseException) -> str:

@@ -13,4 +13,5 @@ planning        the command line, and every check that needs no cluster
 extract         images -> answers and features, computed by Ray
 measuring       the evaluators of a plan, one after the other
 run             what the entry script calls
+while_training  accuracy and loss on the validation split, by the workers that train
 """

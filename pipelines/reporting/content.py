@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import tracking
+from pipelines import tracking_read
 from pipelines.lineage import attempts_under
 from pipelines.options import Command
 from pipelines.redaction import redact
@@ -84,7 +84,7 @@ def gather(command: Command, client: Any) -> Content:
     """
     recipe, run = command.options.recipe, command.options.run
     uri, root = redact(command.place.mlflow_uri), command.place.storage_root
-    found = tracking.read_run(client, experiment=recipe, run=run)
+    found = tracking_read.read_run(client, experiment=recipe, run=run)
     if found is None:
         raise ValueError(
             f"MLflow at {uri} has no run {run!r} of recipe {recipe!r} - run: pipelines/pipeline.py"
@@ -116,7 +116,7 @@ def gather(command: Command, client: Any) -> Content:
 
 def _stage(
     client: Any,
-    record: tracking.RunRecord,
+    record: tracking_read.RunRecord,
     manifests: Mapping[str, Mapping[str, Any]],
     pictures: dict[str, bytes],
     left_out: list[str],
@@ -142,7 +142,7 @@ def _stage(
         tags=tags,
         metrics=record.metrics,
         curves={
-            name: tracking.read_history(client, record.run_id, name)
+            name: tracking_read.read_history(client, record.run_id, name)
             for name in sorted(record.metrics)
             if name.startswith(CURVES) and "global_batch" in record.params
         },
@@ -155,13 +155,13 @@ def _pictures(client: Any, run_id: str, spent: int) -> tuple[dict[str, bytes], l
     """The run's PNGs, names of those that are left out, and the bytes taken so far."""
     taken: dict[str, bytes] = {}
     left_out: list[str] = []
-    for name, size in tracking.list_files(client, run_id, "pictures"):
+    for name, size in tracking_read.list_files(client, run_id, "pictures"):
         if not name.endswith(".png"):
             continue
         if size > _MOST_PICTURE_BYTES or spent + size > _ALL_PICTURE_BYTES:
             left_out.append(f"{name}: {size / 2**20:.1f} MiB, too large for the page")
             continue
-        data = tracking.read_file(client, run_id, name)
+        data = tracking_read.read_file(client, run_id, name)
         if not data.startswith(b"\x89PNG\r\n\x1a\n"):
             left_out.append(f"{name}: not a PNG")
             continue

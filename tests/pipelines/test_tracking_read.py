@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import tracking
+from pipelines import tracking, tracking_read
 from pipelines.tracker import FINISHED
 
 
@@ -33,7 +33,7 @@ def stage_run(client, run: str, stage: str, steps: int = 3) -> str:
 def test_a_run_is_read_with_its_stages_in_order(client) -> None:
     ids = [stage_run(client, "ordered", stage) for stage in ("pretrain", "upscale")]
     stage_run(client, "other", "pretrain")
-    found = tracking.read_run(client, experiment="e", run="ordered")
+    found = tracking_read.read_run(client, experiment="e", run="ordered")
     assert found is not None
     parent, stages = found
     assert client.get_run(parent).data.tags["vit.run"] == "ordered"
@@ -46,16 +46,16 @@ def test_a_run_is_read_with_its_stages_in_order(client) -> None:
 
 
 def test_there_is_none(client) -> None:
-    assert tracking.read_run(client, experiment="nothing", run="r") is None
+    assert tracking_read.read_run(client, experiment="nothing", run="r") is None
     stage_run(client, "r", "pretrain")
-    assert tracking.read_run(client, experiment="e", run="nothing") is None
+    assert tracking_read.read_run(client, experiment="e", run="nothing") is None
 
 
 def test_names_may_hold_the_quotes_of_mlflows_filters(client) -> None:
     experiment = client.create_experiment("quoted")
     run = 'it\'s "quoted" `too`'
     parent = client.create_run(experiment, tags={"vit.kind": "run", "vit.run": run})
-    found = tracking.read_run(client, experiment="quoted", run=run)
+    found = tracking_read.read_run(client, experiment="quoted", run=run)
     assert found == (parent.info.run_id, [])
 
 
@@ -63,16 +63,16 @@ def test_a_step_that_was_logged_twice_has_its_later_value(client) -> None:
     run_id = stage_run(client, "twice", "pretrain")
     client.log_metric(run_id, "train/loss", 9.0, timestamp=2**42, step=2)
     client.log_metric(run_id, "train/loss", 7.0, timestamp=1, step=3)
-    history = tracking.read_history(client, run_id, "train/loss")
+    history = tracking_read.read_history(client, run_id, "train/loss")
     assert history == [(1, 1.0), (2, 9.0), (3, pytest.approx(1 / 3))]
 
 
 def test_files_are_listed_read_and_logged(client) -> None:
     run_id = stage_run(client, "files", "pretrain")
-    assert tracking.list_files(client, run_id, "pictures") == [
+    assert tracking_read.list_files(client, run_id, "pictures") == [
         ("pictures/a.png", 5),
         ("pictures/more/b.png", 7),
     ]
-    assert tracking.read_file(client, run_id, "pictures/more/b.png") == b"1234567"
+    assert tracking_read.read_file(client, run_id, "pictures/more/b.png") == b"1234567"
     place = tracking.log_file(client, run_id, "report.html", b"<p>")
     assert Path(place.removeprefix("file://")).read_bytes() == b"<p>"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vit
-from pipelines import tracking
+from pipelines import tracking, tracking_read
 from pipelines.pictures import image_grid
 from pipelines.recipes.digits import FINETUNE, PRETRAIN, UPSCALE
 from pipelines.reporting.command import default_file, main, report_at_the_end
@@ -172,7 +172,7 @@ def test_the_page_of_a_run(
     artifacts = list(tmp_path.glob("mlartifacts/digits/*/artifacts/report.html"))
     assert [path.read_text() for path in artifacts] == [page]
     client = tracking.open_client(place[5])
-    again = tracking.read_run(client, experiment="digits", run="demo")
+    again = tracking_read.read_run(client, experiment="digits", run="demo")
     assert again is not None
     assert again[0] == artifacts[0].parts[-3]  # of the parent run
     assert len(again[1]) == 3
@@ -186,7 +186,7 @@ def test_names_and_data_cannot_inject(
     place = ["--place.data-root", str(data), *place[2:]]
     run = make_run(tmp_path, str(data), place, EVIL, dataset=EVIL)
     client = tracking.open_client(place[5])
-    evil = tracking.read_run(client, experiment="digits", run=EVIL)
+    evil = tracking_read.read_run(client, experiment="digits", run=EVIL)
     assert evil is not None
     for record in evil[1]:
         client.set_tag(record.run_id, "vit.git_commit", EVIL)

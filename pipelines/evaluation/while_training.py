@@ -1,4 +1,4 @@
-"""Evaluators are generators of `(name, value)`; the same numbers for any number of workers."""
+"""Accuracy and loss by the workers that train; the same numbers for any number of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
