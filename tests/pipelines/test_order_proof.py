@@ -57,6 +57,7 @@ def verify_order(
     return partial(called, order_proof.main, "verify_order", "--config", str(config))
 
 
+@pytest.mark.slow  # a minute; tests/storage/test_stream.py has the same order and kills, in parts
 @pytest.mark.usefixtures("ray_session")
 def test_worker_counts_and_kills_change_nothing(
     verify_order: Callable[..., Said], tmp_path: Path
