@@ -27,8 +27,9 @@ from pipelines.options import CONFIG, Command, parse_quietly, place_of, program_
 from pipelines.plan_tables import print_plan
 from pipelines.recipes.paper import IMAGES
 from pipelines.stage import Stage
-from storage.dataset import Dataset, load_dataset, load_index
+from storage.dataset import Dataset, load_dataset
 from storage.errors import StorageError, Unavailable
+from storage.index import load_index
 from storage.order import longest_run
 from storage.stream import order_of
 from storage.uri import join

@@ -25,8 +25,8 @@ from pipelines.ray_session import check_reachable
 from pipelines.tracking import SQLITE, TrackingUnavailable, open_client
 from storage.errors import ObjectExists, StorageError
 from storage.local import LocalStore
-from storage.objects import ObjectStore
 from storage.s3 import S3Store
+from storage.store import ObjectStore
 from storage.uri import join, parse
 
 RAY_SECONDS = 25.0

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from storage import weights
 from storage.errors import CorruptWeights, WeightsExist
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pieces import Pieces, commit_parts, open_pieces, write_part
+from storage.store import ObjectStore
 from storage.uri import join
 
 FOLDER = "resume"

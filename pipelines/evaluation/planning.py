@@ -31,9 +31,10 @@ from pipelines.evaluation.real import read_real
 from pipelines.evaluation.source import Average, Source, find_source, model_record
 from pipelines.options import Command, plain
 from pipelines.prepare import PACKAGES, check_root, git_commit
+from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.decode import Crop
-from storage.index import load_index, sha256_file
+from storage.index import load_index
 from storage.selection import Selection
 from storage.stream import order_of
 from storage.uri import join

@@ -20,8 +20,9 @@ from pipelines.stage import Data
 from pipelines.studies.study import FewShotTask
 from storage import weights
 from storage.columns import StreamSpec, columns, open_stream
-from storage.dataset import load_dataset, load_index
+from storage.dataset import load_dataset
 from storage.decode import Crop
+from storage.index import load_index
 from storage.objects import open_store
 from storage.selection import Selection
 from storage.uri import join

@@ -17,8 +17,9 @@ from storage.dataset import Shard
 from storage.decode import probe
 from storage.errors import BadImage, BadSource
 from storage.index import INDEX_ROW, name_hash
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pack.parts import Part, write_part
+from storage.store import ObjectStore
 from storage.tar import Member, members
 
 IDENTITY = "tar 1"  # of a part: changes with what is read from a tar

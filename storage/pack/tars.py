@@ -18,7 +18,7 @@ import numpy as np
 
 from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadSource
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pack.execute import Progress, Run, Tally, in_threads, silent
 from storage.pack.parts import (
     SUFFIX,
@@ -29,6 +29,7 @@ from storage.pack.parts import (
 )
 from storage.pack.publish import delete_all, finish, present, require_same
 from storage.pack.scan import IDENTITY, ScanTar
+from storage.store import ObjectStore
 
 _MIB = 1 << 20
 

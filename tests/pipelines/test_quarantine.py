@@ -9,7 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from storage import weights
-from storage.dataset import load_dataset, load_index
+from storage.dataset import load_dataset
+from storage.index import load_index
 from storage.pack import pack
 from storage.pack.digits import Digits
 from tests.pipelines.conftest import Said

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.dataset import Dataset, load_dataset, load_index
+from storage.dataset import Dataset, load_dataset
 from storage.errors import BadSource, DatasetExists
+from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.digits import Digits

@@ -8,7 +8,9 @@ import pytest
 from pipelines.stage import Stage, flatten
 from pipelines.studies import STUDIES, find_study
 from pipelines.studies.study import Size, Study
-from storage.dataset import load_dataset, load_index, select
+from storage.dataset import load_dataset
+from storage.index import load_index
+from storage.selection import select
 
 SIZES: tuple[Size, ...] = get_args(Size)
 

@@ -13,8 +13,9 @@ from pipelines.suites.report import ALL, Result, mean_of, means_of
 from pipelines.suites.small import SMALL
 from pipelines.suites.suite import Suite, Task, best_rate, final_stages, sweep_stages
 from pipelines.suites.vtab import VTAB
-from storage.dataset import load_dataset, load_index, select
-from storage.selection import Selection
+from storage.dataset import load_dataset
+from storage.index import load_index
+from storage.selection import Selection, select
 
 START = replace(UPSCALE, parent="upscale")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.drawn import drawn
 from storage.errors import BadSelection
 from storage.index import INDEX_ROW, SampleIndex
 from storage.selection import Selection, select
+from storage.selection_cache import drawn
 
 LABELS = np.random.default_rng(0).integers(0, 50, 1_200_000)
 SELECTIONS = [
