@@ -179,7 +179,7 @@ def restarting(rounds: int) -> None:
     """Print seconds from the kill of a worker to a newer state."""
     import ray
 
-    from pipelines.ray_session import ray_session
+    from pipelines.cli.ray_session import ray_session
     from storage.pack import pack
     from storage.pack.digits import Digits
     from tests.faults.injury import Stage, kill_trainer

@@ -20,7 +20,7 @@ from cluster.settings import Place
 from pipelines.attempts import committed_attempts
 from pipelines.feed import Feed
 from pipelines.recipes.digits import FINETUNE
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from pipelines.starting import start_weights
 from storage.dataset import load_dataset
 from storage.stream import eval_batches, train_batch

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.settings import Place
+from pipelines.cli.console import clock
+from pipelines.cli.options import Command, Options, parse_quietly
+from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.estimate import Estimate, check_sharing, estimate
 from pipelines.hardware import find_cluster
 from pipelines.lineage import attempts_under, what_would_run
-from pipelines.options import CONFIG, Command, Options, parse_quietly, place_of
 from pipelines.planning import default_kind, images_of
-from pipelines.prepare import resolve_place
-from pipelines.progress import clock
-from pipelines.stage import Recipe
+from pipelines.recipes.stage import Recipe
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import open_tracker
 from storage.objects import open_store

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.exits import errors_as_exits
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import resolve_place
 from pipelines.finding import Finding, fail
 from pipelines.machine_checks import (
     check_collectives,
@@ -21,8 +23,6 @@ from pipelines.machine_checks import (
     check_memory,
     check_versions,
 )
-from pipelines.options import Command, program_name, read_command
-from pipelines.prepare import resolve_place
 from pipelines.service_checks import CHECKS as SERVICES
 
 Check = Callable[[Command], Finding]

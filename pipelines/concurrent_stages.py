@@ -17,11 +17,12 @@ import ray
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place
-from pipelines.options import Command
-from pipelines.prepare import Checked, Plan, check_root, check_stage, make_plan
-from pipelines.ray_session import ray_session
+from pipelines.cli.options import Command
+from pipelines.cli.place import check_root
+from pipelines.cli.ray_session import ray_session
+from pipelines.prepare import Checked, Plan, check_stage, make_plan
+from pipelines.recipes.stage import Stage
 from pipelines.run import run_stage
-from pipelines.stage import Stage
 from pipelines.summary import Outcome
 
 

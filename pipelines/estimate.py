@@ -22,7 +22,7 @@ from pipelines.footprint import (
     optimizer_states,
 )
 from pipelines.hardware import Cluster
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from vit import build_model
 from vit.cost import Cost
 

@@ -15,9 +15,8 @@ from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
 from cluster.placement import decoding_selector
-from cluster.settings import ShardCache
 from pipelines.background import Background
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from pipelines.states import newest_state
 from storage.cache import Cache
 from storage.stream import StreamSpec, eval_stream, train_stream
@@ -129,13 +128,6 @@ def begun(stream: Callable[[], Iterator[T]]) -> Iterator[T]:
 
     opened = Background(begin)
     return all_items()
-
-
-def shard_cache(settings: ShardCache) -> Cache | None:
-    """The cache that the deployment asks for."""
-    if settings.folder is None:
-        return None
-    return Cache(folder=settings.folder, bytes=int(settings.gibibytes * 2**30))
 
 
 def placeholder() -> Dataset:

@@ -1,19 +1,9 @@
 """What a check of `pipelines/doctor.py` found, in one line that holds no credentials."""
 
-import os
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-_SECRETS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "RAY_AUTH_TOKEN",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-)
-_USERINFO = re.compile(r"//[^/@\s]+@")
+from pipelines.cli.redaction import scrub
 
 
 @dataclass(frozen=True)
@@ -42,13 +32,3 @@ def warn(name: str, text: str) -> Finding:
 def fail(name: str, text: str) -> Finding:
     """It will not run."""
     return Finding(name, "FAIL", text)
-
-
-def scrub(text: object) -> str:
-    """One line, without user and password of URLs and without the secrets of the environment."""
-    line = _USERINFO.sub("//***@", " ".join(str(text).split()))
-    for name in _SECRETS:
-        secret = os.environ.get(name, "")
-        if len(secret) > 3:
-            line = line.replace(secret, "***")
-    return line

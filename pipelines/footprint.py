@@ -13,7 +13,7 @@ from cluster.batching import BatchPlan, plan_batch
 from cluster.budget import model_states
 from cluster.settings import Place, ZeroLevel
 from pipelines.hardware import Cluster
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
 
 if TYPE_CHECKING:

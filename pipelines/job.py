@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.settings import Place
 from pipelines.feed import Feed
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.attempts import Attempt, attempt_to_make, choose_parent, newest
-from pipelines.options import Command, plain
-from pipelines.stage import FORMAT_VERSION, Stage, fingerprint, flatten
+from pipelines.cli.options import Command
+from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
 from pipelines.states import FOLDER as RESUME
 from pipelines.states import step_of
 from storage import weights

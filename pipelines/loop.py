@@ -26,7 +26,7 @@ from pipelines.guards import TrainedStep, usable_loss
 from pipelines.job import Job, Stopped
 from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from pipelines.starting import start_weights
 from pipelines.states import damaged_states, drop_states
 from pipelines.survival import Survival

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from packaging.requirements import Requirement
 
+from pipelines.cli.options import Command
 from pipelines.estimate import Images, estimate
 from pipelines.finding import Finding, fail, ok, warn
 from pipelines.footprint import GIB
 from pipelines.hardware import Cluster, find_cluster
-from pipelines.options import Command
 from storage.uri import parse
 
 PROJECT = "vit-on-ray"

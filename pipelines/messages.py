@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipelines.exits import Failed
+from pipelines.cli.exits import Failed
+from pipelines.cli.progress import Progress
 from pipelines.prepare import Plan
-from pipelines.progress import Progress
 from pipelines.quarantine import FILE as QUARANTINE
 from pipelines.summary import accuracy_of
 from pipelines.tracker import Tracker

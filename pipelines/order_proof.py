@@ -19,12 +19,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.exits import errors_as_exits
-from pipelines.feed import Feed, shard_cache
-from pipelines.options import CONFIG, parse_quietly, place_of, program_name
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import parse_quietly, program_name
+from pipelines.cli.place import CONFIG, place_of, resolve_place, shard_cache
+from pipelines.cli.ray_session import ray_session
+from pipelines.feed import Feed
 from pipelines.order_runs import History, Killing, follow
-from pipelines.prepare import init_place, resolve_place
-from pipelines.ray_session import ray_session
+from pipelines.prepare import init_place
 from pipelines.recipes import find_recipe
 from pipelines.states import drop_states
 from storage.dataset import load_dataset

@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from pipelines.exits import errors_as_exits
-from pipelines.options import parse_quietly, program_name
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import parse_quietly, program_name
 from pipelines.packing_progress import PackingProgress
 from pipelines.packing_tasks import on_ray
 from pipelines.verifying import verified

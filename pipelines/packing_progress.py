@@ -3,7 +3,8 @@
 import time
 from typing import Self, TextIO
 
-from pipelines.progress import LOG_SECONDS, Progress, clock
+from pipelines.cli.console import clock
+from pipelines.cli.progress import LOG_SECONDS, Progress
 from storage.pack.execute import Tally
 
 _MUCH_SECONDS = 2.0

@@ -37,7 +37,7 @@ def on_ray(
     if len(items) < 2 or work_bytes < WORTH_RAY_BYTES:
         yield from otherwise(task, items, work_bytes=work_bytes)
         return
-    from pipelines.ray_session import ray_session  # its imports take seconds
+    from pipelines.cli.ray_session import ray_session  # its imports take seconds
 
     with ray_session(verbose=False):
         yield from _on_ray(task, items)

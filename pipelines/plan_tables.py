@@ -4,11 +4,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.settings import Place
+from pipelines.cli.console import clock
+from pipelines.cli.options import Command
 from pipelines.estimate import Estimate
 from pipelines.footprint import GIB, fitting_place, nodes_for
 from pipelines.hardware import Cluster
-from pipelines.options import Command
-from pipelines.progress import clock
 
 _LOG_COLUMNS = 120
 _SAVE_SECONDS = 300.0  # saving more often than that is named

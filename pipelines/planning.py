@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster.settings import Place
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, parse_quietly, program_name, read_command
+from pipelines.cli.place import CONFIG, place_of
 from pipelines.estimate import (
     PHOTOGRAPH_BYTES,
     Estimate,
@@ -20,13 +23,11 @@ from pipelines.estimate import (
     estimate,
     with_images,
 )
-from pipelines.exits import errors_as_exits
 from pipelines.footprint import fitting_place
 from pipelines.hardware import CLUSTERS, Cluster, find_cluster
-from pipelines.options import CONFIG, Command, parse_quietly, place_of, program_name, read_command
 from pipelines.plan_tables import print_plan
 from pipelines.recipes.paper import IMAGES
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from storage.dataset import Dataset, load_dataset
 from storage.errors import StorageError, Unavailable
 from storage.index import load_index

@@ -11,7 +11,7 @@ The start of a stage, stated once:
 
 import os
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,12 +29,12 @@ from pipelines.attempts import (
     committed_attempts,
     newest,
 )
-from pipelines.feed import Feed, shard_cache
-from pipelines.options import Command, plain
-from pipelines.stage import FORMAT_VERSION, Recipe, Stage, fingerprint
+from pipelines.cli.options import Command
+from pipelines.cli.place import shard_cache
+from pipelines.feed import Feed
+from pipelines.recipes.stage import FORMAT_VERSION, Recipe, Stage, fingerprint, plain
 from pipelines.starting import start_weights
 from storage.dataset import Dataset, check_shards, load_dataset
-from storage.objects import open_store
 from storage.order import epochs_at
 from storage.stream import order_of
 from storage.uri import join
@@ -95,34 +95,6 @@ def parent_record(parent: Attempt) -> dict[str, Any]:
     }
 
 
-def resolve_place(place: Place, *, cwd: Path) -> Place:
-    """Make relative roots absolute: workers have working directories of their own.
-
-    Raises:
-        BadPlace: a root is relative in a job's uploaded copy of the working directory, where
-            results would be lost with it.
-    """
-    uploaded = "runtime_resources" in cwd.parts
-
-    def absolute(name: str, root: str, prefix: str = "") -> str:
-        if "://" in root or Path(root).is_absolute():
-            return prefix + root
-        if uploaded:
-            raise BadPlace(
-                f"{name} {root!r} is relative, and this job runs in an uploaded copy of the working"
-                f" directory, which Ray deletes - set it to an absolute path or s3://, for example"
-                f" --place.{name.replace('_', '-')} {prefix}{Path.home() / 'vit-on-ray' / root}"
-            )
-        return f"{prefix}{cwd / root}"
-
-    data_root = absolute("data_root", place.data_root)
-    storage_root = absolute("storage_root", place.storage_root)
-    sqlite, mlflow_uri = "sqlite:///", place.mlflow_uri
-    if mlflow_uri.startswith(sqlite):
-        mlflow_uri = absolute("mlflow_uri", mlflow_uri.removeprefix(sqlite), sqlite)
-    return replace(place, data_root=data_root, storage_root=storage_root, mlflow_uri=mlflow_uri)
-
-
 @dataclass(frozen=True)
 class Checked:
     """What checking a stage found out."""
@@ -169,11 +141,6 @@ def check_stage(stage: Stage, place: Place) -> Checked:
 def init_place(init: str | None) -> str | None:
     """Where `init` lies, absolute: workers have working directories of their own."""
     return str(Path(init).absolute()) if init and "://" not in init else init
-
-
-def check_root(place: Place) -> None:
-    """Whether results can be written. Raises a StorageError that says why not."""
-    open_store(place.storage_root).check_writable()
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:

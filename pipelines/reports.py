@@ -4,7 +4,6 @@ The driver reads it while `trainer.fit()` runs on a thread: MLflow and the termi
 writer, and Ctrl-C reaches us (on the main thread Ray Train would take the signal for itself).
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +13,10 @@ from ray.train import Checkpoint, UserCallback
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.cli.ray_errors import root_cause
+
 POLL_SECONDS = 0.5
 Message = dict[str, Any]
-# `storage.errors.BadSample: shard ...`, as the last line of a traceback
-_RAISED = re.compile(r"^(?P<name>(?:[a-z_][\w]*\.)*[A-Z]\w*): (?P<message>.+)$")
 
 
 class Forward(UserCallback):
@@ -71,16 +70,3 @@ def drain(
 def _brief(name: str, message: str) -> str:
     """Without the advice that Ray adds to the death of a process: what killed it is in our log."""
     return f"{name}: {message.split(' Some common causes include', 1)[0]}"
-
-
-def root_cause(error: BaseException) -> tuple[str, str]:
-    """Class name and message of the innermost failure in a nest of Ray's errors.
-
-    Ray wraps what a task or worker raised into its own errors' text, and adds advice below it.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in reversed(lines):
-        match = _RAISED.match(line)
-        if match and not line.startswith("ray."):
-            return match["name"].rpartition(".")[2], match["message"]
-    return type(error).__name__, lines[-1] if lines else ""

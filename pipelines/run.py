@@ -20,21 +20,23 @@ from cluster.placement import decoding_selector
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
 from pipelines.background import Background
-from pipelines.exits import errors_as_exits, unwrapped
-from pipelines.failures import explain_failure, is_mistake
+from pipelines.cli.console import clock
+from pipelines.cli.exits import errors_as_exits, unwrapped
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import check_root, resolve_place
+from pipelines.cli.progress import Progress
+from pipelines.cli.ray_errors import explain_failure, is_mistake
+from pipelines.cli.ray_session import ray_session
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.inspection.inspecting import inspect_after_stage
 from pipelines.job import Job
 from pipelines.loop import train
 from pipelines.messages import handle_message
 from pipelines.metrics import Watch
-from pipelines.options import Command, program_name, read_command
-from pipelines.prepare import Plan, check_root, check_stage, make_plan, resolve_place
-from pipelines.progress import Progress, clock
-from pipelines.ray_session import ray_session
+from pipelines.prepare import Plan, check_stage, make_plan
+from pipelines.recipes.stage import flatten
 from pipelines.reporting.command import report_at_the_end
 from pipelines.reports import Forward, drain, message_queue
-from pipelines.stage import flatten
 from pipelines.summary import Outcome, accuracy_of, print_summary
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import node_sampler, open_client, open_tracker, settle

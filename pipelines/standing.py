@@ -10,10 +10,10 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.exits import errors_as_exits
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, parse_quietly, program_name, read_command
+from pipelines.cli.place import resolve_place
 from pipelines.lineage import Found, Verdict, attempts_under, what_would_run
-from pipelines.options import Command, parse_quietly, program_name, read_command
-from pipelines.prepare import resolve_place
 
 _LOG_COLUMNS = 140
 

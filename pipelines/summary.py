@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.options import Command
-from pipelines.progress import clock
-from pipelines.redaction import redact
+from pipelines.cli.console import clock
+from pipelines.cli.options import Command
+from pipelines.cli.redaction import redact
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.finding import scrub
+from pipelines.cli.redaction import scrub
 from pipelines.history import History, Point
 from pipelines.spool import Record, Spool
 

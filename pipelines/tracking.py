@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.finding import scrub
+from pipelines.cli.redaction import redact, scrub
 from pipelines.history import Point
-from pipelines.redaction import redact
 from pipelines.spool import SpoolInUse, spool_folder
 from pipelines.tracker import FINISHED, Refused, Tracker
 

@@ -8,7 +8,7 @@ format that is trained in. Where the peak is not known there is no MFU.
 import torch
 
 from pipelines.hardware import CLUSTERS
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from vit import build_model
 
 # Names as CUDA gives them, and a kind of node that has them. Not "H100" alone: the PCIe and NVL

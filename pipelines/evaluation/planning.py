@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from cluster.settings import Place
 from pipelines.attempts import Attempt, attempt_to_make, committed_attempts, newest
+from pipelines.cli.options import Command
+from pipelines.cli.place import check_root
 from pipelines.evaluation.protocol import (
     FORMAT_VERSION,
     Evaluator,
@@ -29,8 +31,8 @@ from pipelines.evaluation.protocol import (
 )
 from pipelines.evaluation.real import read_real
 from pipelines.evaluation.source import Average, Source, find_source, model_record
-from pipelines.options import Command, plain
-from pipelines.prepare import PACKAGES, check_root, git_commit
+from pipelines.prepare import PACKAGES, git_commit
+from pipelines.recipes.stage import plain
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.decode import Crop

@@ -16,16 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 import storage.errors
+from pipelines.cli.console import clock
+from pipelines.cli.exits import Failed, errors_as_exits
+from pipelines.cli.options import program_name, read_command
+from pipelines.cli.place import resolve_place
+from pipelines.cli.ray_errors import root_cause
+from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.extract import Extraction
 from pipelines.evaluation.measuring import Measured, measure
 from pipelines.evaluation.planning import MORE, STAGE, Plan, make_plan
-from pipelines.exits import Failed, errors_as_exits
-from pipelines.options import program_name, read_command
-from pipelines.prepare import resolve_place
-from pipelines.progress import clock
-from pipelines.ray_session import ray_session
-from pipelines.reports import root_cause
-from pipelines.stage import flatten
+from pipelines.recipes.stage import flatten
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import open_client, open_tracker, settle
 from storage import weights

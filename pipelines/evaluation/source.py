@@ -17,7 +17,7 @@ from torch import Tensor
 from cluster.settings import Place
 from pipelines.attempts import Attempt, choose_parent, committed_attempts
 from pipelines.prepare import fingerprint_in_recipe, init_place, parent_record
-from pipelines.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Data, Recipe, Stage
 from pipelines.starting import FILES, start_weights
 from storage import weights
 from storage.errors import CorruptWeights

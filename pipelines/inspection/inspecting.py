@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.exits import unwrapped
+from pipelines.cli.exits import unwrapped
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject, data_of
-from pipelines.stage import Data
+from pipelines.recipes.stage import Data
 from storage import weights
 from storage.dataset import Dataset, load_dataset
 from storage.selection import Selection

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipelines.stage import Data
+from pipelines.recipes.stage import Data
 from pipelines.starting import start_weights
 from storage import weights
 from storage.errors import BadInput, StorageError

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import tracking_read
+from pipelines.cli.options import Command
+from pipelines.cli.redaction import redact
 from pipelines.lineage import attempts_under
-from pipelines.options import Command
-from pipelines.redaction import redact
-from pipelines.stage import flatten
+from pipelines.recipes.stage import flatten
 from storage.errors import StorageError
 
 Curve = list[tuple[int, float]]

@@ -9,7 +9,7 @@ hold for photographs, and the other way round.
 from dataclasses import replace
 
 from pipelines.recipes.paper import ROWS
-from pipelines.stage import Data, Stage
+from pipelines.recipes.stage import Data, Stage
 from pipelines.studies.study import FewShotTask
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig

@@ -21,10 +21,10 @@ from pipelines.campaign import (
     publish,
     read_options,
 )
+from pipelines.cli.console import clock
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name
 from pipelines.concurrent_stages import run_concurrently
-from pipelines.exits import errors_as_exits
-from pipelines.options import Command, program_name
-from pipelines.progress import clock
 from pipelines.studies import find_study
 from pipelines.studies.conclusions import spread_line
 from pipelines.studies.few_shot import few_shot_of

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipelines.recipes.paper import ROWS
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.studies.base import (
     CPU,
     CPU_CLASSES,

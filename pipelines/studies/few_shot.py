@@ -14,9 +14,9 @@ import ray
 import torch
 
 from cluster.settings import Place
+from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.fewshot import drawn, few_shot
-from pipelines.ray_session import ray_session
-from pipelines.stage import Data
+from pipelines.recipes.stage import Data
 from pipelines.studies.study import FewShotTask
 from storage import weights
 from storage.columns import StreamSpec, columns, open_stream

@@ -4,7 +4,7 @@ arXiv:2010.11929)."""
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.studies.base import CPU, CPU_FEW_SHOT, PAPER, PAPER_FEW_SHOT, named
 from pipelines.studies.conclusions import trend
 from pipelines.studies.study import Axis, FewShotTask, Point, Sizes, Study

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from pipelines.studies.study import Point, Study
 from vit import build_model
 

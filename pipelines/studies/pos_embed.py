@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.studies.base import CPU, CPU_FEW_SHOT, PAPER, PAPER_FEW_SHOT, named
 from pipelines.studies.conclusions import against_first
 from pipelines.studies.study import Axis, FewShotTask, Point, Sizes, Study

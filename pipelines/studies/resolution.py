@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from pipelines.recipes.paper import ROWS, finetune
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.studies.base import CPU, CPU_MODEL, named
 from pipelines.studies.conclusions import against_first
 from pipelines.studies.study import Axis, Point, Sizes, Study

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from pipelines.recipes.paper import ROWS, jft
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.studies.base import CPU, CPU_CLASSES, CPU_FEW_SHOT, CPU_MODEL, PAPER_FEW_SHOT, named
 from pipelines.studies.conclusions import by_compute
 from pipelines.studies.study import Axis, FewShotTask, Point, Sizes, Study

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipelines.evaluation import fewshot
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 
 if TYPE_CHECKING:
     from pipelines.studies.points import Cells

@@ -22,12 +22,12 @@ from pipelines.campaign import (
     publish,
     read_options,
 )
+from pipelines.cli.console import clock
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name
 from pipelines.concurrent_stages import run_concurrently
-from pipelines.exits import errors_as_exits
-from pipelines.options import Command, program_name
-from pipelines.progress import clock
 from pipelines.recipes import find_recipe
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.suites import find_suite
 from pipelines.suites.report import Result, files_of, print_suite
 from pipelines.suites.suite import Suite, Task, best_rate, final_stages, sweep_stages

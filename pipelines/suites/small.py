@@ -4,7 +4,7 @@ Three groups after VTAB's: what an image shows, a narrow domain, and a property 
 object's name. 200 training examples a task, in VTAB's proportion.
 """
 
-from pipelines.stage import Data
+from pipelines.recipes.stage import Data
 from pipelines.suites.suite import Suite, Task
 from vit import OptimConfig
 

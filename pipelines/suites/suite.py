@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from pipelines.stage import Data, Stage
+from pipelines.recipes.stage import Data, Stage
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig
 

@@ -7,7 +7,7 @@ drawn by `storage.selection`, so they are not TFDS's first 1,000. Where one set 
 tasks it is packed twice, once with each label.
 """
 
-from pipelines.stage import Data
+from pipelines.recipes.stage import Data
 from pipelines.suites.suite import Group, Suite, Task
 from vit import OptimConfig
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 import vit
-from pipelines.options import plain
-from pipelines.stage import Stage, fingerprint
+from pipelines.recipes.stage import Stage, fingerprint, plain
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join

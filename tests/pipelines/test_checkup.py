@@ -13,8 +13,9 @@ import pytest
 
 from pipelines import checkup, machine_checks, service_checks
 from pipelines.checkup import examine
-from pipelines.finding import Finding, fail, ok, scrub
-from pipelines.options import Command, read_command
+from pipelines.cli.options import Command, read_command
+from pipelines.cli.redaction import scrub
+from pipelines.finding import Finding, fail, ok
 from pipelines.tracking import open_client
 from storage.local import LocalStore
 from tests.pipelines.conftest import Said

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pipelines import standing
+from pipelines.cli.options import Command
 from pipelines.lineage import attempts_under, differences, what_would_run
-from pipelines.options import Command, plain
 from pipelines.recipes.digits import DIGITS
-from pipelines.stage import FORMAT_VERSION, Stage, fingerprint
+from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
 from pipelines.standing import read_status
 from pipelines.states import save_state
 from storage import weights

@@ -12,7 +12,7 @@ import ray
 
 from cluster.errors import BadPlace
 from cluster.settings import Place
-from pipelines.prepare import resolve_place
+from pipelines.cli.place import resolve_place
 from tests.pipelines.conftest import Said
 from tests.s3 import S3Server
 

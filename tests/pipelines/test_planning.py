@@ -15,7 +15,7 @@ from pipelines.footprint import fitting_place
 from pipelines.hardware import CLUSTERS, Cluster, find_cluster
 from pipelines.planning import images_of, plan, read_plan
 from pipelines.recipes import find_recipe
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from tests.pipelines.conftest import Said
 
 IMAGES = Images(train=303_000_000, val=0, mean_bytes=1e5, run_samples=16, source="")

@@ -1,4 +1,4 @@
-from pipelines.reports import root_cause
+from pipelines.cli.ray_errors import root_cause
 
 NESTED = """\x1b[36mray::SplitCoordinator.get()\x1b[39m (pid=28797, ip=10.0.0.2)
   File "/x/ray/data/iterator.py", line 301, in get

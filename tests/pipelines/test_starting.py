@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.options import plain
+from pipelines.recipes.stage import plain
 from pipelines.starting import start_weights
 from storage import weights
 from storage.objects import open_store

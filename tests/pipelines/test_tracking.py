@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import tracker as tracker_module
-from pipelines.redaction import redact
+from pipelines.cli.redaction import redact
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import (
     TrackingUnavailable,

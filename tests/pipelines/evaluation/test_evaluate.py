@@ -23,7 +23,7 @@ from pipelines.evaluation.fewshot import few_shot
 from pipelines.evaluation.neighbours import knn
 from pipelines.evaluation.planning import STAGE
 from pipelines.recipes.digits import FINETUNE
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.objects import open_store
 from storage.stream import StreamSpec, eval_batches

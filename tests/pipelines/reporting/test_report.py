@@ -15,10 +15,10 @@ import vit
 from pipelines import tracking, tracking_read
 from pipelines.pictures import image_grid
 from pipelines.recipes.digits import FINETUNE, PRETRAIN, UPSCALE
+from pipelines.recipes.stage import Stage, flatten
 from pipelines.reporting.command import default_file, main, report_at_the_end
 from pipelines.reporting.content import gather
 from pipelines.reporting.cost import cost_of
-from pipelines.stage import Stage, flatten
 from pipelines.tracker import FAILED, FINISHED
 from tests.pipelines.committed import commit_stage
 from tests.pipelines.conftest import Said
@@ -225,7 +225,7 @@ def test_cost_is_counted(tmp_path: Path, place: list[str], local_data: str) -> N
 
 
 def command_of(arguments: list[str]) -> Any:
-    from pipelines.options import read_command
+    from pipelines.cli.options import read_command
 
     return read_command(arguments, stage_name=None, prog="report.py", description="")
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from pipelines.stage import Stage, flatten
+from pipelines.recipes.stage import Stage, flatten
 from pipelines.studies import STUDIES, find_study
 from pipelines.studies.study import Size, Study
 from storage.dataset import load_dataset

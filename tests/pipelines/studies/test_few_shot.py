@@ -9,9 +9,8 @@ import torch
 
 from pipelines.evaluation.fewshot import few_shot
 from pipelines.feed import Feed
-from pipelines.options import plain
 from pipelines.recipes.digits import PRETRAIN
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage, plain
 from pipelines.studies.few_shot import measure
 from pipelines.studies.study import FewShotTask
 from storage import weights

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.recipes.digits import PRETRAIN, UPSCALE
 from pipelines.recipes.paper import ROWS
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from pipelines.suites import SUITES, find_suite
 from pipelines.suites.report import ALL, Result, mean_of, means_of
 from pipelines.suites.small import SMALL

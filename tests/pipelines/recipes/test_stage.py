@@ -4,10 +4,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from pipelines.feed import Feed
-from pipelines.options import plain
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
-from pipelines.stage import Recipe, fingerprint, flatten
+from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain
 from storage.selection import Selection
 from vit import ViTConfig, config_from_dict
 

@@ -7,6 +7,8 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from pipelines.cli.console import clock
+
 LOG_SECONDS = 10.0
 
 
@@ -58,10 +60,3 @@ def progress_line(record: Mapping[str, Any], *, steps: int, global_batch: int) -
         f"step {step}/{steps}  epoch {record['train/epoch']:.1f}"
         f"  loss {record.get('train/loss', float('nan')):.4f}  {rate:.0f} img/s  ETA {clock(left)}"
     )
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,7 +1,8 @@
 import io
 
-from pipelines import progress
-from pipelines.progress import Progress, clock, progress_line
+from pipelines.cli import progress
+from pipelines.cli.console import clock
+from pipelines.cli.progress import Progress, progress_line
 
 RECORD = {
     "step": 100,

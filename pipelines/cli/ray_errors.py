@@ -1,8 +1,9 @@
 """What to say of a training that failed, and whether a restart would meet the same again."""
 
+import re
+
 import storage.errors
-from pipelines.exits import Failed
-from pipelines.reports import root_cause
+from pipelines.cli.exits import Failed
 from storage.errors import BadInput
 
 
@@ -30,3 +31,20 @@ def _causes(error: Exception) -> list[tuple[str, str]]:
 def _is_bad_input(name: str) -> bool:
     kind = getattr(storage.errors, name, None)
     return kind is not None and issubclass(kind, BadInput)
+
+
+# `storage.errors.BadSample: shard ...`, as the last line of a traceback
+_RAISED = re.compile(r"^(?P<name>(?:[a-z_][\w]*\.)*[A-Z]\w*): (?P<message>.+)$")
+
+
+def root_cause(error: BaseException) -> tuple[str, str]:
+    """Class name and message of the innermost failure in a nest of Ray's errors.
+
+    Ray wraps what a task or worker raised into its own errors' text, and adds advice below it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        match = _RAISED.match(line)
+        if match and not line.startswith("ray."):
+            return match["name"].rpartition(".")[2], match["message"]
+    return type(error).__name__, lines[-1] if lines else ""

@@ -205,3 +205,12 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, so that YAML and JSON say the same."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value

@@ -15,12 +15,12 @@ from typing import Annotated, Any, TypeVar
 import tyro
 import yaml
 
-from cluster.settings import Place, read_place
+from cluster.settings import Place
+from pipelines.cli.place import CONFIG, place_of
+from pipelines.cli.redaction import redact
 from pipelines.recipes import find_recipe
-from pipelines.redaction import redact
-from pipelines.stage import Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage, plain
 
-CONFIG = Path("ray_config.yaml")
 T = TypeVar("T")
 
 
@@ -123,11 +123,6 @@ def read_command(
     return command
 
 
-def place_of(config: Path) -> Place:
-    """The deployment settings in a file; the defaults where `ray_config.yaml` is not there."""
-    return Place() if config == CONFIG and not CONFIG.exists() else read_place(config)
-
-
 def _arguments(
     recipe: Recipe,
     stages: dict[str, Stage],
@@ -187,15 +182,6 @@ def one_line(message: str) -> str:
     if similar and "Unrecognized" in said:
         said += f" - perhaps {' or '.join(similar[:2])}"
     return said
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, so that YAML and JSON say the same."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
 
 
 def program_name() -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.options import Command, one_line, read_command
+from pipelines.cli.options import Command, one_line, read_command
 
 
 def read(*argv: str, stage: str | None = "pretrain") -> Command:

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.recipes import PAPER, find_recipe
 from pipelines.recipes.paper import BASELINE_S16, JFT_B16, ROWS, TASKS, finetune, paper_recipe
-from pipelines.stage import Stage, flatten
+from pipelines.recipes.stage import Stage, flatten
 from vit import BiTConfig, ViTConfig
 
 # Table 3 of arXiv:2010.11929: epochs, base lr, decay, weight decay, dropout
