@@ -21,11 +21,11 @@ from pipelines.cli.options import Command, Options, parse_quietly
 from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.estimate import Estimate, check_sharing, estimate
 from pipelines.hardware import find_cluster
-from pipelines.lineage import attempts_under, what_would_run
+from pipelines.lineage.status import attempts_under, what_would_run
 from pipelines.planning import default_kind, images_of
 from pipelines.recipes.stage import Recipe
-from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
-from pipelines.tracking import open_tracker
+from pipelines.tracking.client import open_tracker
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 from storage.objects import open_store
 from storage.uri import join
 

@@ -7,7 +7,7 @@ from pipelines.cli.progress import Progress
 from pipelines.prepare import Plan
 from pipelines.quarantine import FILE as QUARANTINE
 from pipelines.summary import accuracy_of
-from pipelines.tracker import Tracker
+from pipelines.tracking.tracker import Tracker
 from pipelines.watchdog import stall_lines
 from storage.errors import BadInput
 from storage.objects import open_store

@@ -24,10 +24,10 @@ from pipelines.cli.options import parse_quietly, program_name
 from pipelines.cli.place import CONFIG, place_of, resolve_place, shard_cache
 from pipelines.cli.ray_session import ray_session
 from pipelines.feed import Feed
+from pipelines.lineage.resume_states import drop_states
+from pipelines.lineage.start_weights import init_place
 from pipelines.order_runs import History, Killing, follow
-from pipelines.prepare import init_place
 from pipelines.recipes import find_recipe
-from pipelines.states import drop_states
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.order import OrderSpec, steps_per_epoch

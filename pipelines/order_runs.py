@@ -15,7 +15,7 @@ import torch
 from ray.exceptions import RayError
 
 from pipelines.feed import TRAIN, Feed, OrderedDataConfig, placeholder
-from pipelines.states import newest_state, save_state
+from pipelines.lineage.resume_states import newest_state, save_state
 
 SAVE_EVERY = 4  # steps
 _STALL_SECONDS = 120.0

@@ -9,12 +9,9 @@ The start of a stage, stated once:
   6. else one error that names the place looked in and the command that makes the weights
 """
 
-import os
-import subprocess
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cluster.batching import plan_batch
@@ -22,24 +19,24 @@ from cluster.errors import BadPlace
 from cluster.scaling import worker_range
 from cluster.settings import Place
 from cluster.zero import zero_config
-from pipelines.attempts import (
+from pipelines.cli.options import Command
+from pipelines.cli.place import shard_cache
+from pipelines.feed import Feed
+from pipelines.lineage.attempts import (
     Attempt,
     attempt_to_make,
     choose_parent,
     committed_attempts,
+    fingerprint_in_recipe,
     newest,
 )
-from pipelines.cli.options import Command
-from pipelines.cli.place import shard_cache
-from pipelines.feed import Feed
-from pipelines.recipes.stage import FORMAT_VERSION, Recipe, Stage, fingerprint, plain
-from pipelines.starting import start_weights
+from pipelines.lineage.manifest import PACKAGES, git_commit, parent_record
+from pipelines.lineage.start_weights import init_place, start_weights
+from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.order import epochs_at
 from storage.stream import order_of
 from storage.uri import join
-
-PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "numpy", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +80,6 @@ class Plan:
         }
 
 
-def parent_record(parent: Attempt) -> dict[str, Any]:
-    """What a child remembers of its parent."""
-    assert parent.manifest is not None
-    return {
-        "stage": parent.manifest["stage"]["name"],
-        "fingerprint": parent.fingerprint,
-        "attempt": parent.name,
-        "weights_sha256": parent.manifest["files"]["weights.safetensors"]["sha256"],
-        "mlflow_run_id": parent.manifest["mlflow_run_id"],
-    }
-
-
 @dataclass(frozen=True)
 class Checked:
     """What checking a stage found out."""
@@ -136,11 +121,6 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     if stage.steps:
         order_of(feed.train_spec(), dataset)
     return Checked(dataset, (fewest, most))
-
-
-def init_place(init: str | None) -> str | None:
-    """Where `init` lies, absolute: workers have working directories of their own."""
-    return str(Path(init).absolute()) if init and "://" not in init else init
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
@@ -198,36 +178,3 @@ def _parent(stage: Stage, command: Command) -> Attempt | None:
         place=join(root, options.run, stage.parent),
         command=script,
     )
-
-
-def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None:
-    """The fingerprint a stage has when its whole ancestry is the recipe's own."""
-    stage = recipe.stage(name)
-    try:
-        digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
-    except ValueError:  # its data may be gone by now; its weights need not be
-        return None
-    parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
-    return fingerprint(stage, dataset_digest=digest, parent=parent)
-
-
-def git_commit() -> str | None:
-    """Commit of the code, `+dirty` where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(  # noqa: S603  # fixed arguments, no shell
-            ["git", *arguments],  # noqa: S607  # git of the PATH
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return f"{commit}+dirty" if git("status", "--porcelain", "-uno") else commit
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -38,8 +38,8 @@ from pipelines.recipes.stage import flatten
 from pipelines.reporting.command import report_at_the_end
 from pipelines.reports import Forward, drain, message_queue
 from pipelines.summary import Outcome, accuracy_of, print_summary
-from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
-from pipelines.tracking import node_sampler, open_client, open_tracker, settle
+from pipelines.tracking.client import node_sampler, open_client, open_tracker, settle
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 from storage import weights
 from storage.errors import StorageError
 from storage.objects import open_store

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from pipelines.states import commit_state, place_of_state
+from pipelines.lineage.resume_states import commit_state, place_of_state
 from storage.errors import BadInput, StorageError, Unavailable
 from storage.pieces import Piece, write_part
 

@@ -23,7 +23,7 @@ from pipelines.cli.ray_session import check_reachable
 from pipelines.cli.redaction import scrub
 from pipelines.finding import Finding, fail, ok, warn
 from pipelines.prepare import check_stage
-from pipelines.tracking import SQLITE, TrackingUnavailable, open_client
+from pipelines.tracking.client import SQLITE, TrackingUnavailable, open_client
 from storage.errors import ObjectExists, StorageError
 from storage.local import LocalStore
 from storage.s3 import S3Store

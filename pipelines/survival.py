@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from pipelines.guards import agreed_text
 from pipelines.job import Job, Stopped
+from pipelines.lineage.resume_states import open_state
 from pipelines.saver import Saver
-from pipelines.states import open_state
 from pipelines.watchdog import Watchdog
 from storage.pieces import Piece, Pieces
 

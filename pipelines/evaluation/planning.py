@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.settings import Place
-from pipelines.attempts import Attempt, attempt_to_make, committed_attempts, newest
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
 from pipelines.evaluation.protocol import (
@@ -30,8 +29,9 @@ from pipelines.evaluation.protocol import (
     fingerprint,
 )
 from pipelines.evaluation.real import read_real
-from pipelines.evaluation.source import Average, Source, find_source, model_record
-from pipelines.prepare import PACKAGES, git_commit
+from pipelines.lineage.attempts import Attempt, attempt_to_make, committed_attempts, newest
+from pipelines.lineage.manifest import PACKAGES, git_commit
+from pipelines.lineage.source import Average, Source, find_source, model_record
 from pipelines.recipes.stage import plain
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset

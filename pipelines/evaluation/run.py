@@ -26,8 +26,8 @@ from pipelines.evaluation.extract import Extraction
 from pipelines.evaluation.measuring import Measured, measure
 from pipelines.evaluation.planning import MORE, STAGE, Plan, make_plan
 from pipelines.recipes.stage import flatten
-from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
-from pipelines.tracking import open_client, open_tracker, settle
+from pipelines.tracking.client import open_client, open_tracker, settle
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 from storage import weights
 from storage.errors import BadInput, ObjectExists, WeightsExist
 from storage.objects import open_store

@@ -8,7 +8,8 @@ from typing import Any
 from pipelines.cli.exits import unwrapped
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import read_fixed_samples
-from pipelines.inspection.subject import Subject, before_upscale, committed_subject, data_of
+from pipelines.inspection.subject import Subject, before_upscale, committed_subject
+from pipelines.lineage.source import data_of
 from pipelines.recipes.stage import Data
 from storage import weights
 from storage.dataset import Dataset, load_dataset

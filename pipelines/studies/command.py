@@ -32,8 +32,8 @@ from pipelines.studies.points import Row, cells_of, row_of
 from pipelines.studies.report import files_of, print_study
 from pipelines.studies.study import Size, Study
 from pipelines.summary import Outcome, mlflow_command
-from pipelines.tracking import open_client
-from pipelines.tracking_read import read_history
+from pipelines.tracking.client import open_client
+from pipelines.tracking.reader import read_history
 from storage import weights
 
 

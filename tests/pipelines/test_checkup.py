@@ -16,7 +16,7 @@ from pipelines.checkup import examine
 from pipelines.cli.options import Command, read_command
 from pipelines.cli.redaction import scrub
 from pipelines.finding import Finding, fail, ok
-from pipelines.tracking import open_client
+from pipelines.tracking.client import open_client
 from storage.local import LocalStore
 from tests.pipelines.conftest import Said
 from tests.s3 import S3Server

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from pipelines.guards import skipped_in_a_row, usable_loss
-from pipelines.states import newest_state
+from pipelines.lineage.resume_states import newest_state
 from tests.pipelines.conftest import Said
 
 

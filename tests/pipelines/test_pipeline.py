@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.attempts import Attempt, committed_attempts
-from pipelines.states import newest_state
+from pipelines.lineage.attempts import Attempt, committed_attempts
+from pipelines.lineage.resume_states import newest_state
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join

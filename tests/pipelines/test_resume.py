@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.states import newest_state
+from pipelines.lineage.resume_states import newest_state
 from storage import weights
 from tests.pipelines.conftest import Said
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipelines import saver as saving
+from pipelines.lineage.resume_states import newest_state, open_state
 from pipelines.saver import Saver
-from pipelines.states import newest_state, open_state
 from storage.pieces import Piece, open_pieces
 
 

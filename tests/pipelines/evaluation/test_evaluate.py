@@ -29,7 +29,7 @@ from storage.objects import open_store
 from storage.stream import StreamSpec, eval_batches
 from storage.uri import join
 from tests.pipelines.conftest import Said
-from tests.pipelines.evaluation.checkpoint import commit_stage, random_weights
+from tests.pipelines.support.checkpoint import commit_stage, random_weights
 from tests.s3 import S3Server
 
 Evaluate = Callable[..., Said]

@@ -28,7 +28,7 @@ from pipelines.evaluation.mistakes import (
 from pipelines.recipes.digits import FINETUNE, PRETRAIN
 from storage import weights
 from tests.pipelines.conftest import Said
-from tests.pipelines.evaluation.checkpoint import commit_stage
+from tests.pipelines.support.checkpoint import commit_stage
 
 LABEL = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 TAKEN = np.array([0, 1, 1, 0, 1, 0, 0, 2])

@@ -13,13 +13,14 @@ import vit
 from pipelines.inspection.inspecting import inspect_after_stage, inspect_weights
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import Samples, read_fixed_samples
-from pipelines.inspection.subject import Subject, before_upscale, committed_subject, data_of
+from pipelines.inspection.subject import Subject, before_upscale, committed_subject
+from pipelines.lineage.source import data_of
 from pipelines.recipes.digits import DATA, FINETUNE, PRETRAIN, UPSCALE
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop
 from storage.errors import BadInput
 from storage.selection import EVERYTHING, Selection
-from tests.pipelines.committed import commit_stage
+from tests.pipelines.support.committed import commit_stage
 
 NAMES = {"filters.png", "position-similarity.png", "attention-distance.png"}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.tracking import PARENT_RUN, MlflowClient, Run, answering
+from pipelines.tracking.client import PARENT_RUN, MlflowClient, Run, answering
 
 
 @dataclass(frozen=True)

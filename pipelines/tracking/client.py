@@ -2,7 +2,7 @@
 child run a stage attempt, however many workers and restarts it took.
 
 Until training starts, a server that does not answer is an error. From then on nothing waits for it
-(`pipelines/tracker.py`).
+(`pipelines/tracking/tracker.py`).
 
 Runs are made by the client, not by `mlflow.start_run`, which would tag them with the user, the
 script's path and the git remote (whose URL may hold a token).
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.redaction import redact, scrub
-from pipelines.history import Point
-from pipelines.spool import SpoolInUse, spool_folder
-from pipelines.tracker import FINISHED, Refused, Tracker
+from pipelines.tracking.history import Point
+from pipelines.tracking.spool import SpoolInUse, spool_folder
+from pipelines.tracking.tracker import FINISHED, Refused, Tracker
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool tries again too

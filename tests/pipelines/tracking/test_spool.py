@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.spool import CHUNK_BYTES, Record, Spool, SpoolInUse, spool_folder
+from pipelines.tracking.spool import CHUNK_BYTES, Record, Spool, SpoolInUse, spool_folder
 
 
 class Receiver:

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import tracker as tracker_module
 from pipelines.cli.redaction import redact
-from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
-from pipelines.tracking import (
+from pipelines.tracking import tracker as tracker_module
+from pipelines.tracking.client import (
     TrackingUnavailable,
     absolute,
     node_sampler,
@@ -16,6 +15,7 @@ from pipelines.tracking import (
     settle,
     spool_path,
 )
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 
 
 @pytest.fixture(scope="module")

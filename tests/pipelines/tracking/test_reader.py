@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import tracking, tracking_read
-from pipelines.tracker import FINISHED
+from pipelines.tracking import client as tracking
+from pipelines.tracking import reader as tracking_read
+from pipelines.tracking.tracker import FINISHED
 
 
 @pytest.fixture(scope="module")

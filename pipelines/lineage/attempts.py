@@ -9,7 +9,10 @@ A committed attempt is never written to again.
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.settings import Place
+from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
+from storage.dataset import load_dataset
 from storage.uri import join
 
 
@@ -91,3 +94,14 @@ def choose_parent(
     last = newest(attempts, contents.pop())
     assert last is not None
     return last
+
+
+def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None:
+    """The fingerprint a stage has when its whole ancestry is the recipe's own."""
+    stage = recipe.stage(name)
+    try:
+        digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
+    except ValueError:  # its data may be gone by now; its weights need not be
+        return None
+    parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
+    return fingerprint(stage, dataset_digest=digest, parent=parent)

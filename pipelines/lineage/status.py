@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.attempts import Attempt, attempt_to_make, choose_parent, newest
 from pipelines.cli.options import Command
+from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, newest
+from pipelines.lineage.resume_states import FOLDER as RESUME
+from pipelines.lineage.resume_states import step_of
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
-from pipelines.states import FOLDER as RESUME
-from pipelines.states import step_of
 from storage import weights
 from storage.dataset import load_dataset
 from storage.errors import StorageError

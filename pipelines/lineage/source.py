@@ -15,12 +15,17 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from cluster.settings import Place
-from pipelines.attempts import Attempt, choose_parent, committed_attempts
-from pipelines.prepare import fingerprint_in_recipe, init_place, parent_record
+from pipelines.lineage.attempts import (
+    Attempt,
+    choose_parent,
+    committed_attempts,
+    fingerprint_in_recipe,
+)
+from pipelines.lineage.manifest import parent_record
+from pipelines.lineage.start_weights import FILES, init_place, start_weights
 from pipelines.recipes.stage import Data, Recipe, Stage
-from pipelines.starting import FILES, start_weights
 from storage import weights
-from storage.errors import CorruptWeights
+from storage.errors import BadInput, CorruptWeights
 from storage.uri import join
 from vit import Config, adapt_state_dict, config_from_dict
 
@@ -176,3 +181,16 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 def model_record(config: Config) -> dict[str, Any]:
     """The model as plain values, for a fingerprint and a manifest."""
     return json.loads(json.dumps(asdict(config)))
+
+
+def data_of(manifest: dict[str, Any]) -> Data:
+    """The images that committed weights were trained and evaluated on.
+
+    Raises:
+        storage.errors.BadInput: the manifest is of another version.
+    """
+    try:
+        return TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
+    except (KeyError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise BadInput(f"the manifest's stage.data is of another version: {said}") from None

@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from pipelines.states import (
+from pipelines.lineage.resume_states import (
     commit_state,
     damaged_states,
     drop_states,

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipelines import spool
-from pipelines import tracker as tracker_module
-from pipelines.tracker import FINISHED, KILLED, Tracker
-from pipelines.tracking import open_client, open_tracker, settle, spool_path
+from pipelines.tracking import spool
+from pipelines.tracking import tracker as tracker_module
+from pipelines.tracking.client import open_client, open_tracker, settle, spool_path
+from pipelines.tracking.tracker import FINISHED, KILLED, Tracker
 from tests.pipelines.conftest import TINY, Said
-from tests.pipelines.mlflow_gate import Gate, MlflowServer, gate_before, running_mlflow
+from tests.pipelines.support.mlflow_gate import Gate, MlflowServer, gate_before, running_mlflow
 
 FAULTS = ["refuse", "500", "hang", "took"]
 

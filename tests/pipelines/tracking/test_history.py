@@ -1,4 +1,4 @@
-from pipelines.history import LOST_STEPS, RESTARTS, History
+from pipelines.tracking.history import LOST_STEPS, RESTARTS, History
 
 
 def steps(first: int, last: int, name: str = "train/loss") -> list[dict[str, float]]:

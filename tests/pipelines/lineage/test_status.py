@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import standing
 from pipelines.cli.options import Command
-from pipelines.lineage import attempts_under, differences, what_would_run
+from pipelines.lineage import command as standing
+from pipelines.lineage.command import read_status
+from pipelines.lineage.resume_states import save_state
+from pipelines.lineage.status import attempts_under, differences, what_would_run
 from pipelines.recipes.digits import DIGITS
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
-from pipelines.standing import read_status
-from pipelines.states import save_state
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join

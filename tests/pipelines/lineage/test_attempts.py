@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.attempts import (
+from pipelines.lineage.attempts import (
     Attempt,
     attempt_to_make,
     choose_parent,

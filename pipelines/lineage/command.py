@@ -13,7 +13,7 @@ from rich.table import Table
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, parse_quietly, program_name, read_command
 from pipelines.cli.place import resolve_place
-from pipelines.lineage import Found, Verdict, attempts_under, what_would_run
+from pipelines.lineage.status import Found, Verdict, attempts_under, what_would_run
 
 _LOG_COLUMNS = 140
 

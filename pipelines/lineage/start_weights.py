@@ -52,3 +52,8 @@ def _fetched(uri: str, folder: Path, *, is_file: bool) -> Path:
     for key in keys:
         store.download(key, folder / key)
     return folder / name if is_file else folder
+
+
+def init_place(init: str | None) -> str | None:
+    """Where `init` lies, absolute: workers have working directories of their own."""
+    return str(Path(init).absolute()) if init and "://" not in init else init

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.lineage.start_weights import start_weights
 from pipelines.recipes.stage import plain
-from pipelines.starting import start_weights
 from storage import weights
 from storage.objects import open_store
 from tests.s3 import S3Server

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.cli.redaction import scrub
-from pipelines.history import History, Point
-from pipelines.spool import Record, Spool
+from pipelines.tracking.history import History, Point
+from pipelines.tracking.spool import Record, Spool
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 CLOSE_SECONDS = 15.0  # for what is on its way when a stage ends
