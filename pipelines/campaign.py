@@ -19,10 +19,10 @@ from cluster.settings import Place
 from pipelines.cli.console import clock
 from pipelines.cli.options import Command, Options, parse_quietly
 from pipelines.cli.place import CONFIG, place_of, resolve_place
-from pipelines.estimate import Estimate, check_sharing, estimate
-from pipelines.hardware import find_cluster
 from pipelines.lineage.status import attempts_under, what_would_run
-from pipelines.planning import default_kind, images_of
+from pipelines.planning.estimate import Estimate, check_sharing, estimate
+from pipelines.planning.hardware import default_kind, find_cluster
+from pipelines.planning.images import images_of
 from pipelines.recipes.stage import Recipe
 from pipelines.tracking.client import open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker

@@ -23,10 +23,10 @@ from cluster.zero import zero_config
 from pipelines.evaluation.while_training import classification
 from pipelines.feed import TRAIN, VAL, begun
 from pipelines.guards import TrainedStep, usable_loss
+from pipelines.inspection.image_grid import image_grid
 from pipelines.job import Job, Stopped
 from pipelines.lineage.resume_states import damaged_states, drop_states
 from pipelines.lineage.start_weights import start_weights
-from pipelines.pictures import image_grid
 from pipelines.quarantine import Quarantine
 from pipelines.recipes.stage import Stage
 from pipelines.survival import Survival

@@ -28,7 +28,7 @@ from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.cli.ray_session import ray_session
 from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
-from pipelines.inspection.inspecting import inspect_after_stage
+from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.job import Job
 from pipelines.loop import train
 from pipelines.messages import handle_message

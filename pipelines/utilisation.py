@@ -7,7 +7,7 @@ format that is trained in. Where the peak is not known there is no MFU.
 
 import torch
 
-from pipelines.hardware import CLUSTERS
+from pipelines.planning.hardware import CLUSTERS
 from pipelines.recipes.stage import Stage
 from vit import build_model
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.place import resolve_place
-from pipelines.inspection.inspecting import IMAGES, Inspection, inspect_weights
+from pipelines.inspection.inspection import IMAGES, Inspection, inspect_weights
 from pipelines.inspection.subject import (
     Subject,
     before_upscale,

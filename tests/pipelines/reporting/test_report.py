@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vit
-from pipelines.pictures import image_grid
+from pipelines.inspection.image_grid import image_grid
 from pipelines.recipes.digits import FINETUNE, PRETRAIN, UPSCALE
 from pipelines.recipes.stage import Stage, flatten
 from pipelines.reporting.command import default_file, main, report_at_the_end

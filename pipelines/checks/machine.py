@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from packaging.requirements import Requirement
 
+from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.cli.options import Command
-from pipelines.estimate import Images, estimate
-from pipelines.finding import Finding, fail, ok, warn
-from pipelines.footprint import GIB
-from pipelines.hardware import Cluster, find_cluster
+from pipelines.planning.estimate import estimate
+from pipelines.planning.hardware import Cluster, find_cluster
+from pipelines.planning.images import Images
+from pipelines.planning.memory import GIB
 from storage.uri import parse
 
 PROJECT = "vit-on-ray"

@@ -11,31 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cluster.settings import Place
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, parse_quietly, program_name, read_command
-from pipelines.cli.place import CONFIG, place_of
-from pipelines.estimate import (
-    PHOTOGRAPH_BYTES,
-    Estimate,
-    Images,
-    check_sharing,
-    estimate,
-    with_images,
-)
-from pipelines.footprint import fitting_place
-from pipelines.hardware import CLUSTERS, Cluster, find_cluster
-from pipelines.plan_tables import print_plan
-from pipelines.recipes.paper import IMAGES
-from pipelines.recipes.stage import Stage
-from storage.dataset import Dataset, load_dataset
-from storage.errors import StorageError, Unavailable
-from storage.index import load_index
-from storage.order import longest_run
-from storage.stream import order_of
-from storage.uri import join
-
-_LARGEST_INDEX = 64 << 20  # bytes of an index that is fetched only to learn the length of a run
+from pipelines.cli.place import CONFIG
+from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitting_place
+from pipelines.planning.hardware import CLUSTERS, Cluster, default_kind, find_cluster
+from pipelines.planning.images import images_of, with_images
+from pipelines.planning.tables import print_plan
 
 
 def main(description: str) -> NoReturn:
@@ -82,11 +64,6 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command:
     return command
 
 
-def default_kind(config: Path) -> str:
-    """Without `--on`: this machine, or where workers hold GPUs the nodes of cluster/aws.yaml."""
-    return "p4d" if place_of(config).workers.gpus else "laptop"
-
-
 def plan(command: Command) -> list[Estimate]:
     """The estimates of all stages. Raises BadPlace where workers cannot share a batch."""
     cluster: Cluster = command.more["cluster"]
@@ -102,51 +79,6 @@ def plan(command: Command) -> list[Estimate]:
         )
         for stage in command.stages
     ]
-
-
-def images_of(stage: Stage, place: Place) -> Images:
-    """The stage's images: those of the packed dataset, or what is known without it."""
-    data = stage.data
-    try:
-        dataset = load_dataset(join(place.data_root, data.dataset))
-        return _packed(stage, dataset)
-    except StorageError as error:
-        known = IMAGES.get(data.dataset)
-        reason = "not packed" if not isinstance(error, Unavailable) else "unreachable"
-        train = known or stage.steps * stage.global_batch or 1
-        said = "its published size" if known else "one epoch assumed, give --images"
-        longest = longest_run(train, global_batch=stage.global_batch)
-        return Images(
-            train=train,
-            val=0,
-            mean_bytes=PHOTOGRAPH_BYTES,
-            run_samples=longest,  # what `natural_run` takes where shards were shuffled
-            source=f"{data.dataset}: {reason}; {said}, evaluation not counted",
-        )
-
-
-def _packed(stage: Stage, dataset: Dataset) -> Images:
-    from pipelines.feed import Feed
-
-    data = stage.data
-    shards = dataset.shards(data.train_split)
-    samples = dataset.samples(data.train_split)
-    feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
-    train, val = samples, dataset.samples(data.val_split)
-    run = longest_run(max(samples, 1), global_batch=stage.global_batch)
-    size = sum(shard.bytes for shard in shards) / max(samples, 1)
-    if dataset.indexes[data.train_split].bytes <= _LARGEST_INDEX:
-        order = order_of(feed.train_spec(), dataset)
-        train, run = order.samples, order.run_samples
-        val = order_of(feed.val_spec(), dataset).samples
-        size = float(load_index(dataset, data.train_split).rows["size"].mean())
-    return Images(
-        train=train,
-        val=val,
-        mean_bytes=size,
-        run_samples=run,
-        source=f"{dataset.uri}: counted",
-    )
 
 
 def as_json(estimates: list[Estimate], command: Command) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import packing, packing_tasks
+from pipelines.packing import command as packing
+from pipelines.packing import ray_tasks as packing_tasks
 from storage.objects import open_store
 from tests.pipelines.conftest import Said
 from tests.s3 import S3Server

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import vit
-from pipelines.inspection.inspecting import inspect_after_stage, inspect_weights
+from pipelines.inspection.inspection import inspect_after_stage, inspect_weights
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import Samples, read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
@@ -187,6 +187,6 @@ def test_what_goes_wrong_after_a_stage_is_one_line(
     )
     assert len(notes) == 1
     assert notes[0].startswith("warning: no pictures of the weights: no dataset.json under")
-    monkeypatch.setattr("pipelines.inspection.inspecting._LARGEST_BYTES", 1)
+    monkeypatch.setattr("pipelines.inspection.inspection._LARGEST_BYTES", 1)
     inspect_after_stage(upscaled[1], "unread", log_file=lambda *_: None, note=notes.append)
     assert f"pipelines/inspect_weights.py --weights {upscaled[1]}" in notes[1]

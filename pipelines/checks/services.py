@@ -18,10 +18,10 @@ import boto3.session
 from cluster.errors import BadPlace
 from cluster.scaling import check_room, worker_cpus
 from cluster.settings import Place
+from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.cli.options import Command
 from pipelines.cli.ray_session import check_reachable
 from pipelines.cli.redaction import scrub
-from pipelines.finding import Finding, fail, ok, warn
 from pipelines.prepare import check_stage
 from pipelines.tracking.client import SQLITE, TrackingUnavailable, open_client
 from storage.errors import ObjectExists, StorageError

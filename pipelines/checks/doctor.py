@@ -11,11 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.place import resolve_place
-from pipelines.finding import Finding, fail
-from pipelines.machine_checks import (
+from pipelines.checks.finding import Finding, fail
+from pipelines.checks.machine import (
     check_collectives,
     check_devices,
     check_disk,
@@ -23,7 +20,10 @@ from pipelines.machine_checks import (
     check_memory,
     check_versions,
 )
-from pipelines.service_checks import CHECKS as SERVICES
+from pipelines.checks.services import CHECKS as SERVICES
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import resolve_place
 
 Check = Callable[[Command], Finding]
 MACHINE: tuple[Check, ...] = (

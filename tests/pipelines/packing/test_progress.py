@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines import packing_progress
-from pipelines.packing_progress import PackingProgress, packing_line
+from pipelines.packing import progress as packing_progress
+from pipelines.packing.progress import PackingProgress, packing_line
 from storage.pack.execute import Tally
 
 TALLY = Tally(

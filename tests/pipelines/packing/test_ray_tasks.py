@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines import packing_tasks
-from pipelines.packing_tasks import on_ray
+from pipelines.packing import ray_tasks as packing_tasks
+from pipelines.packing.ray_tasks import on_ray
 from storage.errors import BadSource, Unavailable
 from storage.pack import pack
 from storage.pack.execute import Tally

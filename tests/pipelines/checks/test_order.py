@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import order_proof
-from pipelines.order_proof import Run, exactly_once, print_table
-from pipelines.order_runs import History, Step
+from pipelines.checks import order as order_proof
+from pipelines.checks.order import Run, exactly_once, print_table
+from pipelines.checks.order_groups import History, Step
 from storage.order import OrderSpec
 from tests.pipelines.conftest import Said
 

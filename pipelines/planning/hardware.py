@@ -7,9 +7,11 @@ changes by the hour - give `--cluster.dollars-per-node-hour` what your cloud say
 """
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 
 from cluster.errors import BadPlace
+from pipelines.cli.place import place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +117,8 @@ def find_cluster(name: str) -> Cluster:
     if name not in CLUSTERS:
         raise BadPlace(f"--on {name}: no such kind of node - there are: {', '.join(CLUSTERS)}")
     return CLUSTERS[name]
+
+
+def default_kind(config: Path) -> str:
+    """Without `--on`: this machine, or where workers hold GPUs the nodes of cluster/aws.yaml."""
+    return "p4d" if place_of(config).workers.gpus else "laptop"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from cluster.batching import BatchPlan, plan_batch
 from cluster.budget import model_states
 from cluster.settings import Place, ZeroLevel
-from pipelines.hardware import Cluster
+from pipelines.planning.hardware import Cluster
 from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
 
 if TYPE_CHECKING:
-    from pipelines.estimate import Estimate
+    pass
 
 GIB = 2**30
 
@@ -144,22 +144,3 @@ def limit_of(cluster: Cluster, workers: int, nodes: int) -> int:
     """Memory of a worker: a GPU's, or its share of a node's."""
     sharing = 1 if cluster.gpus else max(1, workers // nodes)
     return round(cluster.memory_gibibytes * GIB / sharing)
-
-
-def fitting_place(estimates: list["Estimate"], cluster: Cluster) -> list[str]:
-    """Arguments that give every stage a level and a micro-batch that fit; none if nothing does."""
-    levels = [level for level in (1, 2, 3) if all(_line(one, level) for one in estimates)]
-    if not levels:
-        return []
-    micro = min(_line(one, levels[0]) for one in estimates)
-    workers = estimates[0].workers
-    return [
-        *("--place.workers.min", str(workers), "--place.workers.max", str(workers)),
-        *("--place.workers.gpus", str(int(cluster.gpus > 0))),
-        *("--place.zero.level", str(levels[0]), "--place.max-micro-batch", str(micro)),
-    ]
-
-
-def _line(one: "Estimate", level: int) -> int:
-    """The largest micro-batch at a level; 0 where the level is none of the stage's."""
-    return next((m.largest_micro_batch for m in one.memory if m.level == level), 0)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import checkup, machine_checks, service_checks
-from pipelines.checkup import examine
+from pipelines.checks import doctor as checkup
+from pipelines.checks import machine as machine_checks
+from pipelines.checks import services as service_checks
+from pipelines.checks.doctor import examine
+from pipelines.checks.finding import Finding, fail, ok
 from pipelines.cli.options import Command, read_command
 from pipelines.cli.redaction import scrub
-from pipelines.finding import Finding, fail, ok
 from pipelines.tracking.client import open_client
 from storage.local import LocalStore
 from tests.pipelines.conftest import Said

@@ -12,7 +12,9 @@ from cluster.budget import MASTER_BYTES, network_bytes
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place, ZeroLevel
-from pipelines.footprint import (
+from pipelines.planning.hardware import Cluster
+from pipelines.planning.images import PHOTOGRAPH_BYTES, Images
+from pipelines.planning.memory import (
     Memory,
     batch_of,
     element_bytes,
@@ -21,30 +23,12 @@ from pipelines.footprint import (
     nodes_for,
     optimizer_states,
 )
-from pipelines.hardware import Cluster
 from pipelines.recipes.stage import Stage
 from vit import build_model
 from vit.cost import Cost
 
-PHOTOGRAPH_BYTES = 110_000.0
 """Of ImageNet-1k as published: 138 GB, 1,281,167 images."""
 _PART_BYTES = 16 << 20  # of an upload in parts (storage.s3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """What is read: counted where the dataset is packed, else assumed."""
-
-    train: int
-    """Images of an epoch, after the selection."""
-    val: int
-    """Images of an evaluation."""
-    mean_bytes: float
-    """Of an image as it is stored."""
-    run_samples: int
-    """Neighbours that one request reads."""
-    source: str
-    """Where these numbers are from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +198,20 @@ def check_sharing(stages: tuple[Stage, ...], place: Place, cluster: Cluster) -> 
             raise BadPlace(f"stage {stage.name}: {error}") from None
 
 
-def with_images(images: Images, train: int | None, mean_bytes: float | None) -> Images:
-    """The images with what the command line says of them."""
-    return replace(
-        images,
-        train=train or images.train,
-        mean_bytes=mean_bytes or images.mean_bytes,
-        source="--images, --mean-bytes" if train or mean_bytes else images.source,
-    )
+def fitting_place(estimates: list["Estimate"], cluster: Cluster) -> list[str]:
+    """Arguments that give every stage a level and a micro-batch that fit; none if nothing does."""
+    levels = [level for level in (1, 2, 3) if all(_line(one, level) for one in estimates)]
+    if not levels:
+        return []
+    micro = min(_line(one, levels[0]) for one in estimates)
+    workers = estimates[0].workers
+    return [
+        *("--place.workers.min", str(workers), "--place.workers.max", str(workers)),
+        *("--place.workers.gpus", str(int(cluster.gpus > 0))),
+        *("--place.zero.level", str(levels[0]), "--place.max-micro-batch", str(micro)),
+    ]
+
+
+def _line(one: "Estimate", level: int) -> int:
+    """The largest micro-batch at a level; 0 where the level is none of the stage's."""
+    return next((m.largest_micro_batch for m in one.memory if m.level == level), 0)

@@ -9,11 +9,11 @@ import pytest
 
 from cluster.errors import BadPlace
 from cluster.settings import Place, ShardCache, Workers, Zero
-from pipelines import planning
-from pipelines.estimate import Images, estimate
-from pipelines.footprint import fitting_place
-from pipelines.hardware import CLUSTERS, Cluster, find_cluster
-from pipelines.planning import images_of, plan, read_plan
+from pipelines.planning import command as planning
+from pipelines.planning.command import plan, read_plan
+from pipelines.planning.estimate import estimate, fitting_place
+from pipelines.planning.hardware import CLUSTERS, Cluster, find_cluster
+from pipelines.planning.images import Images, images_of
 from pipelines.recipes import find_recipe
 from pipelines.recipes.stage import Stage
 from tests.pipelines.conftest import Said

@@ -6,9 +6,9 @@ from rich.table import Table
 from cluster.settings import Place
 from pipelines.cli.console import clock
 from pipelines.cli.options import Command
-from pipelines.estimate import Estimate
-from pipelines.footprint import GIB, fitting_place, nodes_for
-from pipelines.hardware import Cluster
+from pipelines.planning.estimate import Estimate, fitting_place
+from pipelines.planning.hardware import Cluster
+from pipelines.planning.memory import GIB, nodes_for
 
 _LOG_COLUMNS = 120
 _SAVE_SECONDS = 300.0  # saving more often than that is named

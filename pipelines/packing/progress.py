@@ -5,7 +5,10 @@ from typing import Self, TextIO
 
 from pipelines.cli.console import clock
 from pipelines.cli.progress import LOG_SECONDS, Progress
+from storage.dataset import Dataset
+from storage.errors import BadDataset
 from storage.pack.execute import Tally
+from storage.verify import verify
 
 _MUCH_SECONDS = 2.0
 """A log hears of packing that takes longer than this; a rate is given once it is as old."""
@@ -60,3 +63,32 @@ def packing_line(tally: Tally, first: Tally, *, seconds: float) -> str:
         return line
     unit = "img" if tally.unit == "images" else tally.unit
     return f"{line}  {rate:.0f} {unit}/s  ETA {clock((tally.total - tally.done) / rate)}"
+
+
+def verified(dataset: Dataset) -> Dataset:
+    """Read a dataset again, telling how far it got. Raises BadDataset with all that is wrong."""
+    sizes = {shard.name: shard.bytes for shards in dataset.splits.values() for shard in shards}
+    seen: list[str] = []
+
+    with PackingProgress("verify") as progress:
+
+        def tell(shard: str) -> None:
+            seen.append(shard)
+            progress(
+                Tally(
+                    unit="MiB",
+                    done=sum(sizes[name] for name in seen) / (1 << 20),
+                    total=sum(sizes.values()) / (1 << 20),
+                    found=0,
+                    shards=len(seen),
+                    total_shards=len(sizes),
+                    found_shards=0,
+                )
+            )
+
+        problems = verify(dataset, progress=tell)
+    if problems:
+        remedy = "" if dataset.in_place else ". To replace what is damaged, pack with --force"
+        raise BadDataset("; ".join(str(problem) for problem in problems) + remedy)
+    print(f"verified: {len(seen)} shards are as the manifest says")
+    return dataset

@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.checks.order_groups import History, Killing, follow
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import parse_quietly, program_name
 from pipelines.cli.place import CONFIG, place_of, resolve_place, shard_cache
@@ -26,7 +27,6 @@ from pipelines.cli.ray_session import ray_session
 from pipelines.feed import Feed
 from pipelines.lineage.resume_states import drop_states
 from pipelines.lineage.start_weights import init_place
-from pipelines.order_runs import History, Killing, follow
 from pipelines.recipes import find_recipe
 from storage.dataset import load_dataset
 from storage.index import load_index

@@ -12,9 +12,8 @@ import tyro
 
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import parse_quietly, program_name
-from pipelines.packing_progress import PackingProgress
-from pipelines.packing_tasks import on_ray
-from pipelines.verifying import verified
+from pipelines.packing.progress import PackingProgress, verified
+from pipelines.packing.ray_tasks import on_ray
 from storage.dataset import Dataset, load_dataset
 from storage.pack import pack
 from storage.pack.cifar import Cifar
