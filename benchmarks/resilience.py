@@ -98,7 +98,7 @@ def timed(step: Step) -> float:
 def saving(name: str, steps: int, batch: int, rank: int) -> None:
     """Print stall, ratio of blocks and size of the state."""
     from pipelines.lineage.resume_states import newest_state
-    from pipelines.saver import Saver
+    from pipelines.worker.saver import Saver
 
     step, engine = deepspeed_step(name, 2, batch)
     for _ in range(3):

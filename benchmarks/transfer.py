@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from cluster.settings import Place
-from pipelines.feed import Feed
 from pipelines.lineage.attempts import committed_attempts
 from pipelines.lineage.start_weights import start_weights
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
+from pipelines.worker.feed import Feed
 from storage.dataset import load_dataset
 from storage.stream import eval_batches, train_batch
 from vit import (

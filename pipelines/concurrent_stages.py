@@ -20,10 +20,10 @@ from cluster.settings import Place
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
-from pipelines.prepare import Checked, Plan, check_stage, make_plan
 from pipelines.recipes.stage import Stage
-from pipelines.run import run_stage
-from pipelines.summary import Outcome
+from pipelines.training.driver import run_stage
+from pipelines.training.outcomes import Outcome
+from pipelines.training.prepare import Checked, Plan, check_stage, make_plan
 
 
 def run_concurrently(

@@ -24,10 +24,10 @@ from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import parse_quietly, program_name
 from pipelines.cli.place import CONFIG, place_of, resolve_place, shard_cache
 from pipelines.cli.ray_session import ray_session
-from pipelines.feed import Feed
 from pipelines.lineage.resume_states import drop_states
 from pipelines.lineage.start_weights import init_place
 from pipelines.recipes import find_recipe
+from pipelines.worker.feed import Feed
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.order import OrderSpec, steps_per_epoch

@@ -14,8 +14,8 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from pipelines.feed import TRAIN, Feed, OrderedDataConfig, placeholder
 from pipelines.lineage.resume_states import newest_state, save_state
+from pipelines.worker.feed import TRAIN, Feed, OrderedDataConfig, placeholder
 
 SAVE_EVERY = 4  # steps
 _STALL_SECONDS = 120.0

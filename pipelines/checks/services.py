@@ -22,8 +22,8 @@ from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.cli.options import Command
 from pipelines.cli.ray_session import check_reachable
 from pipelines.cli.redaction import scrub
-from pipelines.prepare import check_stage
 from pipelines.tracking.client import SQLITE, TrackingUnavailable, open_client
+from pipelines.training.prepare import check_stage
 from storage.errors import ObjectExists, StorageError
 from storage.local import LocalStore
 from storage.s3 import S3Store

@@ -66,7 +66,7 @@ def images_of(stage: Stage, place: Place) -> Images:
 
 
 def _packed(stage: Stage, dataset: Dataset) -> Images:
-    from pipelines.feed import Feed
+    from pipelines.worker.feed import Feed
 
     data = stage.data
     shards = dataset.shards(data.train_split)

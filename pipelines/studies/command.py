@@ -31,9 +31,9 @@ from pipelines.studies.few_shot import few_shot_of
 from pipelines.studies.points import Row, cells_of, row_of
 from pipelines.studies.report import files_of, print_study
 from pipelines.studies.study import Size, Study
-from pipelines.summary import Outcome, mlflow_command
 from pipelines.tracking.client import open_client
 from pipelines.tracking.reader import read_history
+from pipelines.training.outcomes import Outcome, mlflow_command
 from storage import weights
 
 

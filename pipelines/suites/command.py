@@ -31,8 +31,8 @@ from pipelines.recipes.stage import Recipe, Stage
 from pipelines.suites import find_suite
 from pipelines.suites.report import Result, files_of, print_suite
 from pipelines.suites.suite import Suite, Task, best_rate, final_stages, sweep_stages
-from pipelines.summary import Outcome, mlflow_command
 from pipelines.tracking.client import open_client
+from pipelines.training.outcomes import Outcome, mlflow_command
 from storage.dataset import load_dataset
 from storage.errors import DatasetNotFound
 from storage.uri import join

@@ -28,9 +28,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table
 
 from cluster.placement import ROLE, TRAINS
-from pipelines.background import Background
-from pipelines.feed import TRAIN, Feed, OrderedDataConfig, placeholder
 from pipelines.recipes.digits import PRETRAIN
+from pipelines.worker.background import Background
+from pipelines.worker.feed import TRAIN, Feed, OrderedDataConfig, placeholder
 from storage.order import rank_batch
 from storage.selection import EVERYTHING
 from storage.stream import order_of

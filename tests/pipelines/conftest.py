@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipelines import run
+from pipelines.training import driver as run
 from storage.pack import pack
 from storage.pack.digits import Digits
 from tests.s3 import S3Server

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["run", "evaluation.run", "order_proof", "packing_tasks"])
+@pytest.mark.parametrize(
+    "module", ["training.command", "evaluation.command", "checks.order", "packing.ray_tasks"]
+)
 def test_settings_are_made_before_ray_is_imported(module: str) -> None:
     code = (
         f"import pipelines.{module}\n"

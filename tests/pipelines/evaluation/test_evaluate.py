@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vit
-from pipelines.evaluation import run
+from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers, answer
 from pipelines.evaluation.classification import calibration, top_k
 from pipelines.evaluation.fewshot import few_shot
 from pipelines.evaluation.neighbours import knn
-from pipelines.evaluation.planning import STAGE
+from pipelines.evaluation.plan import STAGE
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
 from storage import weights

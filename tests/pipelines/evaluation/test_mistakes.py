@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import confusion_matrix
 
-from pipelines.evaluation import run
+from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers
 from pipelines.evaluation.figures import confusion_picture, confusion_shares
 from pipelines.evaluation.mistakes import (

@@ -3,10 +3,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipelines.feed import Feed
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
 from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain
+from pipelines.worker.feed import Feed
 from storage.selection import Selection
 from vit import ViTConfig, config_from_dict
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipelines.evaluation.fewshot import few_shot
-from pipelines.feed import Feed
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.stage import Stage, plain
 from pipelines.studies.few_shot import measure
 from pipelines.studies.study import FewShotTask
+from pipelines.worker.feed import Feed
 from storage import weights
 from storage.dataset import load_dataset
 from storage.selection import Selection

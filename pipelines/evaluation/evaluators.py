@@ -21,7 +21,7 @@ from pipelines.evaluation.mistakes import (
     wrong_table,
 )
 from pipelines.evaluation.neighbours import knn
-from pipelines.evaluation.planning import Plan
+from pipelines.evaluation.plan import Plan
 from pipelines.evaluation.probe import linear_probe
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 from pipelines.cli.exits import Failed
 from pipelines.cli.progress import Progress
-from pipelines.prepare import Plan
-from pipelines.quarantine import FILE as QUARANTINE
-from pipelines.summary import accuracy_of
 from pipelines.tracking.tracker import Tracker
-from pipelines.watchdog import stall_lines
+from pipelines.training.outcomes import accuracy_of
+from pipelines.training.prepare import Plan
+from pipelines.worker.quarantine import FILE as QUARANTINE
+from pipelines.worker.watchdog import stall_lines
 from storage.errors import BadInput
 from storage.objects import open_store
 

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from cluster.settings import Place
-from pipelines.metrics import Watch, slow_decoding
+from pipelines.training.gauges import Watch, slow_decoding
 
 
 def report(step: int, waited: float) -> dict[str, Any]:

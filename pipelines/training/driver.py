@@ -1,14 +1,11 @@
 """What an entry script of a stage calls: parse, check, train, say what happened."""
 
-import signal
-import sys
 import tempfile
 import time
 import uuid
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -19,71 +16,27 @@ from cluster.elastic import ElasticTrainer
 from cluster.placement import decoding_selector
 from cluster.scaling import check_room, scaling_config, worker_cpus
 from cluster.settings import Place
-from pipelines.background import Background
 from pipelines.cli.console import clock
-from pipelines.cli.exits import errors_as_exits, unwrapped
-from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.place import check_root, resolve_place
+from pipelines.cli.exits import unwrapped
+from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
-from pipelines.cli.ray_session import ray_session
-from pipelines.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.inspection.inspection import inspect_after_stage
-from pipelines.job import Job
-from pipelines.loop import train
-from pipelines.messages import handle_message
-from pipelines.metrics import Watch
-from pipelines.prepare import Plan, check_stage, make_plan
 from pipelines.recipes.stage import flatten
-from pipelines.reporting.command import report_at_the_end
-from pipelines.reports import Forward, drain, message_queue
-from pipelines.summary import Outcome, accuracy_of, print_summary
-from pipelines.tracking.client import node_sampler, open_client, open_tracker, settle
+from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from pipelines.training.gauges import Watch
+from pipelines.training.listener import handle_message
+from pipelines.training.outcomes import Outcome, accuracy_of
+from pipelines.training.prepare import Plan
+from pipelines.training.relay import Forward, drain, message_queue
+from pipelines.worker.background import Background
+from pipelines.worker.feed import TRAIN, VAL, OrderedDataConfig, placeholder
+from pipelines.worker.job import Job
+from pipelines.worker.loop import train
 from storage import weights
 from storage.errors import StorageError
 from storage.objects import open_store
-
-
-def main(description: str, stage_name: str | None = None) -> NoReturn:
-    """Run one stage, or all stages of the recipe, as the command line says; exit."""
-    stopped = "stopped; run the same command again to continue from the last save"
-    with errors_as_exits(stopped=stopped):
-        signal.signal(signal.SIGTERM, _stop)
-        command = read_command(
-            sys.argv[1:], stage_name=stage_name, prog=program_name(), description=description
-        )
-        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
-        outcomes = run_stages(command)
-    if len(outcomes) > 1:
-        print_summary(outcomes, command)
-        if any(outcome.status == "trained" for outcome in outcomes):
-            report_at_the_end(command)
-    sys.exit(0)
-
-
-def run_stages(command: Command) -> list[Outcome]:
-    """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
-    checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
-    check_root(command.place)
-    client = open_client(command.place.mlflow_uri)
-    outcomes: list[Outcome] = []
-    rest = list(command.stages)
-    while rest:  # committed stages first: they need no Ray
-        plan = make_plan(rest[0], command, checked[rest[0].name])
-        if not plan.done:
-            break
-        outcomes.append(_done(plan, client))
-        rest.pop(0)
-    if not rest:
-        return outcomes
-    with ray_session(verbose=command.place.verbose):
-        signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
-        for stage in rest:
-            plan = make_plan(stage, command, checked[stage.name])
-            done = plan.done
-            outcomes.append(_done(plan, client) if done else run_stage(plan, command, client))
-    return outcomes
 
 
 def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
@@ -208,15 +161,6 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
     return fewest, most, cpus
 
 
-def _done(plan: Plan, client: Any) -> Outcome:
-    manifest = plan.attempt.manifest
-    assert manifest is not None
-    print(f"{plan.stage.name}: committed already in {plan.attempt.uri} (--force trains it again)")
-    for line in settle(client, manifest):
-        print(f"{plan.stage.name}: {line}")
-    return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
-
-
 def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
     tags = {
         "fingerprint": plan.fingerprint,
@@ -242,7 +186,3 @@ def _origin(plan: Plan) -> str:
 def _width(fewest: int, most: int, cpus: float) -> str:
     workers = f"{most}" if fewest == most else f"{fewest} to {most}"
     return f"{workers} workers of {cpus:g} CPU"
-
-
-def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -20,17 +20,17 @@ from cluster.batching import BatchPlan, plan_batch
 from cluster.engine import build_engine, prepare_worker
 from cluster.settings import Place
 from cluster.zero import zero_config
-from pipelines.evaluation.while_training import classification
-from pipelines.feed import TRAIN, VAL, begun
-from pipelines.guards import TrainedStep, usable_loss
 from pipelines.inspection.image_grid import image_grid
-from pipelines.job import Job, Stopped
 from pipelines.lineage.resume_states import damaged_states, drop_states
 from pipelines.lineage.start_weights import start_weights
-from pipelines.quarantine import Quarantine
 from pipelines.recipes.stage import Stage
-from pipelines.survival import Survival
-from pipelines.telemetry import Telemetry
+from pipelines.worker.feed import TRAIN, VAL, begun
+from pipelines.worker.guards import TrainedStep, usable_loss
+from pipelines.worker.job import Job, Stopped
+from pipelines.worker.quarantine import Quarantine
+from pipelines.worker.survival import Survival
+from pipelines.worker.telemetry import Telemetry
+from pipelines.worker.validation import classification
 from storage import weights
 from storage.objects import open_store
 from storage.pieces import Pieces

@@ -21,7 +21,6 @@ from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.cli.options import Command
 from pipelines.cli.place import shard_cache
-from pipelines.feed import Feed
 from pipelines.lineage.attempts import (
     Attempt,
     attempt_to_make,
@@ -33,6 +32,7 @@ from pipelines.lineage.attempts import (
 from pipelines.lineage.manifest import PACKAGES, git_commit, parent_record
 from pipelines.lineage.start_weights import init_place, start_weights
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
+from pipelines.worker.feed import Feed
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.order import epochs_at
 from storage.stream import order_of

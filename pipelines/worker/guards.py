@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.worker.collectives import _gathered
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.objects import open_store
@@ -21,7 +22,6 @@ ADVICE = (
 MOST_SKIPPED = 10
 """Steps in a row whose loss is no number: their cause are the weights, not some samples."""
 _NAMED = 3
-_TEXT_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,6 @@ def skipped_in_a_row(before: int, finite: list[bool]) -> int:
     """Steps in a row without a usable loss at the end of `finite`, after `before` such steps."""
     good = [at for at, one in enumerate(finite) if one]
     return len(finite) - 1 - good[-1] if good else before + len(finite)
-
-
-def agreed_text(own: str, device: torch.device) -> str:
-    """The text of the first rank that has one, or none: the same on every rank (collective)."""
-    data = torch.zeros(_TEXT_BYTES, dtype=torch.uint8)
-    found = own.encode()[:_TEXT_BYTES]
-    data[: len(found)] = torch.tensor(list(found), dtype=torch.uint8)
-    every = _gathered(data.to(device)).cpu()  # [W, bytes]
-    said = every[every.any(dim=1)]
-    return bytes(said[0][said[0] > 0].tolist()).decode(errors="replace") if len(said) else ""
-
-
-def _gathered(mine: Tensor) -> Tensor:
-    """[...] of every rank -> [W, ...]."""
-    each = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(each, mine.contiguous())
-    return torch.stack(each)
 
 
 def _keys(spec: StreamSpec, positions: np.ndarray) -> list[str]:

@@ -15,9 +15,9 @@ from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
 from cluster.placement import decoding_selector
-from pipelines.background import Background
 from pipelines.lineage.resume_states import newest_state
 from pipelines.recipes.stage import Stage
+from pipelines.worker.background import Background
 from storage.cache import Cache
 from storage.stream import StreamSpec, eval_stream, train_stream
 

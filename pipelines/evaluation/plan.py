@@ -28,7 +28,7 @@ from pipelines.evaluation.protocol import (
     Protocol,
     fingerprint,
 )
-from pipelines.evaluation.real import read_real
+from pipelines.evaluation.real_labels import read_real
 from pipelines.lineage.attempts import Attempt, attempt_to_make, committed_attempts, newest
 from pipelines.lineage.manifest import PACKAGES, git_commit
 from pipelines.lineage.source import Average, Source, find_source, model_record

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.feed import begun
+from pipelines.worker.feed import begun
 
 
 def test_a_stream_is_opened_and_asked_before_its_reader_asks() -> None:

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from pipelines.guards import skipped_in_a_row, usable_loss
 from pipelines.lineage.resume_states import newest_state
+from pipelines.worker.guards import skipped_in_a_row, usable_loss
 from tests.pipelines.conftest import Said
 
 

@@ -22,9 +22,9 @@ from pipelines.cli.options import program_name, read_command
 from pipelines.cli.place import resolve_place
 from pipelines.cli.ray_errors import root_cause
 from pipelines.cli.ray_session import ray_session
+from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
-from pipelines.evaluation.measuring import Measured, measure
-from pipelines.evaluation.planning import MORE, STAGE, Plan, make_plan
+from pipelines.evaluation.plan import MORE, STAGE, Plan, make_plan
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import open_client, open_tracker, settle
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import saver as saving
 from pipelines.lineage.resume_states import newest_state, open_state
-from pipelines.saver import Saver
+from pipelines.worker import saver as saving
+from pipelines.worker.saver import Saver
 from storage.pieces import Piece, open_pieces
 
 

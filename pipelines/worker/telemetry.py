@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.engine import gradient_norm
-from pipelines.guards import (
+from pipelines.worker.guards import (
     ADVICE,
     MOST_SKIPPED,
     TrainedStep,
@@ -19,10 +19,10 @@ from pipelines.guards import (
     explain_nonfinite,
     skipped_in_a_row,
 )
-from pipelines.job import Job, Stopped
-from pipelines.quarantine import Quarantine
-from pipelines.survival import Survival
-from pipelines.utilisation import Utilisation, device_name
+from pipelines.worker.job import Job, Stopped
+from pipelines.worker.quarantine import Quarantine
+from pipelines.worker.survival import Survival
+from pipelines.worker.utilisation import Utilisation, device_name
 from storage.stream import order_of
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.recipes import find_recipe
-from pipelines.utilisation import Utilisation, device_name, peak_flops
+from pipelines.worker.utilisation import Utilisation, device_name, peak_flops
 
 
 def test_a_peak_is_of_the_format_and_of_exactly_that_card() -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.settings import Place
-from pipelines.feed import Feed
 from pipelines.recipes.stage import Stage
+from pipelines.worker.feed import Feed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.evaluation.real import read_real
+from pipelines.evaluation.real_labels import read_real
 from storage.index import INDEX_ROW, SampleIndex, name_hash
 
 

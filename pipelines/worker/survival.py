@@ -8,13 +8,12 @@ from functools import partial
 
 import ray.train
 import torch
-import torch.distributed as dist
 
-from pipelines.guards import agreed_text
-from pipelines.job import Job, Stopped
 from pipelines.lineage.resume_states import open_state
-from pipelines.saver import Saver
-from pipelines.watchdog import Watchdog
+from pipelines.worker.collectives import _of_first_rank, agreed_text
+from pipelines.worker.job import Job, Stopped
+from pipelines.worker.saver import Saver
+from pipelines.worker.watchdog import Watchdog
 from storage.pieces import Piece, Pieces
 
 
@@ -89,10 +88,3 @@ class Survival:
         """Finish what is being written, and watch no more (collective)."""
         self.settle()
         self._watchdog.end()
-
-
-def _of_first_rank(value: int, device: torch.device) -> int:
-    """What rank 0 has, on every rank (collective)."""
-    number = torch.tensor(value, device=device)
-    dist.broadcast(number, 0)
-    return int(number)
