@@ -33,6 +33,7 @@ from pipelines.lineage.attempts import Attempt, attempt_to_make, committed_attem
 from pipelines.lineage.manifest import PACKAGES, git_commit
 from pipelines.lineage.source import Average, Source, find_source, model_record
 from pipelines.recipes.stage import plain
+from pipelines.recipes.streams import val_selection
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.decode import Crop
@@ -230,10 +231,7 @@ def _protocol(source: Source, more: Mapping[str, Any]) -> Protocol:
     if more["classes"] is not None:
         selection = Selection(classes=more["classes"])
     elif more["dataset"] is None:
-        selection = data.val_selection
-        if selection.classes is None and selection.labels is None:
-            same = data.selection
-            selection = replace(selection, classes=same.classes, labels=same.labels)
+        selection = val_selection(data)
     fraction = more["crop_fraction"]
     return Protocol(
         evaluators=more["evaluators"],

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cli.exits import unwrapped
@@ -11,9 +11,9 @@ from pipelines.inspection.samples import read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
 from pipelines.lineage.source import data_of
 from pipelines.recipes.stage import Data
+from pipelines.recipes.streams import val_selection
 from storage import weights
 from storage.dataset import Dataset, load_dataset
-from storage.selection import Selection
 
 IMAGES = 128  # as many as the paper averages over
 NUMBERS = "inspection.json"
@@ -58,7 +58,7 @@ def inspect_weights(
     samples = read_fixed_samples(
         dataset,
         data.val_split,
-        selection=_evaluated(data),
+        selection=val_selection(data),
         count=count,
         crop=data.val_crop(subjects[-1].image_size),
     )
@@ -74,14 +74,6 @@ def inspect_weights(
         record=[one.record() for one in models],
         notes=tuple(note for one in models for note in one.notes),
     )
-
-
-def _evaluated(data: Data) -> Selection:
-    """The validation images, as `Feed.val_spec` has them."""
-    chosen, trained = data.val_selection, data.selection
-    if chosen.classes is None and chosen.labels is None:
-        return replace(chosen, classes=trained.classes, labels=trained.labels)
-    return chosen
 
 
 def inspect_after_stage(

@@ -74,8 +74,8 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
     saved: dict[tuple[str, str, str], int] = {}
     for key in open_store(storage_root).list(f"{run}/" if run else ""):
         parts = key.split("/")
-        if parts[-1] != weights.MANIFEST:
-            continue
+        if parts[-1] != weights.MANIFEST or parts[0].startswith("."):
+            continue  # a folder with a dot holds no run: verify_order.py keeps its cursor in one
         if len(parts) == 4:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:

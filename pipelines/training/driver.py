@@ -25,15 +25,16 @@ from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
-from pipelines.training.gauges import Watch
-from pipelines.training.listener import handle_message
+from pipelines.training.gauges import Gauges
+from pipelines.training.listener import Listener
 from pipelines.training.outcomes import Outcome, accuracy_of
 from pipelines.training.prepare import Plan
-from pipelines.training.relay import Forward, drain, message_queue
+from pipelines.training.relay import Relay, drain, message_queue
 from pipelines.worker.background import Background
 from pipelines.worker.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.worker.job import Job
 from pipelines.worker.loop import train
+from pipelines.worker.messages import Message
 from storage import weights
 from storage.errors import StorageError
 from storage.objects import open_store
@@ -57,31 +58,32 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
-    watch = Watch(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
+    listener = Listener(tracker, progress, plan)
+    gauges = Gauges(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
+
+    def handle(message: Message) -> None:
+        gauges.export(message)
+        listener.handle(message)
+
     job = Job(
-        feed=plan.feed,
+        stage=stage,
+        dataset_uri=plan.dataset.uri,
+        attempt_uri=plan.attempt.uri,
         place=place,
         start_uri=plan.start_uri,
         steps_per_epoch=plan.steps_per_epoch,
         manifest=lineage | {"mlflow_run_id": tracker.run_id},
     )
     status, began, untracked = FAILED, time.monotonic(), None
-    stopped: list[Exception] = []
     try:
         queue = message_queue()
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
             trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
             fit = Background(trainer.fit)
-            untracked = drain(
-                queue,
-                lambda message: handle_message(
-                    watch.seen(message), tracker, progress, plan, stopped
-                ),
-                ended=lambda: not fit.is_alive(),
-            )
+            untracked = drain(queue, handle, ended=lambda: not fit.is_alive())
             fit.result()
-        if stopped:
-            raise stopped[0]
+        if listener.stopped:
+            raise listener.stopped
         status = FINISHED
         inspect_after_stage(
             plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
@@ -135,10 +137,12 @@ def _trainer(
             name=f"{plan.run}-{plan.stage.name}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,  # Ray's own notes; weights and states are ours, elsewhere
             failure_config=FailureConfig(max_failures=job.place.max_failures),
-            callbacks=[Forward(queue)],
+            callbacks=[Relay(queue)],
         ),
         datasets=dict.fromkeys(names, placeholder),
-        dataset_config=OrderedDataConfig(plan.feed),
+        dataset_config=OrderedDataConfig(
+            job.stage, job.place, dataset_uri=job.dataset_uri, attempt_uri=job.attempt_uri
+        ),
     )
 
 

@@ -20,7 +20,6 @@ from cluster.scaling import worker_range
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.cli.options import Command
-from pipelines.cli.place import shard_cache
 from pipelines.lineage.attempts import (
     Attempt,
     attempt_to_make,
@@ -32,7 +31,7 @@ from pipelines.lineage.attempts import (
 from pipelines.lineage.manifest import PACKAGES, git_commit, parent_record
 from pipelines.lineage.start_weights import init_place, start_weights
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.order import epochs_at
 from storage.stream import order_of
@@ -52,7 +51,6 @@ class Plan:
     start_uri: str | None
     """Weights to start from: the parent's, or those `init` names."""
     dataset: Dataset
-    feed: Feed
     workers: tuple[int, int]
     steps_per_epoch: float
 
@@ -116,10 +114,9 @@ def check_stage(stage: Stage, place: Place) -> Checked:
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
             f" data of {dataset.uri} has {classes} classes"
         )
-    feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
-    order_of(feed.val_spec(), dataset)
+    order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:
-        order_of(feed.train_spec(), dataset)
+        order_of(train_spec(stage, dataset.uri), dataset)
     return Checked(dataset, (fewest, most))
 
 
@@ -141,16 +138,8 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     if attempt is None or command.options.force:
         to_make = attempt_to_make(attempts, name)
         attempt = Attempt(to_make, join(place.storage_root, run, stage.name, to_make), None)
-    feed = Feed(
-        stage=stage,
-        dataset_uri=dataset.uri,
-        attempt_uri=attempt.uri,
-        decode_cpus=place.decode_cpus,
-        decode_on_gpu_nodes=place.decode_on_gpu_nodes,
-        wait_for_nodes=place.wait_for_nodes,
-        cache=shard_cache(place.cache),
-    )
-    one_step = epochs_at(order_of(feed.train_spec(), dataset), 1) if stage.steps else 1.0
+    order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
+    one_step = epochs_at(order, 1) if order else 1.0
     return Plan(
         stage=stage,
         run=run,
@@ -160,7 +149,6 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         parent=parent,
         start_uri=parent.uri if parent else init_place(stage.init),
         dataset=dataset,
-        feed=feed,
         workers=checked.workers,
         steps_per_epoch=1 / one_step,
     )

@@ -109,6 +109,11 @@ def test_a_saved_stage_would_continue(roots: tuple[str, str]) -> None:
     assert (record["committed"], record["step"]) == (False, 200)
 
 
+def test_the_cursor_of_verify_order_is_no_attempt(tmp_path: Path) -> None:
+    save_state(join(str(tmp_path), ".verify-order-0f"), {"cursor": torch.zeros(1)}, step=4)
+    assert attempts_under(str(tmp_path)) == []
+
+
 def test_a_changed_field_is_named_with_both_values(tmp_path: Path, local_data: str) -> None:
     root = str(tmp_path)
     digest = load_dataset(join(local_data, "digits")).digest

@@ -6,7 +6,7 @@ import pytest
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
 from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
 from vit import ViTConfig, config_from_dict
 
@@ -63,10 +63,14 @@ def test_evaluation_takes_the_classes_that_are_trained_on_unless_it_names_some()
         (Selection(classes=(2, 7)), Selection(classes=(2, 7))),
     ):
         data = replace(PRETRAIN.data, selection=chosen, val_selection=val)
-        feed = Feed(
-            stage=replace(PRETRAIN, data=data), dataset_uri="d", attempt_uri="", decode_cpus=1.0
-        )
-        assert feed.val_spec().selection == expected
+        assert val_spec(replace(PRETRAIN, data=data), "d").selection == expected
+
+
+def test_evaluation_keeps_the_samples_that_fill_no_batch() -> None:
+    """A validation split smaller than the global batch is fine: evaluation pads it."""
+    dropped = replace(PRETRAIN, data=replace(PRETRAIN.data, tail="drop"), global_batch=4096)
+    assert train_spec(dropped, "d").tail == "drop"
+    assert val_spec(dropped, "d").tail == "carry"
 
 
 def test_a_stage_survives_json() -> None:
