@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cluster.settings import Place
 from pipelines.checks.order_groups import History, Killing, Reading, follow
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import parse_quietly, program_name
-from pipelines.cli.place import CONFIG, place_of, resolve_place
+from pipelines.cli.options import program_name, read_options
+from pipelines.cli.place import CONFIG
 from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_states
 from pipelines.lineage.start_weights import init_place
@@ -73,18 +73,16 @@ class Outcome:
 def main(description: str) -> NoReturn:
     """Prove it, print the table; exit 0 if all runs agree, 1 if not, 2 for a mistake."""
     with errors_as_exits():
-        settings = parse_quietly(
-            program_name(),
-            lambda: tyro.cli(Settings, prog=program_name(), description=description),
+        settings, place = read_options(
+            Settings, sys.argv[1:], prog=program_name(), description=description
         )
-        runs = prove(settings)
+        runs = prove(settings, place)
     equal = print_table(runs)
     sys.exit(0 if equal else 1)
 
 
-def prove(settings: Settings) -> list[Outcome]:
+def prove(settings: Settings, place: Place) -> list[Outcome]:
     """Every worker count unbroken, then one run with kills that begins with each of them."""
-    place = resolve_place(place_of(settings.config), cwd=Path.cwd())
     recipe = find_recipe(settings.recipe)
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
     uri = init_place(settings.dataset) or join(place.data_root, stage.data.dataset)

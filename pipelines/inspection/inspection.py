@@ -9,10 +9,9 @@ from pipelines.cli.exits import unwrapped
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
-from pipelines.lineage.source import data_of
+from pipelines.lineage.manifest import WEIGHTS, read_manifest
 from pipelines.recipes.stage import Data
 from pipelines.recipes.streams import val_selection
-from storage import weights
 from storage.dataset import Dataset, load_dataset
 
 IMAGES = 128  # as many as the paper averages over
@@ -88,9 +87,9 @@ def inspect_after_stage(
     It never fails: what goes wrong is one line, because the stage itself is done.
     """
     try:
-        manifest = weights.read_manifest(attempt_uri)
+        manifest = read_manifest(attempt_uri)
         assert manifest is not None, f"{attempt_uri} is not committed"
-        size = manifest["files"]["weights.safetensors"]["bytes"]
+        size = manifest.files[WEIGHTS].bytes
         if size > _LARGEST_BYTES:
             note(
                 f"no pictures of {size / 2**30:.1f} GiB of weights on the driver - run:"
@@ -100,7 +99,7 @@ def inspect_after_stage(
         subject = committed_subject(attempt_uri)
         count = max(8, min(IMAGES, int(_MOST_FLOPS / subject.model.cost().forward_flops)))
         subjects = [one for one in (before_upscale(attempt_uri, manifest), subject) if one]
-        found = inspect_weights(subjects, load_dataset(dataset_uri), data_of(manifest), count=count)
+        found = inspect_weights(subjects, load_dataset(dataset_uri), manifest.data(), count=count)
         for name, content in found.files().items():
             log_file(f"{FOLDER}/{name}", content)
     except Exception as error:  # whatever it is, the weights are committed

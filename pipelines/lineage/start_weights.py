@@ -5,10 +5,11 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from pipelines.lineage.manifest import read_manifest
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
-from vit import Config, adapt_state_dict, config_from_dict, import_checkpoint
+from vit import Config, adapt_state_dict, import_checkpoint
 
 FILES = (".npz", ".safetensors", ".pt", ".pth", ".bin")
 
@@ -28,9 +29,9 @@ def start_weights(
         ValueError: there is nothing, or it does not fit; names the place and the tensors.
     """
     is_file = uri.endswith(FILES)
-    if not is_file and weights.read_manifest(uri) is not None:
-        found, manifest = weights.read_weights(uri)
-        return adapt_state_dict(found, config_from_dict(manifest["stage"]["model"]), config)
+    manifest = None if is_file else read_manifest(uri)
+    if manifest is not None:
+        return adapt_state_dict(weights.read_weights(uri)[0], manifest.config(), config)
     with TemporaryDirectory(prefix="vit-on-ray-init-") as folder:
         local = _fetched(uri, Path(folder), is_file=is_file)
         return import_checkpoint(local, config, source_image_size=image_size)

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import tyro
 
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import parse_quietly, program_name
+from pipelines.cli.options import parse, program_name
 from pipelines.packing.progress import PackingProgress, verified
 from pipelines.packing.ray_tasks import on_ray
 from storage.dataset import Dataset, load_dataset
@@ -207,10 +207,7 @@ Command = (
 def main(description: str) -> NoReturn:
     """Pack a dataset as the command line says; exit as `pipelines.exits` says."""
     with errors_as_exits(stopped="stopped: the same command, run again, keeps what is done"):
-        command = parse_quietly(
-            program_name(),
-            lambda: tyro.cli(Command, prog=program_name(), description=description),  # type: ignore[arg-type]  # a union is a type to tyro
-        )
+        command = parse(Command, sys.argv[1:], prog=program_name(), description=description)
         dataset = command.run()
     counts = ", ".join(f"{dataset.samples(split)} {split}" for split in dataset.splits)
     print(f"{dataset.uri}: {counts}, {len(dataset.classes)} classes, digest {dataset.digest[:12]}")

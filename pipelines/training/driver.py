@@ -3,7 +3,7 @@
 import tempfile
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.inspection.inspection import inspect_after_stage
+from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
@@ -44,7 +45,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     """Train one attempt under an MLflow run; the run ends as what happened."""
     place, stage = command.place, plan.stage
     fewest, most, cpus = _fit_to_cluster(plan, place)
-    lineage = plan.manifest(mlflow_run_id="")  # not known yet
+    lineage = plan.lineage()
     tracker = open_tracker(
         client,
         experiment=plan.recipe,
@@ -72,7 +73,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         place=place,
         start_uri=plan.start_uri,
         steps_per_epoch=plan.steps_per_epoch,
-        manifest=lineage | {"mlflow_run_id": tracker.run_id},
+        manifest=replace(lineage, mlflow_run_id=tracker.run_id),
     )
     status, began, untracked = FAILED, time.monotonic(), None
     try:
@@ -100,12 +101,12 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
             progress.note(line)
     if untracked is not None:
         progress.note(f"warning: not everything reached MLflow: {unwrapped(untracked)}")
-    whole = weights.read_manifest(plan.attempt.uri)
-    assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
+    manifest = read_manifest(plan.attempt.uri)
+    assert manifest is not None, f"{plan.attempt.uri} ended without a manifest"
     seconds = time.monotonic() - began
-    reached = f"val accuracy {accuracy_of(whole['metrics'])} in {clock(seconds)}"
+    reached = f"val accuracy {accuracy_of(manifest.metrics)} in {clock(seconds)}"
     progress.note(f"{reached}, weights in {plan.attempt.uri}")
-    return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
+    return Outcome(stage.name, "trained", manifest.metrics, seconds, plan.attempt.uri)
 
 
 def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
@@ -165,7 +166,7 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
     return fewest, most, cpus
 
 
-def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
+def _tags(plan: Plan, lineage: Manifest) -> dict[str, str]:
     tags = {
         "fingerprint": plan.fingerprint,
         "weights": plan.attempt.uri,
@@ -173,12 +174,9 @@ def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
         "dataset_digest": plan.dataset.digest,
         "ray_job_id": ray.get_runtime_context().get_job_id(),
     }
-    if manifest["git_commit"]:
-        tags["git_commit"] = manifest["git_commit"]
-    if manifest["parent"]:
-        tags |= {f"parent.{name}": value for name, value in manifest["parent"].items()}
-        tags["parent.weights"] = str(plan.start_uri)
-    return tags
+    if plan.parent:
+        tags["parent.weights"] = plan.parent.uri
+    return tags | lineage.tags()
 
 
 def _origin(plan: Plan) -> str:

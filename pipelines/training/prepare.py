@@ -11,8 +11,6 @@ The start of a stage, stated once:
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any
 
 from cluster.batching import plan_batch
 from cluster.errors import BadPlace
@@ -22,14 +20,15 @@ from cluster.zero import zero_config
 from pipelines.cli.options import Command
 from pipelines.lineage.attempts import (
     Attempt,
-    attempt_to_make,
+    attempt_for,
     choose_parent,
     committed_attempts,
     fingerprint_in_recipe,
-    newest,
+    parent_of,
 )
-from pipelines.lineage.manifest import PACKAGES, git_commit, parent_record
+from pipelines.lineage.manifest import DatasetName, Manifest
 from pipelines.lineage.start_weights import init_place, start_weights
+from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import Dataset, check_shards, load_dataset
@@ -59,23 +58,21 @@ class Plan:
         """Whether the attempt is committed already."""
         return self.attempt.manifest is not None
 
-    def manifest(self, *, mlflow_run_id: str) -> dict[str, Any]:
-        """Lineage: everything the weights came from (the worker adds step and metrics)."""
-        parent = self.parent
-        return {
-            "format_version": FORMAT_VERSION,
-            "recipe": self.recipe,
-            "run": self.run,
-            "stage": plain(asdict(self.stage)),
-            "fingerprint": self.fingerprint,
-            "attempt": self.attempt.name,
-            "parent": parent and parent_record(parent),
-            "dataset": {"name": self.stage.data.dataset, "digest": self.dataset.digest},
-            "mlflow_run_id": mlflow_run_id,
-            "git_commit": git_commit(),
-            "versions": {name: version(name) for name in PACKAGES},
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    def lineage(self) -> Manifest:
+        """The manifest as far as it is known before training."""
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            recipe=self.recipe,
+            run=self.run,
+            stage=plain(asdict(self.stage)),
+            fingerprint=self.fingerprint,
+            attempt=self.attempt.name,
+            parent=parent_of(self.parent) if self.parent else None,
+            dataset=DatasetName(name=self.stage.data.dataset, digest=self.dataset.digest),
+            git_commit=git_commit(),
+            versions=package_versions(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
 
 @dataclass(frozen=True)
@@ -133,11 +130,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     name = fingerprint(
         stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
     )
-    attempts = committed_attempts(place.storage_root, run, stage.name)
-    attempt = newest(attempts, name)
-    if attempt is None or command.options.force:
-        to_make = attempt_to_make(attempts, name)
-        attempt = Attempt(to_make, join(place.storage_root, run, stage.name, to_make), None)
+    attempt = attempt_for(place.storage_root, run, stage.name, name, force=command.options.force)
     order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
     one_step = epochs_at(order, 1) if order else 1.0
     return Plan(
@@ -161,8 +154,8 @@ def _parent(stage: Stage, command: Command) -> Attempt | None:
     script = f"pipelines/{stage.parent}.py --recipe {options.recipe} --run {options.run}"
     return choose_parent(
         committed_attempts(root, options.run, stage.parent),
-        of_recipe=fingerprint_in_recipe(command.recipe, stage.parent, command.place),
-        asked=options.parent,
-        place=join(root, options.run, stage.parent),
+        from_recipe=fingerprint_in_recipe(command.recipe, stage.parent, command.place),
+        requested=options.parent,
+        looked_in=join(root, options.run, stage.parent),
         command=script,
     )

@@ -1,9 +1,9 @@
 """What a worker is told, and how it says that it cannot go on."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.settings import Place
+from pipelines.lineage.manifest import Manifest
 from pipelines.recipes.stage import Stage
 
 
@@ -20,8 +20,8 @@ class Job:
     start_uri: str | None
     """Weights to start from: a stage's, or a public checkpoint."""
     steps_per_epoch: float
-    manifest: dict[str, Any]
-    """Lineage for the manifest; the worker adds step, metrics and what is known at the end."""
+    manifest: Manifest
+    """The manifest as far as it is known; the workers add step, metrics and files."""
 
 
 class Stopped(Exception):

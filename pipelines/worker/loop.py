@@ -6,6 +6,7 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,7 +107,8 @@ class Worker:
         self.telemetry = Telemetry(
             job, self.survival, rank=self.rank, world_size=self.world_size, device=self.device
         )
-        digest = job.manifest["dataset"]["digest"]
+        assert job.manifest.dataset is not None
+        digest = job.manifest.dataset.digest
         self.train_quarantine, self.val_quarantine = (
             Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
             for spec in (
@@ -290,8 +292,8 @@ class Worker:
         if stage.optim.ema_decay is not None:
             average = resume_state.gather_weights(self.engine, resume_state.AVERAGE)
         if self.rank == 0:
-            manifest = self.job.manifest | {"step": stage.steps, "metrics": metrics}
-            weights.commit(self.job.attempt_uri, tensors, manifest, ema=average)
+            manifest = replace(self.job.manifest, step=stage.steps, metrics=metrics)
+            weights.commit(self.job.attempt_uri, tensors, manifest.to_json(), ema=average)
             drop_states(self.job.attempt_uri)
         dist.barrier()
         self.survival.end()

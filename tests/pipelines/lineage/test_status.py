@@ -12,6 +12,7 @@ import torch
 from pipelines.cli.options import Command
 from pipelines.lineage import command as standing
 from pipelines.lineage.command import read_status
+from pipelines.lineage.manifest import DatasetName, Manifest
 from pipelines.lineage.resume_states import save_state
 from pipelines.lineage.status import attempts_under, differences, what_would_run
 from pipelines.recipes.digits import DIGITS
@@ -133,12 +134,11 @@ def test_a_changed_field_is_named_with_both_values(tmp_path: Path, local_data: s
 
 
 def test_another_dataset_is_named() -> None:
-    manifest = {
-        "stage": plain(asdict(PRETRAIN)),
-        "dataset": {"digest": "old"},
-        "parent": None,
-        "format_version": FORMAT_VERSION,
-    }
+    manifest = Manifest(
+        stage=plain(asdict(PRETRAIN)),
+        dataset=DatasetName(digest="old"),
+        format_version=FORMAT_VERSION,
+    )
     assert differences(manifest, PRETRAIN, "new", None) == ("dataset digest: old -> new",)
     assert differences(manifest, PRETRAIN, "old", None) == ()
 
