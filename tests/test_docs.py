@@ -227,7 +227,7 @@ def test_the_python_that_uses_weights_runs(tmp_path: Path, monkeypatch: pytest.M
     stage = {"name": "finetune", "model": vars(config)}
     weights.commit(uri, build_model(config).state_dict(), {"stage": stage})
     exec(block, {})
-    for folder in ("flowers-timm", "flowers-hf"):
+    for folder in ("photos-timm", "photos-hf"):
         assert (tmp_path / folder / "config.json").exists()
 
 
