@@ -36,7 +36,13 @@ def commit(root: str, stage: Stage, digest: str, parent: str | None, *, started:
         "stage": plain(asdict(stage)),
         "fingerprint": name,
         "parent": parent
-        and {"stage": stage.parent, "fingerprint": parent, "attempt": parent, "mlflow_run_id": "p"},
+        and {
+            "stage": stage.parent,
+            "fingerprint": parent,
+            "attempt": parent,
+            "weights_sha256": "0" * 64,
+            "mlflow_run_id": "p",
+        },
         "dataset": {"name": "digits", "digest": digest},
         "mlflow_run_id": f"mlflow-{stage.name}",
         "git_commit": "abc",
