@@ -18,7 +18,7 @@ from storage.decode import Crop, decode
 from storage.drawn import drawn
 from storage.errors import BadDataset, BadImage, BadSample
 from storage.index import SampleIndex, load_index
-from storage.objects import ObjectStore, RangeReader, open_store
+from storage.objects import ObjectStore, RangeReader
 from storage.order import OrderSpec, Tail, natural_run, replacement
 from storage.reader import Damaged, read_samples
 from storage.selection import EVERYTHING, Selection
@@ -93,7 +93,7 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
         tail=spec.tail,
         run_samples=spec.run_samples or natural_run(labels, global_batch=spec.global_batch),
     )
-    store = open_store(spec.dataset)
+    store = dataset.shard_store()
     shards = {shard.name: shard for shard in index.shards}
     return Opened(
         spec=spec,
