@@ -22,9 +22,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from storage.dataset import MANIFEST, load_dataset, load_index
+from storage.dataset import MANIFEST, load_dataset
 from storage.decode import Crop, decode, open_image, probe
 from storage.errors import BadImage, StorageError
+from storage.index import load_index
 from storage.jpeg_header import plain_jpeg_size
 from storage.pack import pack
 from storage.pack.digits import Digits

@@ -23,7 +23,7 @@ from torch import Tensor
 import vit
 from benchmarks.ingest import add_source, place
 from benchmarks.loaders import Source
-from pipelines.ray_session import ray_session
+from pipelines.cli.ray_session import ray_session
 from storage import stream as streaming
 
 Batch = tuple[Tensor, Tensor]

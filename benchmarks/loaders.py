@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from storage.dataset import load_dataset, load_index
+from storage.dataset import load_dataset
 from storage.decode import Crop, crop_box, decode
+from storage.index import load_index
 from storage.objects import open_store
 from storage.reader import read_samples
 from storage.stream import StreamSpec, train_stream

@@ -97,8 +97,8 @@ def timed(step: Step) -> float:
 
 def saving(name: str, steps: int, batch: int, rank: int) -> None:
     """Print stall, ratio of blocks and size of the state."""
-    from pipelines.saver import Saver
-    from pipelines.states import newest_state
+    from pipelines.lineage.resume_states import newest_state
+    from pipelines.worker.saver import Saver
 
     step, engine = deepspeed_step(name, 2, batch)
     for _ in range(3):
@@ -179,7 +179,7 @@ def restarting(rounds: int) -> None:
     """Print seconds from the kill of a worker to a newer state."""
     import ray
 
-    from pipelines.ray_session import ray_session
+    from pipelines.cli.ray_session import ray_session
     from storage.pack import pack
     from storage.pack.digits import Digits
     from tests.faults.injury import Stage, kill_trainer

@@ -142,7 +142,7 @@ class PlanOnly:
 
 def measure_ray(folder: Path) -> dict[str, float]:
     """What Ray Data does before the first block of all epochs comes out, and between blocks."""
-    from pipelines.ray_session import ray_session
+    from pipelines.cli.ray_session import ray_session
     from storage.tasks import blocks_in_order
 
     spec = spec_of(folder)

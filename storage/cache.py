@@ -20,7 +20,7 @@ from pathlib import Path
 
 from storage.dataset import Shard
 from storage.errors import BadDataset
-from storage.objects import ObjectStore, Traffic
+from storage.store import ObjectStore, Traffic
 
 _BLOCK = 128 << 10  # about a photograph
 _ROOM_SHARE = 0.9  # of the limit is left after making room

@@ -15,13 +15,13 @@ import numpy as np
 from storage.cache import Cache, CachedShards
 from storage.dataset import load_dataset
 from storage.decode import Crop, decode
-from storage.drawn import drawn
 from storage.errors import BadDataset, BadImage, BadSample
 from storage.index import SampleIndex, load_index
-from storage.objects import ObjectStore, RangeReader
 from storage.order import OrderSpec, Tail, natural_run, replacement
 from storage.reader import Damaged, read_samples
 from storage.selection import EVERYTHING, Selection
+from storage.selection_cache import drawn
+from storage.store import ObjectStore, RangeReader
 from storage.tasks import Batch
 
 _REPLACEMENTS = 32  # tried for one sample, before the dataset is given up

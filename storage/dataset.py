@@ -16,26 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from storage.checksum import sha256_file
 from storage.errors import BadDataset, DatasetNotFound, ObjectNotFound
-from storage.index import SampleIndex, load_index, sha256_file
-from storage.objects import ObjectStore, open_store
-from storage.selection import EVERYTHING, Selection, select
+from storage.objects import open_store
+from storage.store import ObjectStore
 from storage.uri import parse
-
-__all__ = [
-    "EVERYTHING",
-    "Dataset",
-    "IndexFile",
-    "SampleIndex",
-    "Selection",
-    "Shard",
-    "check_shards",
-    "from_json",
-    "load_dataset",
-    "load_index",
-    "select",
-    "to_json",
-]
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
@@ -148,8 +133,7 @@ def load_dataset(uri: str) -> Dataset:
     except ObjectNotFound:
         raise DatasetNotFound(
             f"no {MANIFEST} under {store.uri}: it is written last, so either nothing was packed "
-            "there "
-            f"or packing did not finish - run: pipelines/pack.py digits --out {store.uri}"
+            f"there, or packing did not finish - run: pipelines/pack.py digits --out {store.uri}"
         ) from None
     return from_json(store.uri, data)
 

@@ -13,16 +13,15 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.checksum import sha256_file
+from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadDataset, BadInput
 from storage.local import LocalStore
-from storage.objects import ObjectStore, open_store
-
-if TYPE_CHECKING:
-    from storage.dataset import Dataset, IndexFile, Shard
+from storage.objects import open_store
+from storage.store import ObjectStore
 
 INDEX_ROW = np.dtype(
     [
@@ -43,7 +42,7 @@ class SampleIndex:
     split: str
     rows: np.ndarray
     """INDEX_ROW [N], in shard order and within a shard in byte order."""
-    shards: "tuple[Shard, ...]"
+    shards: tuple[Shard, ...]
     num_classes: int
 
     def __len__(self) -> int:
@@ -73,7 +72,7 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def load_index(dataset: "Dataset", split: str) -> SampleIndex:
+def load_index(dataset: Dataset, split: str) -> SampleIndex:
     """The index of a split, mapped read-only and cached by process. Raises BadDataset,
     Unavailable."""
     shards = dataset.shards(split)
@@ -90,7 +89,7 @@ def load_index(dataset: "Dataset", split: str) -> SampleIndex:
 
 
 @lru_cache(maxsize=16)
-def _map_index(uri: str, file: "IndexFile") -> np.ndarray:
+def _map_index(uri: str, file: IndexFile) -> np.ndarray:
     path = _local_index(open_store(uri), file)
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -112,7 +111,7 @@ def _expect(rows: np.ndarray, advice: int) -> None:
         rows.base.madvise(advice)
 
 
-def _local_index(store: ObjectStore, file: "IndexFile") -> Path:
+def _local_index(store: ObjectStore, file: IndexFile) -> Path:
     """A local file with the index's bytes."""
     if isinstance(store, LocalStore):
         path = store.root / file.name
@@ -142,7 +141,7 @@ def private_folder() -> Path:
     return folder
 
 
-def _fetch(store: ObjectStore, file: "IndexFile", path: Path) -> None:
+def _fetch(store: ObjectStore, file: IndexFile, path: Path) -> None:
     fetched = path.with_name(f"{file.sha256}-{os.getpid()}")  # checked before its final name
     try:
         store.download(file.name, fetched)
@@ -167,9 +166,3 @@ def save_index(folder: Path, split: str, rows: np.ndarray) -> Path:
     path = folder / f"index-{split}.npy"
     np.save(path, rows, allow_pickle=False)
     return path
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

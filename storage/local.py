@@ -16,7 +16,7 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.objects import Traffic, probe
+from storage.store import Traffic, probe
 
 _TEMPORARY = ".partial-"  # never listed: a killed writer leaves one behind
 

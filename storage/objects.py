@@ -1,128 +1,15 @@
-"""Bytes in and bytes out of a directory or a bucket, behind one Protocol of few verbs.
+"""Open the store at a place: a directory or a bucket."""
 
-What is surprising: a read that breaks in mid-body is resumed at the byte it reached, never re-read
-from the front and never handed on short; and a write is visible whole or not at all on either side.
-Keys are relative to the place the store was opened at.
-"""
-
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
-
-from storage.errors import NotWritable
+from storage.local import LocalStore
+from storage.store import ObjectStore
 from storage.uri import parse
-
-
-class Traffic:
-    """What was read through a store so far, by all threads of this process."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        """Reads asked of the server (or opened files), repeated ones included."""
-        self.bytes = 0
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type["Traffic"], tuple[()]]:
-        return Traffic, ()  # another process begins at nothing
-
-    def add(self, *, requests: int = 0, count: int = 0) -> None:
-        """Count some requests, and `count` bytes."""
-        with self._lock:
-            self.requests += requests
-            self.bytes += count
-
-
-class RangeReader(Protocol):
-    """What reading samples needs of a place."""
-
-    @property
-    def uri(self) -> str:
-        """The place this store was opened at."""
-        ...
-
-    @property
-    def parallel_reads(self) -> int:
-        """How many ranges are worth reading at once: 1 where latency is nothing."""
-        ...
-
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Exactly the bytes [start, stop). Raises ObjectNotFound, ObjectChanged, Unavailable."""
-        ...
-
-
-class ObjectStore(RangeReader, Protocol):
-    """The verbs that the rest of the project needs of a place."""
-
-    @property
-    def traffic(self) -> Traffic:
-        """What was read so far."""
-        ...
-
-    def read(self, key: str) -> bytes:
-        """Whole object. Raises ObjectNotFound, Unavailable."""
-        ...
-
-    def size(self, key: str) -> int:
-        """Bytes of an object. Raises ObjectNotFound, Unavailable."""
-        ...
-
-    def exists(self, key: str) -> bool:
-        """Whether there is an object of that key."""
-        ...
-
-    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
-        """Write atomically.
-
-        With `if_absent` an object of other bytes under that key raises ObjectExists. The same bytes
-        count as written: after a lost reply nobody can tell our first attempt from another writer,
-        so a writer who must be unique puts something unique into `data`.
-        """
-        ...
-
-    def upload(self, key: str, local_path: str | Path) -> None:
-        """Copy a local file there, in parts where it is large."""
-        ...
-
-    def download(self, key: str, local_path: str | Path) -> None:
-        """Copy an object to a local file, which appears whole or not at all."""
-        ...
-
-    def local(self, key: str, folder: Path) -> Path:
-        """A local file of an object's bytes, to read: the object itself, or a copy in `folder`."""
-        ...
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, in no promised order: not all servers sort by bytes."""
-        ...
-
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
-        ...
-
-    def check_writable(self) -> None:
-        """Write, read and delete a probe; raises NotWritable within about ten seconds."""
-        ...
 
 
 def open_store(uri: str) -> ObjectStore:
     """The store at a place. Opening touches nothing: the first verb does."""
-    from storage.local import LocalStore
-    from storage.s3 import S3Store
-
     place = parse(uri)
     if place.bucket is None:
         return LocalStore(place.path)
+    from storage.s3 import S3Store  # boto3 takes a while to import, and a directory needs none
+
     return S3Store(place.bucket, place.path)
-
-
-def probe(store: ObjectStore, name: str) -> None:
-    """Write, read back and delete one small object."""
-    data = b"vit-on-ray write probe " + name.encode()
-    store.write(name, data)
-    found = store.read(name)
-    store.delete(name)
-    if found != data:
-        raise NotWritable(
-            f"{store.uri}: a probe came back with other bytes ({len(found)} of {len(data)})"
-        )

@@ -24,9 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from storage import weights
+from storage.checksum import sha256_file
 from storage.errors import BadInput, CorruptWeights, WeightsNotFound
-from storage.index import sha256_file
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
+from storage.store import ObjectStore
 
 Piece = tuple[str, Sequence[int], int, Tensor]
 """Name and shape of a whole tensor, the first element of the piece in it, its values [n]."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound, printable
 from storage.index import SampleIndex, name_hash
-from storage.objects import RangeReader
+from storage.store import RangeReader
 from storage.tar import BLOCK as HEADER_BYTES
 from storage.tar import member_name
 

@@ -30,8 +30,8 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.objects import Traffic, probe
 from storage.s3_client import shared_client
+from storage.store import Traffic, probe
 
 _READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20

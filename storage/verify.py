@@ -10,8 +10,8 @@ import numpy as np
 from storage.dataset import Dataset, Shard
 from storage.errors import BadInput, BadSample
 from storage.index import SampleIndex, load_index
-from storage.objects import ObjectStore
 from storage.reader import Damaged, read_samples
+from storage.store import ObjectStore
 
 _CHUNK_BYTES = 8 << 20
 Progress = Callable[[str], None]

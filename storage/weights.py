@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from storage.checksum import sha256_file
 from storage.errors import (
     BadInput,
     CorruptWeights,
@@ -26,8 +27,8 @@ from storage.errors import (
     WeightsExist,
     WeightsNotFound,
 )
-from storage.index import sha256_file
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
+from storage.store import ObjectStore
 from storage.uri import join
 
 MANIFEST = "manifest.json"

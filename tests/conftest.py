@@ -30,7 +30,7 @@ def ray_session(s3_server: S3Server) -> Iterator[str]:
     """One local Ray for all tests that train or stream; its workers can reach the S3 server."""
     import ray
 
-    from pipelines.ray_session import ray_session
+    from pipelines.cli.ray_session import ray_session
 
     with (
         s3_server.environment(),  # raylets pass it on to the workers they start

@@ -15,9 +15,9 @@ import torch
 from cluster.placement import decoding_selector
 from cluster.scaling import check_room, worker_cpus
 from cluster.settings import Place
+from pipelines.cli.place import shard_cache
 from pipelines.evaluation.answers import answer
 from pipelines.evaluation.protocol import Protocol
-from pipelines.feed import shard_cache
 from storage.columns import describe
 from storage.dataset import load_dataset
 from storage.errors import BadInput

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.evaluation.answers import Answers
 from pipelines.evaluation.mistakes import Pair
-from pipelines.pictures import image_grid
+from pipelines.inspection.image_grid import image_grid
 from storage.columns import open_stream
 from storage.decode import decode
 from storage.reader import read_samples

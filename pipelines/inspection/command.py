@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.attempts import Attempt, committed_attempts
-from pipelines.exits import errors_as_exits
-from pipelines.inspection.inspecting import IMAGES, Inspection, inspect_weights
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import resolve_place
+from pipelines.inspection.inspection import IMAGES, Inspection, inspect_weights
 from pipelines.inspection.subject import (
     Subject,
     before_upscale,
     committed_subject,
-    data_of,
     imported_subject,
 )
-from pipelines.options import Command, program_name, read_command
-from pipelines.prepare import init_place, resolve_place
-from pipelines.stage import Data
+from pipelines.lineage.attempts import Attempt, committed_attempts
+from pipelines.lineage.source import data_of
+from pipelines.lineage.start_weights import init_place
+from pipelines.recipes.stage import Data
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.dataset import Dataset, Selection, load_index, select
+from storage.dataset import Dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadImage
+from storage.index import load_index
 from storage.reader import Damaged, read_samples
+from storage.selection import Selection, select
 
 
 @dataclass(frozen=True, kw_only=True)

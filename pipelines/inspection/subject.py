@@ -1,13 +1,9 @@
 """The weights that are looked at, as a model with a name."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from pipelines.stage import Data
-from pipelines.starting import start_weights
+from pipelines.lineage.start_weights import start_weights
 from storage import weights
 from storage.errors import BadInput, StorageError
 from storage.uri import join
@@ -92,16 +88,3 @@ def before_upscale(uri: str, manifest: dict[str, Any]) -> Subject | None:
 def _cut(config: Config) -> tuple[object, ...]:
     patch = config.patch_size if isinstance(config, ViTConfig) else None
     return config.grid_size, patch
-
-
-def data_of(manifest: dict[str, Any]) -> Data:
-    """The images that committed weights were trained and evaluated on.
-
-    Raises:
-        storage.errors.BadInput: the manifest is of another version.
-    """
-    try:
-        return TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
-    except (KeyError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"the manifest's stage.data is of another version: {said}") from None

@@ -5,7 +5,7 @@ The paper's rows fine-tune on ImageNet; `ROW-to-TASK` fine-tunes the same weight
 
 from pipelines.recipes.digits import DIGITS, DIGITS_SCRATCH
 from pipelines.recipes.paper import BASELINE, BASELINE_300, PAPER, TASKS, paper_recipe
-from pipelines.stage import Recipe
+from pipelines.recipes.stage import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

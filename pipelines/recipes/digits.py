@@ -7,7 +7,7 @@ every mechanism of the large recipes is in it.
 
 from dataclasses import replace
 
-from pipelines.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Data, Recipe, Stage
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig
 

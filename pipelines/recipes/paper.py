@@ -7,7 +7,7 @@ from the epochs, the images of the data set and the batch. Data sets lie under `
 
 from dataclasses import dataclass, replace
 
-from pipelines.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Data, Recipe, Stage
 from vit import VARIANTS, AugmentConfig, BiTConfig, Config, OptimConfig, ViTConfig
 
 IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 14_197_122, "jft300m": 303_000_000}

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipelines import tracking
-from pipelines.exits import errors_as_exits, unwrapped
-from pipelines.options import Command, program_name, read_command
-from pipelines.prepare import resolve_place
+from pipelines.cli.exits import errors_as_exits, unwrapped
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import resolve_place
 from pipelines.reporting.content import gather
 from pipelines.reporting.page import render
+from pipelines.tracking import client as tracking
 
 ARTIFACT = "report.html"
 MORE = {

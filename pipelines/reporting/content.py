@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import tracking_read
-from pipelines.lineage import attempts_under
-from pipelines.options import Command
-from pipelines.redaction import redact
-from pipelines.stage import flatten
+from pipelines.cli.options import Command
+from pipelines.cli.redaction import redact
+from pipelines.lineage.status import attempts_under
+from pipelines.recipes.stage import flatten
+from pipelines.tracking import reader as tracking_read
 from storage.errors import StorageError
 
 Curve = list[tuple[int, float]]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from pipelines.progress import clock
+from pipelines.cli.console import clock
 from pipelines.reporting.amounts import (
     UNKNOWN,
     amount,

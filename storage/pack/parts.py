@@ -19,7 +19,7 @@ import numpy as np
 from storage.dataset import Shard
 from storage.errors import NotWritable, ObjectNotFound
 from storage.index import INDEX_ROW, save_index
-from storage.objects import ObjectStore
+from storage.store import ObjectStore
 
 SUFFIX = ".packing"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from storage.dataset import MANIFEST, Dataset, from_json, to_json
 from storage.errors import BadDataset, DatasetExists, ObjectNotFound
-from storage.objects import ObjectStore
 from storage.pack.parts import SUFFIX
 from storage.pack.plan import Plan
+from storage.store import ObjectStore
 
 UNFINISHED = "packing.json"
 

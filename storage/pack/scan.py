@@ -16,10 +16,11 @@ from storage.dataset import Shard
 from storage.decode import MAX_PIXELS, probe
 from storage.errors import BadImage, BadSource, printable
 from storage.index import INDEX_ROW, name_hash
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pack.labels import Labels, Unlabelled
 from storage.pack.parts import Part, write_part
 from storage.pack.source import hash_of
+from storage.store import ObjectStore
 from storage.tar import Member, members
 
 _LAYOUT = "tar 2"  # changes with what is read from a tar

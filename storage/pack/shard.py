@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from webdataset.writer import TarWriter
 
+from storage.checksum import sha256_file
 from storage.dataset import Shard
 from storage.errors import BadSource
-from storage.index import INDEX_ROW, name_hash, sha256_file
+from storage.index import INDEX_ROW, name_hash
 from storage.objects import open_store
 from storage.pack.parts import Part, write_part
 from storage.pack.plan import Slice, order, tar_bytes

@@ -19,13 +19,14 @@ import numpy as np
 from storage.dataset import Dataset, IndexFile, Shard
 from storage.decode import MAX_PIXELS
 from storage.errors import BadSource
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pack.execute import Progress, Run, Tally, in_threads, silent
 from storage.pack.labels import Labels
 from storage.pack.parts import SUFFIX, finished, gather, read_part, require_visible
 from storage.pack.publish import delete_all, finish, present, require_same
 from storage.pack.scan import ScanTar
 from storage.pack.tar_names import matching
+from storage.store import ObjectStore
 
 _MIB = 1 << 20
 

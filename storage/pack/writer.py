@@ -14,13 +14,14 @@ from types import MappingProxyType
 
 from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadSource
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pack.execute import Progress, Run, Tally, in_turn, silent
 from storage.pack.parts import finished, gather, require_visible
 from storage.pack.plan import Plan, Slice, identity_of, make_plan
 from storage.pack.publish import begin, claim, claimed, finish, require_same, tidy
 from storage.pack.shard import PackShard
 from storage.pack.source import Source
+from storage.store import ObjectStore
 
 SHARD_BYTES = 256 << 20
 

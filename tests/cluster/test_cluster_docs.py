@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cluster.settings import read_place
-from pipelines.options import Command, read_command
+from pipelines.cli.options import Command, read_command
 from tests.cluster.kuberay_rules import MADE_BY_HAND
 from tests.cluster.kustomize import build
 

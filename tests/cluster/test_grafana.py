@@ -5,7 +5,7 @@ from pathlib import Path
 import ray.dashboard.modules.metrics.dashboards as ray_dashboards
 import yaml
 
-from pipelines.metrics import GAUGES, MISSING
+from pipelines.training.gauges import GAUGES, MISSING
 from tests.cluster.prometheus import FOLDER, asked_for, dashboard
 
 GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}  # exported where there are GPUs

@@ -17,7 +17,7 @@ import yaml
 
 from cluster.scaling import worker_range
 from cluster.settings import read_place
-from pipelines.options import read_command
+from pipelines.cli.options import read_command
 from tests.cluster.kuberay_rules import Manifest, breaches, pods, values
 from tests.cluster.kustomize import build, documents
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.states import newest_state
+from pipelines.lineage.resume_states import newest_state
 
 TRAINER, DECODER = "RayTrainWorker", "ReadRange"
 PATIENCE_SECONDS = 240

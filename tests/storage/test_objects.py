@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import BadUri, NotWritable, ObjectChanged, ObjectExists, ObjectNotFound
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
+from storage.store import ObjectStore
 from tests.s3 import S3Server
 
 

@@ -14,8 +14,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from storage.dataset import Dataset, check_shards, load_dataset, load_index
+from storage.dataset import Dataset, check_shards, load_dataset
 from storage.errors import BadDataset, BadSource, DatasetExists, DatasetNotFound
+from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.digits import Digits

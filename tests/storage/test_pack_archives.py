@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.dataset import Dataset, load_index
+from storage.dataset import Dataset
 from storage.errors import BadSource
+from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.cifar import Cifar

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.dataset import Dataset, load_dataset, load_index
+from storage.dataset import Dataset, load_dataset
 from storage.errors import BadImage, BadSource
+from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.folder import Folder

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from storage.dataset import Dataset, load_index
+from storage.dataset import Dataset
 from storage.errors import BadSource
+from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.hf import HuggingFace

@@ -12,13 +12,14 @@ import pytest
 
 from storage.dataset import load_dataset
 from storage.errors import NotWritable
-from storage.objects import ObjectStore, open_store
+from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.execute import Tally
 from storage.pack.parts import SUFFIX
 from storage.pack.plan import Plan, make_plan, per_shard, tar_bytes
 from storage.pack.publish import UNFINISHED
 from storage.pack.tars import index_tars
+from storage.store import ObjectStore
 from storage.verify import verify
 from tests.s3 import S3Server
 from tests.storage.test_pack import Numbers

@@ -3,12 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.dataset import Dataset, load_index
+from storage.dataset import Dataset
 from storage.errors import BadDataset, BadSample
-from storage.objects import ObjectStore, open_store
+from storage.index import load_index
+from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.reader import Damaged, read_samples
+from storage.store import ObjectStore
 
 
 class Counting:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.dataset import Dataset, load_index
+from storage.dataset import Dataset
 from storage.errors import ObjectChanged, Unavailable
+from storage.index import load_index
 from storage.objects import open_store
 from storage.reader import read_samples
 from storage.s3 import S3Store

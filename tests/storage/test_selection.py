@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from storage.dataset import Dataset, SampleIndex, Selection, load_index, select
+from storage.dataset import Dataset
 from storage.errors import BadSelection
+from storage.index import SampleIndex, load_index
+from storage.selection import Selection, select
 
 
 @pytest.fixture(scope="module")

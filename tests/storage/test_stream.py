@@ -12,14 +12,16 @@ import ray
 
 from storage import order
 from storage.cache import Cache
-from storage.dataset import Dataset, Selection, load_dataset, load_index, select
+from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadOrder, BadSelection, StorageError
+from storage.index import load_index
 from storage.objects import open_store
 from storage.order import rank_batch
 from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.reader import read_samples
+from storage.selection import Selection, select
 from storage.stream import (
     StreamSpec,
     describe,

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from storage.columns import StreamSpec, columns, open_stream
-from storage.dataset import Dataset, check_shards, load_dataset, load_index
+from storage.dataset import Dataset, check_shards, load_dataset
 from storage.decode import Crop
 from storage.errors import BadDataset, BadSource, DatasetExists
+from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack, scan
 from storage.pack.digits import Digits

@@ -16,20 +16,20 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vit
-from pipelines.evaluation import run
+from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers, answer
 from pipelines.evaluation.classification import calibration, top_k
 from pipelines.evaluation.fewshot import few_shot
 from pipelines.evaluation.neighbours import knn
-from pipelines.evaluation.planning import STAGE
+from pipelines.evaluation.plan import STAGE
 from pipelines.recipes.digits import FINETUNE
-from pipelines.stage import Stage
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.objects import open_store
 from storage.stream import StreamSpec, eval_batches
 from storage.uri import join
 from tests.pipelines.conftest import Said
-from tests.pipelines.evaluation.checkpoint import commit_stage, random_weights
+from tests.pipelines.support.checkpoint import commit_stage, random_weights
 from tests.s3 import S3Server
 
 Evaluate = Callable[..., Said]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from pipelines.evaluation.fewshot import Ridge, drawn, few_shot
-from tests.pipelines.evaluation.features import LABELS, PIXELS
+from tests.pipelines.support.features import LABELS, PIXELS
 
 Arrays = tuple[np.ndarray, np.ndarray]
 

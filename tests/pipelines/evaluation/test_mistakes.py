@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import confusion_matrix
 
-from pipelines.evaluation import run
+from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers
 from pipelines.evaluation.figures import confusion_picture, confusion_shares
 from pipelines.evaluation.mistakes import (
@@ -28,7 +28,7 @@ from pipelines.evaluation.mistakes import (
 from pipelines.recipes.digits import FINETUNE, PRETRAIN
 from storage import weights
 from tests.pipelines.conftest import Said
-from tests.pipelines.evaluation.checkpoint import commit_stage
+from tests.pipelines.support.checkpoint import commit_stage
 
 LABEL = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 TAKEN = np.array([0, 1, 1, 0, 1, 0, 0, 2])

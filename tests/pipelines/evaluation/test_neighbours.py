@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pipelines.evaluation import neighbours
 from pipelines.evaluation.neighbours import knn
-from tests.pipelines.evaluation.features import LABELS, PIXELS, TEST, TRAIN
+from tests.pipelines.support.features import LABELS, PIXELS, TEST, TRAIN
 
 
 def found(k: int = 20, temperature: float = 0.07) -> dict[str, float]:

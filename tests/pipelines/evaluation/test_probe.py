@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipelines.evaluation.probe import fit, linear_probe
-from tests.pipelines.evaluation.features import LABELS, PIXELS, TEST, TRAIN
+from tests.pipelines.support.features import LABELS, PIXELS, TEST, TRAIN
 
 
 @pytest.fixture(autouse=True)

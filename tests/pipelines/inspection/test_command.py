@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 import vit
 from pipelines.inspection.command import main
 from pipelines.recipes.digits import PRETRAIN, UPSCALE
-from tests.pipelines.committed import commit_stage
 from tests.pipelines.conftest import Said
+from tests.pipelines.support.committed import commit_stage
 
 Called = Callable[..., Said]
 

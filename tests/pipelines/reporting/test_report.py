@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import vit
-from pipelines import tracking, tracking_read
-from pipelines.pictures import image_grid
+from pipelines.inspection.image_grid import image_grid
 from pipelines.recipes.digits import FINETUNE, PRETRAIN, UPSCALE
+from pipelines.recipes.stage import Stage, flatten
 from pipelines.reporting.command import default_file, main, report_at_the_end
 from pipelines.reporting.content import gather
 from pipelines.reporting.cost import cost_of
-from pipelines.stage import Stage, flatten
-from pipelines.tracker import FAILED, FINISHED
-from tests.pipelines.committed import commit_stage
+from pipelines.tracking import client as tracking
+from pipelines.tracking import reader as tracking_read
+from pipelines.tracking.tracker import FAILED, FINISHED
 from tests.pipelines.conftest import Said
+from tests.pipelines.support.committed import commit_stage
 
 EVIL = '<img src=x onerror="alert(1)"> & "quoted"'
 VOID = {"meta", "img", "br"}
@@ -225,7 +226,7 @@ def test_cost_is_counted(tmp_path: Path, place: list[str], local_data: str) -> N
 
 
 def command_of(arguments: list[str]) -> Any:
-    from pipelines.options import read_command
+    from pipelines.cli.options import read_command
 
     return read_command(arguments, stage_name=None, prog="report.py", description="")
 

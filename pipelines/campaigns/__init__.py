@@ -1,0 +1,1 @@
+"""Many stages of one recipe: studies and suites, several at once."""

@@ -1,0 +1,169 @@
+"""What a study and a suite have in common: a command line, a plan, and where results go.
+
+Both are many stages of one recipe in one run. Their tables and figures lie in the run's folder,
+beside the stages, and in MLflow as a run of their own.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from cluster.settings import Place
+from pipelines.cli.console import clock
+from pipelines.cli.options import Command, Options, parse_quietly
+from pipelines.cli.place import CONFIG, place_of, resolve_place
+from pipelines.lineage.status import attempts_under, what_would_run
+from pipelines.planning.estimate import Estimate, check_sharing, estimate
+from pipelines.planning.hardware import default_kind, find_cluster
+from pipelines.planning.images import images_of
+from pipelines.recipes.stage import Recipe
+from pipelines.tracking.client import open_tracker
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from storage.objects import open_store
+from storage.uri import join
+
+_LOG_COLUMNS = 120
+T = TypeVar("T", bound="CampaignOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignOptions:
+    """What `study.py` and `suite.py` take."""
+
+    run: str | None = None
+    """Name of the run that holds the stages."""
+    config: Path = CONFIG
+    """Deployment settings."""
+    parallel: int | None = None
+    """Stages at once; on CPUs they share what one would have. Default: as many as fit."""
+    plan: bool = False
+    """Print the stages and what each takes, and stop; nothing is started."""
+    on: str | None = None
+    """Kind of node that --plan counts with."""
+    out: Path | None = None
+    """Folder for a copy of the tables and figures."""
+
+
+def read_options(
+    options: type[T], argv: list[str], *, prog: str, description: str
+) -> tuple[T, Place]:
+    """Parse the arguments of a script; `--place.FIELD` overrides the deployment.
+
+    Raises:
+        ValueError: one line for whatever is wrong with them.
+        SystemExit: after --help.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config", type=Path, default=CONFIG)
+    first = parse_quietly(prog, lambda: early.parse_known_args(argv)[0])
+    place = place_of(first.config)
+    shape = make_dataclass(
+        "Arguments", [("place", Place, place)], bases=(options,), frozen=True, kw_only=True
+    )
+    parsed: Any = parse_quietly(
+        prog,
+        lambda: tyro.cli(
+            shape,
+            args=argv,
+            prog=prog,
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+        ),
+    )
+    return parsed, resolve_place(parsed.place, cwd=Path.cwd())
+
+
+def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG) -> Command:
+    """The command that runs all stages of the recipe."""
+    options = Options(recipe=recipe.name, run=run, config=config)
+    return Command(options=options, recipe=recipe, stages=recipe.stages, place=place)
+
+
+def print_plan(command: Command, on: str | None) -> None:
+    """A line a stage: what it takes, and whether it is committed; then the sum of the rest."""
+    kind = on or default_kind(command.options.config)
+    cluster, place = find_cluster(kind), command.place
+    check_sharing(command.stages, place, cluster)
+    estimates = [estimate(one, place, cluster, images_of(one, place)) for one in command.stages]
+    found = attempts_under(place.storage_root, run=command.options.run)
+    states = {one.stage: one.state for one in what_would_run(command, found)}
+    table = Table(
+        title=f"{command.options.recipe}, run {command.options.run}, on {kind}",
+        title_justify="left",
+    )
+    table.add_column("stage", no_wrap=True)
+    for heading in ("parameters", "images", "exaFLOP", "time", "cost, $"):
+        table.add_column(heading, justify="right")
+    table.add_column("state")
+    for stage, one in zip(command.stages, estimates, strict=True):
+        images = stage.steps * stage.global_batch
+        table.add_row(one.stage, *_figures(one, images), states[one.stage])
+    console = Console()
+    if not console.is_terminal:  # a log has no width
+        console = Console(width=_LOG_COLUMNS, no_color=True)
+    console.print(table)
+    left = [one for one in estimates if states[one.stage] != "committed"]
+    console.print(
+        f"{len(left)} of {len(estimates)} stages to run: {sum(one.exaflops for one in left):,.4g}"
+        f" exaFLOP, {_time(sum(one.days for one in left))} one after the other,"
+        f" ${sum(one.dollars for one in left):,.0f}; peak x {cluster.mfu:.0%}, starting up and"
+        " few-shot evaluation not counted",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _figures(one: Estimate, images: int) -> tuple[str, ...]:
+    flops = f"{one.exaflops:,.3g}"
+    return f"{one.parameters:,}", f"{images:,}", flops, _time(one.days), f"{one.dollars:,.0f}"
+
+
+def _time(days: float) -> str:
+    return f"{days:,.3g} days" if days >= 1 else clock(days * 86400)
+
+
+@contextmanager
+def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
+    """The MLflow run of the study or suite; with it the run exists that holds the stages."""
+    tracker = open_tracker(
+        client,
+        experiment=command.options.recipe,
+        run=command.options.run,
+        stage=name,
+        attempt=join(command.place.storage_root, command.options.run, name),
+        tags={"campaign": name},
+        params={},
+    )
+    status = FAILED
+    try:
+        yield tracker
+        status = FINISHED
+    except KeyboardInterrupt:
+        status = KILLED
+        raise
+    finally:
+        tracker.end(status)
+        for line in tracker.notices():
+            print(line)
+
+
+def publish(
+    command: Command, tracker: Tracker, files: Mapping[str, bytes], out: Path | None
+) -> str:
+    """Write the files into the run's folder, to MLflow, and to `out`; return where they lie."""
+    place = join(command.place.storage_root, command.options.run)
+    store = open_store(place)
+    for name, data in files.items():
+        store.write(name, data)
+        tracker.log_file(name, data)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(data)
+    return place

@@ -1,0 +1,108 @@
+"""What was measured: a row a point, and cells, the means of rows that differ by seed alone."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+COVERAGE = 2.0  # standard errors that a difference must exceed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One point with what was measured there."""
+
+    series: str
+    x: float | str
+    seed: int
+    stage: str
+    attempt: str
+    """Folder of the weights: fingerprint, and the attempt's number where it is not the first."""
+    parameters: int
+    images: int
+    """Trained on, over the chain."""
+    exaflops: float
+    """Of training, over the chain."""
+    metrics: Mapping[str, float]
+
+    def flat(self) -> dict[str, Any]:
+        """The row with its metrics as columns."""
+        values = asdict(self)
+        metrics = values.pop("metrics")
+        return values | metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Points of one series and x: their mean over seeds."""
+
+    series: str
+    x: float | str
+    mean: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells of a metric, in the order of the rows, and the spread of a single run."""
+
+    cells: tuple[Cell, ...]
+    spread: float | None
+    """Standard deviation of one run, pooled over cells; None where nothing was repeated."""
+    repeated: str
+    """What was repeated: `training seeds`, `few-shot draws` or `nothing`."""
+
+    def of(self, series: str) -> list[Cell]:
+        """The cells of a series."""
+        return [cell for cell in self.cells if cell.series == series]
+
+    def at(self, x: float | str) -> list[Cell]:
+        """The cells of an x."""
+        return [cell for cell in self.cells if cell.x == x]
+
+    def margin(self, one: Cell, other: Cell) -> float:
+        """What the difference of two means must exceed."""
+        if self.spread is None:
+            return math.inf
+        return COVERAGE * self.spread * math.sqrt(1 / one.count + 1 / other.count)
+
+    def differ(self, one: Cell, other: Cell) -> bool:
+        """Whether the difference is beyond the spread."""
+        return abs(one.mean - other.mean) > self.margin(one, other)
+
+
+def cells_of(rows: Sequence[Row], metric: str) -> Cells:
+    """Means of a metric over seeds.
+
+    The spread is that over training seeds where a cell has several, else that over few-shot draws,
+    which knows nothing of training.
+    """
+    groups: dict[tuple[str, float | str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.series, row.x), []).append(row)
+    cells = tuple(
+        Cell(
+            series=series,
+            x=x,
+            mean=statistics.fmean(row.metrics[metric] for row in group),
+            count=len(group),
+        )
+        for (series, x), group in groups.items()
+    )
+    several = [
+        [row.metrics[metric] for row in group] for group in groups.values() if len(group) > 1
+    ]
+    if several:
+        return Cells(cells, _pooled(several), "training seeds")
+    draws = [row.metrics[f"{metric}_spread"] for row in rows if f"{metric}_spread" in row.metrics]
+    if draws:
+        return Cells(cells, math.sqrt(statistics.fmean(d * d for d in draws)), "few-shot draws")
+    return Cells(cells, None, "nothing")
+
+
+def _pooled(groups: Iterable[Sequence[float]]) -> float:
+    """Standard deviation within groups: the root of the pooled sample variance."""
+    groups = list(groups)
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups)
+    return math.sqrt(squares / sum(len(group) - 1 for group in groups))

@@ -1,0 +1,162 @@
+"""What the measured cells support, as sentences: computed, whether or not the paper agrees.
+
+A difference counts where it exceeds two standard errors of the spread of repeated runs. What is
+smaller is called no difference.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from pipelines.campaigns.studies.cells import COVERAGE, Cell, Cells
+
+Sentences = list[str]
+
+
+def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
+    """Each later x of a single series against the first, then the later ones among themselves."""
+    base, *rest = cells.cells
+    better = [cell for cell in rest if cells.differ(cell, base) and cell.mean > base.mean]
+    worse = [cell for cell in rest if cells.differ(cell, base) and cell.mean < base.mean]
+    alike = [cell for cell in rest if not cells.differ(cell, base)]
+    said = []
+    for group, words in (
+        (better, "better than"),
+        (worse, "worse than"),
+        (alike, "no different beyond the spread from"),
+    ):
+        if group:
+            named = ", ".join(f"{_x(c)} ({_signed(c, base)})" for c in group)
+            said.append(f"{words} {first} ({_percent(base)}): {named}")
+    best, least = max(rest, key=_mean), min(rest, key=_mean)
+    if len(rest) > 1:
+        told = (
+            f"{_x(best)} is ahead of {_x(least)} by {_points(best.mean - least.mean)}"
+            if cells.differ(best, least)
+            else "no difference beyond the spread"
+        )
+        said.append(f"among {others}: {told}")
+    return said
+
+
+def trend(cells: Cells) -> Sentences:
+    """Whether a metric rises from the smallest x to the largest, one cell an x."""
+    ordered = sorted(cells.cells, key=lambda cell: float(cell.x))
+    first, last = ordered[0], ordered[-1]
+    change = f"{first.series} {_percent(first)} -> {last.series} {_percent(last)}"
+    if not cells.differ(first, last):
+        return [f"from the least to the most compute: no difference beyond the spread ({change})"]
+    rises = last.mean > first.mean
+    direction = "rises" if rises else "falls"
+    against = [
+        after
+        for before, after in itertools.pairwise(ordered)
+        if cells.differ(before, after) and (after.mean > before.mean) != rises
+    ]
+    shape = "" if not against else f", though not at {', '.join(c.series for c in against)}"
+    return [f"accuracy {direction} from the least to the most compute{shape} ({change})"]
+
+
+def by_data(cells: Cells) -> Sentences:
+    """Which series leads at each x, and what each gains from the smallest x to the largest."""
+    said = []
+    for x in _xs(cells):
+        best, *others = sorted(cells.at(x), key=_mean, reverse=True)
+        ahead = [cell for cell in others if cells.differ(best, cell)]
+        level = [cell.series for cell in others if cell not in ahead]
+        with_it = f" with {', '.join(level)} level" if level else ""
+        said.append(f"at {x:,.0f} samples {best.series} leads ({_percent(best)}){with_it}")
+    for series in dict.fromkeys(cell.series for cell in cells.cells):
+        ordered = sorted(cells.of(series), key=lambda cell: float(cell.x))
+        first, last = ordered[0], ordered[-1]
+        told = _signed(last, first) if cells.differ(first, last) else "nothing beyond the spread"
+        said.append(f"{series} gains {told} from the least to the most data")
+    return said
+
+
+def by_compute(cells: Cells, *, subject: str) -> Sentences:
+    """What each series pays for the best accuracy that all reach, and for the best it reaches."""
+    names = list(dict.fromkeys(cell.series for cell in cells.cells))
+    fronts = {name: frontier(cells.of(name)) for name in names}
+    target = min(front[-1][1] for front in fronts.values())
+    price = {name: compute_for(front, target) for name, front in fronts.items()}
+    said = [
+        f"for {100 * target:.1f} %, the best that all reach: "
+        + ", ".join(f"{name} {_exaflops(price[name])}" for name in names)
+    ]
+    for name in names:
+        if name != subject and price[subject] is not None and price[name] is not None:
+            ratio = price[name] / price[subject]
+            said.append(f"{name} takes {ratio:.2g} times {subject}'s compute there")
+    tops = {name: max(cells.of(name), key=_mean) for name in names}
+    best, *others = sorted(tops.values(), key=_mean, reverse=True)
+    level = [cell.series for cell in others if not cells.differ(best, cell)]
+    with_it = f", {', '.join(level)} no different beyond the spread" if level else ""
+    said.append(f"the highest accuracy is {best.series}'s ({_percent(best)}{with_it})")
+    for name in names:
+        front = fronts[name]
+        if len(front) > 1:
+            last, before = front[-1], front[-2]
+            said.append(f"{name} gains {_points(last[1] - before[1])} in its last step up")
+    return said
+
+
+def frontier(cells: Sequence[Cell]) -> list[tuple[float, float]]:
+    """(compute, accuracy) of the cells that no cheaper one reaches, rising."""
+    front: list[tuple[float, float]] = []
+    for cell in sorted(cells, key=lambda cell: (float(cell.x), -cell.mean)):
+        if not front or cell.mean > front[-1][1]:
+            front.append((float(cell.x), cell.mean))
+    return front
+
+
+def compute_for(front: Sequence[tuple[float, float]], accuracy: float) -> float:
+    """Compute at which a frontier reaches an accuracy that it does reach, between points straight
+    in log(compute); of its first point where that is enough."""
+    before: tuple[float, float] | None = None
+    for x, y in front:
+        if y >= accuracy:
+            if before is None or y == accuracy:
+                return x
+            share = (accuracy - before[1]) / (y - before[1])
+            return math.exp(math.log(before[0]) + share * math.log(x / before[0]))
+        before = (x, y)
+    raise ValueError(f"the frontier ends at {front[-1][1]}, below {accuracy}")
+
+
+def spread_line(cells: Cells) -> str:
+    """What differences were judged by."""
+    if cells.spread is None:
+        return "one run each: no spread is known, so no difference is claimed"
+    return (
+        f"spread of one run {100 * cells.spread:.2f} points (over {cells.repeated}); a difference"
+        f" counts beyond {COVERAGE:g} standard errors"
+    )
+
+
+def _xs(cells: Cells) -> list[float]:
+    return sorted({float(cell.x) for cell in cells.cells})
+
+
+def _mean(cell: Cell) -> float:
+    return cell.mean
+
+
+def _x(cell: Cell) -> str:
+    return f"{cell.x:g}" if isinstance(cell.x, int | float) else cell.x
+
+
+def _percent(cell: Cell) -> str:
+    return f"{100 * cell.mean:.1f} %"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.1f} points"
+
+
+def _signed(cell: Cell, base: Cell) -> str:
+    return f"{100 * (cell.mean - base.mean):+.1f} points"
+
+
+def _exaflops(value: float) -> str:
+    return f"{value:.3g} exaFLOPs"

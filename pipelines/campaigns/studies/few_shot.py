@@ -1,0 +1,134 @@
+"""Few-shot accuracy of committed weights: features on Ray, a task a network; kept in the run.
+
+Only the images that some draw takes are read of the training split. What was measured once is a
+small file, named by weights, task and dataset.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import ray
+import torch
+
+from cluster.settings import Place
+from pipelines.campaigns.studies.study import FewShotTask
+from pipelines.cli.ray_session import ray_session
+from pipelines.evaluation.fewshot import drawn, few_shot
+from pipelines.recipes.stage import Data
+from storage import weights
+from storage.columns import StreamSpec, columns, open_stream
+from storage.dataset import load_dataset
+from storage.decode import Crop
+from storage.index import load_index
+from storage.objects import open_store
+from storage.selection import Selection
+from storage.uri import join
+from vit import build_model, config_from_dict, normalize
+from vit.model import ViT
+from vit.resnet import BiT
+
+FOLDER = "few_shot"
+_ROWS = 128  # images at once
+
+
+def few_shot_of(
+    attempts: Mapping[str, str], task: FewShotTask, place: Place, *, run: str
+) -> dict[str, dict[str, float]]:
+    """Metrics (`few_shot/5`, `few_shot/5_spread`, ...) of each attempt's weights.
+
+    Args:
+        attempts: name -> place of committed weights.
+        task: dataset, shots, seeds.
+        place: GPUs of a task are those of a worker.
+        run: whose folder keeps the results.
+    """
+    dataset = load_dataset(join(place.data_root, task.dataset))
+    store = open_store(join(place.storage_root, run, FOLDER))
+    keys = {name: _key(uri, task, dataset.digest) for name, uri in attempts.items()}
+    missing = {name: uri for name, uri in attempts.items() if not store.exists(keys[name])}
+    if missing:
+        with ray_session(verbose=place.verbose):
+            remote = ray.remote(num_cpus=1, num_gpus=place.workers.gpus)(measure)
+            found = {
+                name: remote.remote(uri, dataset.uri, dataset.digest, task)
+                for name, uri in missing.items()
+            }
+            for name, reference in found.items():
+                metrics = ray.get(reference)
+                store.write(keys[name], json.dumps(metrics, indent=1).encode())
+                print(f"{name}: {_said(metrics, task)}", flush=True)
+    return {name: json.loads(store.read(key)) for name, key in keys.items()}
+
+
+def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
+    """Features of one network and the regression on them, in this process."""
+    manifest = weights.read_manifest(attempt_uri)
+    assert manifest is not None, f"{attempt_uri} is not committed"
+    config = config_from_dict(manifest["stage"]["model"])
+    model = build_model(config)
+    model.load_state_dict(weights.read_weights(attempt_uri)[0])
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    data = manifest["stage"]["data"]
+    crop = Crop(
+        image_size=manifest["stage"]["model"]["image_size"],
+        kind=data["eval_crop"],
+        resize_fraction=data["eval_fraction"],
+    )
+    splits = Data()
+    dataset = load_dataset(dataset_uri)
+    labels = np.asarray(load_index(dataset, splits.train_split).labels, dtype=np.int64)  # [N]
+    every = np.arange(len(labels))
+    support = np.unique(
+        np.concatenate([drawn(labels, every, seed).first(max(task.shots)) for seed in task.seeds])
+    )
+
+    def spec(split: str, selection: Selection) -> StreamSpec:
+        return StreamSpec(
+            dataset=dataset_uri,
+            split=split,
+            selection=selection,
+            crop=crop,
+            global_batch=1,
+            tail="carry",
+        )
+
+    test_spec = spec(splits.val_split, Selection(samples=task.test_samples))
+    test_labels = np.asarray(open_stream(test_spec, digest).labels, dtype=np.int64)  # [M]
+    found = few_shot(
+        features(model, spec(splits.train_split, Selection()), digest, support),
+        labels[support],
+        features(model, test_spec, digest, np.arange(len(test_labels))),
+        test_labels,
+        num_classes=len(dataset.classes),
+        train_index=support,
+        shots=task.shots,
+        seeds=task.seeds,
+    )
+    return dict(found.metrics())
+
+
+@torch.no_grad()
+def features(model: ViT | BiT, spec: StreamSpec, digest: str, chosen: np.ndarray) -> np.ndarray:
+    """Pre-logits of the chosen samples [n] of a stream: float32 [n, D]."""
+    opened = open_stream(spec, digest)
+    device = next(model.parameters()).device
+    found = []
+    for start in range(0, len(chosen), _ROWS):
+        rows = chosen[start : start + _ROWS]
+        image = columns(opened, rows, np.zeros_like(rows), replace=False)["image"]
+        batch = normalize(torch.from_numpy(image).to(device))  # [b, 3, H, W]
+        found.append(model.forward_head(model.forward_features(batch), pre_logits=True).cpu())
+    return torch.cat(found).numpy()
+
+
+def _key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
+    content = json.dumps([asdict(task), digest], sort_keys=True)
+    short = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return f"{attempt_uri.rsplit('/', 1)[-1]}-{short}.json"
+
+
+def _said(metrics: Mapping[str, float], task: FewShotTask) -> str:
+    return ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)

@@ -1,0 +1,117 @@
+"""What a study is: points to measure, each the end of a chain of stages, and how they are drawn.
+
+The paper's and the CPU's version of a study are the same function of different recipes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipelines.campaigns.studies.cells import Row
+from pipelines.evaluation import fewshot
+from pipelines.recipes.stage import Recipe, Stage
+from vit import build_model
+
+if TYPE_CHECKING:
+    from pipelines.campaigns.studies.cells import Cells
+
+Size = Literal["cpu", "paper"]
+SIZES: tuple[Size, ...] = ("cpu", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotTask:
+    """Closed-form few-shot regression on a study's frozen features."""
+
+    dataset: str
+    """Packed dataset under `place.data_root`, all of its classes."""
+    shots: tuple[int, ...] = fewshot.SHOTS
+    """Images a class."""
+    seeds: tuple[int, ...] = fewshot.SEEDS
+    """Of the draw."""
+    test_samples: int | None = None
+    """Images of the validation split that are tested on, drawn; all by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One measurement: the last stage of a chain."""
+
+    stage: str
+    """Name of the measured stage."""
+    series: str
+    """Line of the figure it belongs to."""
+    x: float | str
+    """Its place on the x axis; words stand in the order they come."""
+    seed: int = 0
+    """Points that differ only here are repetitions: their spread is what a difference must
+    exceed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """An axis, as the paper labels it."""
+
+    label: str
+    log: bool = False
+    """Whether it is logarithmic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Stages, points among them, and the figure they make."""
+
+    name: str
+    title: str
+    """What is asked, in a few words."""
+    source: str
+    """Where the paper has it."""
+    recipe: Recipe
+    points: tuple[Point, ...]
+    few_shot: FewShotTask | None
+    """Measured on every point's weights."""
+    metric: str
+    """What the y axis shows: a metric of the rows, `few_shot/5`, `val/accuracy`,
+    `best/accuracy`."""
+    x: Axis
+    y: Axis
+    expected: str
+    """What the paper found, in a sentence."""
+    conclude: "Callable[[Cells], list[str]]"
+    """What the cells support, as sentences."""
+
+    def __post_init__(self) -> None:
+        names = {stage.name for stage in self.recipe.stages}
+        assert len(names) == len(self.recipe.stages), f"{self.name}: two stages of one name"
+        assert {point.stage for point in self.points} <= names, f"{self.name}: points of no stage"
+
+    def chain(self, stage: str) -> tuple[Stage, ...]:
+        """A stage with its ancestors, first things first."""
+        found = self.recipe.stage(stage)
+        return (*self.chain(found.parent), found) if found.parent else (found,)
+
+
+Sizes = dict[Size, Callable[..., Study]]
+"""The study at each size; `seeds` says how often each point is trained."""
+
+
+def row_of(study: Study, point: Point, attempt: str, metrics: Mapping[str, float]) -> Row:
+    """The row of a point."""
+    chain = study.chain(point.stage)
+    return Row(
+        series=point.series,
+        x=point.x,
+        seed=point.seed,
+        stage=point.stage,
+        attempt=attempt,
+        parameters=_cost(chain[-1])[0],
+        images=sum(stage.steps * stage.global_batch for stage in chain),
+        exaflops=sum(_cost(stage)[1] for stage in chain),
+        metrics=metrics,
+    )
+
+
+def _cost(stage: Stage) -> tuple[int, float]:
+    """Parameters, and exaFLOPs of training."""
+    cost = build_model(stage.model, device="meta").cost()
+    return cost.parameters, stage.steps * stage.global_batch * cost.training_flops / 1e18

@@ -1,0 +1,90 @@
+"""`pipelines/doctor.py`: a line a check, before a job is submitted; all at once, in bounded time.
+
+0  nothing failed        1  something did        2  the command line is wrong
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+from pipelines.checks.finding import Finding, fail
+from pipelines.checks.machine import (
+    check_collectives,
+    check_devices,
+    check_disk,
+    check_environment,
+    check_memory,
+    check_versions,
+)
+from pipelines.checks.services import CHECKS as SERVICES
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import resolve_place
+
+Check = Callable[[Command], Finding]
+MACHINE: tuple[Check, ...] = (
+    check_versions,
+    check_environment,
+    check_devices,
+    check_collectives,
+    check_disk,
+    check_memory,
+)
+SECONDS = 30.0
+"""All checks together take no longer; one that does has failed."""
+
+
+def main(description: str) -> NoReturn:
+    """Check everything and exit."""
+    with errors_as_exits():
+        command = read_command(
+            sys.argv[1:], stage_name=None, prog=program_name(), description=description
+        )
+        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
+    began = time.monotonic()
+    findings = examine(command, (*MACHINE, *SERVICES), seconds=SECONDS)
+    for finding in findings:
+        print(finding)
+    failed = sum(finding.status == "FAIL" for finding in findings)
+    warned = sum(finding.status == "warn" for finding in findings)
+    took = time.monotonic() - began
+    print(f"{len(findings)} checks, {failed} failed, {warned} warnings, in {took:.0f} s")
+    sys.exit(1 if failed else 0)
+
+
+@dataclass
+class _Running:
+    """A check under way."""
+
+    check: Check
+    found: Finding | None = None
+
+    def run(self, command: Command) -> None:
+        name = self.check.__name__.removeprefix("check_")
+        try:
+            self.found = self.check(command)
+        except Exception as error:  # a check that breaks has found something, and the rest go on
+            self.found = fail(name, f"{type(error).__name__}: {error}")
+
+
+def examine(command: Command, checks: Sequence[Check], *, seconds: float) -> list[Finding]:
+    """Run all checks side by side; the findings in the order of the checks."""
+    running = [_Running(check) for check in checks]
+    threads = [
+        threading.Thread(target=one.run, args=(command,), daemon=True)  # may be left hanging
+        for one in running
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [
+        one.found
+        or fail(one.check.__name__.removeprefix("check_"), f"no answer within {seconds:g} s")
+        for one in running
+    ]

@@ -1,0 +1,173 @@
+"""Checks of this machine: packages, environment, devices, collectives, disk, memory."""
+
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from packaging.requirements import Requirement
+
+from pipelines.checks.finding import Finding, fail, ok, warn
+from pipelines.cli.options import Command
+from pipelines.planning.estimate import estimate
+from pipelines.planning.hardware import Cluster, find_cluster
+from pipelines.planning.images import Images
+from pipelines.planning.memory import GIB
+from storage.uri import parse
+
+PROJECT = "vit-on-ray"
+# They switch off what keeps pickled code in data from running.
+_UNSAFE = ("RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION", "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE")
+_NO_IMAGES = Images(train=1, val=0, mean_bytes=1.0, run_samples=1, source="")
+
+
+def check_versions(command: Command) -> Finding:
+    """Whether what is installed is what `pyproject.toml` asks for."""
+    name = "versions"
+    do = "pip install --constraint constraints.txt --editable ."
+    try:
+        wanted = [Requirement(line) for line in requires(PROJECT) or ()]
+    except PackageNotFoundError:
+        return warn(name, f"{PROJECT} is not installed, so its packages cannot be checked - {do}")
+    wrong, found = [], []
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            have = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name}{requirement.specifier} is missing")
+            continue
+        if not requirement.specifier.contains(have, prereleases=True):
+            wrong.append(f"{requirement.name} {have} is not {requirement.specifier}")
+        found.append(f"{requirement.name} {have}")
+    if wrong:
+        return fail(name, f"{'; '.join(wrong)} - {do}")
+    shown = [one for one in found if one.split()[0] in ("torch", "ray", "deepspeed", "mlflow")]
+    return ok(name, f"Python {sys.version.split()[0]}, {', '.join(shown)}")
+
+
+def check_environment(command: Command) -> Finding:
+    """Variables that open a door."""
+    name = "environment"
+    opened = [variable for variable in _UNSAFE if os.environ.get(variable)]
+    if opened:
+        return fail(name, f"{', '.join(opened)} lets data run code - unset it")
+    return ok(name, "nothing that lets data run code")
+
+
+def check_devices(command: Command) -> Finding:
+    """GPUs of this machine, if workers are to hold any."""
+    name, workers = "devices", command.place.workers
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not workers.gpus:
+        spare = f"; its {count} GPUs stay idle (workers.gpus 0)" if count else ""
+        text = f"{os.cpu_count()} CPUs{spare}"
+        return warn(name, text) if count else ok(name, text)
+    if not count and os.environ.get("RAY_ADDRESS"):
+        return ok(name, "no GPU here; the cluster's are counted by the Ray check")
+    if not count:
+        return fail(name, "workers.gpus is 1, torch finds no GPU - set it to 0, or mend the driver")
+    if any(stage.precision == "bfloat16" for stage in command.stages):
+        major, minor = torch.cuda.get_device_capability(0)
+        if major < 8:
+            return fail(name, f"the GPU (sm_{major}{minor}) has no bfloat16 - --stage.precision")
+    return ok(name, f"{count} x {torch.cuda.get_device_name(0)}")
+
+
+def check_collectives(command: Command) -> Finding:
+    """Whether workers can talk: gloo is tried, NCCL looked for."""
+    name = "collectives"
+    try:
+        store = dist.HashStore()  # type: ignore[attr-defined]  # not in its __all__
+        group: Any = dist.ProcessGroupGloo(store, 0, 1, timedelta(seconds=5))
+        group.barrier().wait()
+    except RuntimeError as error:
+        return fail(name, f"gloo does not start: {error} - set GLOO_SOCKET_IFNAME to an interface")
+    if command.place.workers.gpus and not dist.is_nccl_available():
+        return fail(name, "this torch has no NCCL - install a CUDA build of it")
+    return ok(name, "gloo and NCCL" if command.place.workers.gpus else "gloo")
+
+
+def check_disk(command: Command) -> Finding:
+    """Room for resume states and weights, and for the copy that is made while they are written."""
+    name, place = "disk", command.place
+    cluster = find_cluster("laptop")
+    states = [
+        estimate(stage, place, cluster, _NO_IMAGES).state_bytes
+        for stage in command.stages
+        if stage.steps
+    ]
+    largest = max(states, default=0)
+    needed: dict[Path, int] = {Path(tempfile.gettempdir()): largest}
+    root = parse(place.storage_root)
+    if root.bucket is None:  # a state is written before the one before it is deleted
+        folder = _existing(Path(root.path))
+        needed[folder] = needed.get(folder, 0) + 2 * largest + sum(states) // 3
+    for folder, wanted in needed.items():
+        free = shutil.disk_usage(folder).free
+        if free < wanted:
+            return fail(
+                name,
+                f"{folder} has {free / GIB:.1f} GiB free, {wanted / GIB:.1f} are needed - make room"
+                " or set TMPDIR or --place.storage-root elsewhere",
+            )
+    rooms = ", ".join(
+        f"{shutil.disk_usage(folder).free / GIB:.0f} GiB free in {folder}" for folder in needed
+    )
+    return ok(name, f"{rooms}; at most {max(needed.values()) / GIB:.1f} needed")
+
+
+def check_memory(command: Command) -> Finding:
+    """The plan's memory against what a worker has here."""
+    name, place = "memory", command.place
+    cluster = hardware_here(command)
+    if cluster is None:
+        return ok(name, "the GPUs are elsewhere: pipelines/plan.py --on KIND says whether it fits")
+    room = 0.0
+    for stage in command.stages:
+        found = estimate(stage, place, cluster, _NO_IMAGES)
+        room = found.limit_bytes / GIB
+        line = next((one for one in found.memory if one.level == place.zero.level), None)
+        if line is None:
+            return fail(name, f"stage {stage.name}: bfloat16 needs --place.zero.level 1, 2 or 3")
+        if not line.fits:
+            return fail(
+                name,
+                f"stage {stage.name} needs {line.peak / GIB:.1f} GiB a worker, there are"
+                f" {room:.1f} - --place.max-micro-batch"
+                f" {line.largest_micro_batch}, or see pipelines/plan.py"
+                if line.largest_micro_batch
+                else f"stage {stage.name} does not fit at zero.level {line.level} with one image -"
+                " see pipelines/plan.py",
+            )
+    return ok(name, f"the plan fits into {room:.1f} GiB a worker")
+
+
+def hardware_here(command: Command) -> Cluster | None:
+    """This machine as a node; None where workers hold GPUs and it has none."""
+    laptop = find_cluster("laptop")
+    cpus = os.cpu_count() or 1
+    if not command.place.workers.gpus:
+        memory = psutil.virtual_memory().total / GIB
+        return replace(laptop, memory_gibibytes=memory, cpus=cpus)
+    if not torch.cuda.is_available():
+        return None
+    memory = torch.cuda.get_device_properties(0).total_memory / GIB
+    count = torch.cuda.device_count()
+    return replace(find_cluster("h200"), gpus=count, memory_gibibytes=memory, cpus=cpus)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder

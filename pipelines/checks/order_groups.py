@@ -1,0 +1,149 @@
+"""Groups of ranks that read a stage's stream, are killed, and go on at the last cursor."""
+
+import contextlib
+import os
+import signal
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+import ray
+import torch
+from ray.exceptions import RayError
+
+from cluster.settings import Place
+from pipelines.lineage.resume_states import newest_state, save_state
+from pipelines.recipes.stage import Stage
+from pipelines.worker.feed import TRAIN, OrderedDataConfig, placeholder
+
+SAVE_EVERY = 4  # steps
+_STALL_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A global batch as it arrived: epochs, positions int64 [G], checksums of pixels uint32 [G]."""
+
+    epochs: np.ndarray
+    positions: np.ndarray
+    checksums: np.ndarray
+
+
+@dataclass
+class History:
+    """The steps that survived: what came after the last cursor is forgotten at a kill."""
+
+    steps: list[Step] = field(default_factory=list)
+    kills: int = 0
+
+
+@dataclass(frozen=True)
+class Killing:
+    """How often, and a seed for when and whom."""
+
+    kills: int
+    seed: int
+
+
+class Rank:
+    """One rank: reads its batches as a training worker would, a few steps ahead of the driver."""
+
+    def __init__(self, iterator: Any, rows: int) -> None:
+        self._batches = iter(
+            iterator.iter_batches(batch_size=rows, batch_format="numpy", prefetch_batches=2)
+        )
+
+    def read(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """(step, epochs [b], positions [b], checksums [b]) of the next batch."""
+        batch = next(self._batches)
+        (step,) = set(batch["step"].tolist())
+        checksums = np.array([zlib.crc32(image.tobytes()) for image in batch["image"]], np.uint32)
+        return step, batch["epoch"].copy(), batch["index"].copy(), checksums
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the groups read, and where they keep their cursor."""
+
+    stage: Stage
+    place: Place
+    dataset_uri: str
+    attempt_uri: str
+
+
+def follow(reading: Reading, sizes: tuple[int, ...], killing: Killing | None) -> History:
+    """Read all steps; group i has sizes[i mod n] ranks."""
+    history, steps = History(), reading.stage.steps
+    random = np.random.default_rng(killing.seed if killing else 0)
+    kills = killing.kills if killing else 0
+    moments = sorted(random.choice(np.arange(1, steps), kills, replace=False).tolist())
+    while len(history.steps) < steps:
+        state = newest_state(reading.attempt_uri)
+        del history.steps[state.step if state else 0 :]
+        until = moments.pop(0) if moments else None
+        _group(reading, sizes[history.kills % len(sizes)], history, until, random)
+        history.kills += until is not None
+    return history
+
+
+def _group(
+    reading: Reading, size: int, history: History, until: int | None, random: np.random.Generator
+) -> None:
+    """One worker group: to the end, or to the step that it is killed at."""
+    config = OrderedDataConfig(
+        reading.stage,
+        reading.place,
+        dataset_uri=reading.dataset_uri,
+        attempt_uri=reading.attempt_uri,
+    )
+    iterators = config.configure({TRAIN: placeholder()}, size, None, None)
+    rows = reading.stage.global_batch // size
+    start: Any = ray.remote(num_cpus=0)(Rank)
+    ranks = [start.remote(shards[TRAIN], rows) for shards in iterators]
+    try:
+        while len(history.steps) < reading.stage.steps:
+            waiting = [rank.read.remote() for rank in ranks]
+            if until is not None and len(history.steps) >= until:
+                _kill(ranks, random)
+                with contextlib.suppress(RayError):
+                    ray.get(waiting, timeout=_STALL_SECONDS)
+                return
+            parts = ray.get(waiting, timeout=_STALL_SECONDS)
+            found = {part[0] for part in parts}
+            if found != {len(history.steps)}:
+                raise RuntimeError(f"step {len(history.steps)} was fed as {sorted(found)}")
+            _, *columns = zip(*parts, strict=True)
+            history.steps.append(Step(*map(np.concatenate, columns)))
+            done = len(history.steps)
+            if done % SAVE_EVERY == 0 and done < reading.stage.steps:
+                save_state(reading.attempt_uri, {"cursor": torch.zeros(1)}, step=done)
+    finally:
+        for rank in ranks:
+            ray.kill(rank)
+
+
+def _kill(ranks: list[Any], random: np.random.Generator) -> None:
+    """SIGKILL for one rank in the middle of its step; every other time for a decoder as well."""
+    if random.random() < 0.5:
+        decoders = _decoders()
+        if decoders:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(decoders[int(random.integers(len(decoders)))], signal.SIGKILL)
+    time.sleep(float(random.random()) * 0.2)
+    ray.kill(ranks[int(random.integers(len(ranks)))])
+
+
+def _decoders() -> list[int]:
+    """Process ids of the decoding tasks of a Ray that this process started."""
+    children = psutil.Process().children(recursive=True)
+    names = [(child.pid, _title(child)) for child in children]
+    return [pid for pid, name in names if name.startswith("ray::") and "_blocks" in name]
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""

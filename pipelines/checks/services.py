@@ -1,0 +1,250 @@
+"""Checks of what a run talks to: Ray, storage and its clock, MLflow, the data."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import boto3.session
+
+from cluster.errors import BadPlace
+from cluster.scaling import check_room, worker_cpus
+from cluster.settings import Place
+from pipelines.checks.finding import Finding, fail, ok, warn
+from pipelines.cli.options import Command
+from pipelines.cli.ray_session import check_reachable
+from pipelines.cli.redaction import scrub
+from pipelines.tracking.client import SQLITE, TrackingUnavailable, open_client
+from pipelines.training.prepare import check_stage
+from storage.errors import ObjectExists, StorageError
+from storage.local import LocalStore
+from storage.s3 import S3Store
+from storage.store import ObjectStore
+from storage.uri import join, parse
+
+RAY_SECONDS = 25.0
+_WARN_SKEW_SECONDS, _MOST_SKEW_SECONDS = 60.0, 900.0  # S3 refuses a request 15 minutes off
+# Connects as a run does, token and all, in a process that can be given up.
+_CONNECT = """
+import json, sys, ray
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print("resources " + json.dumps(ray.cluster_resources()))
+"""
+_ASK_JOBS = """
+import sys
+from ray.job_submission import JobSubmissionClient
+JobSubmissionClient(sys.argv[1]).list_jobs()
+print("resources {}")
+"""
+
+
+def check_ray(command: Command) -> Finding:
+    """Whether the cluster of RAY_ADDRESS answers, takes our token and has room."""
+    name, address = "Ray", os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        cpus = float(os.cpu_count() or 1)
+        return _room(command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: own Ray")
+    try:
+        check_reachable(address)
+    except BadPlace as error:
+        return fail(name, str(error))
+    script = _ASK_JOBS if address.startswith(("http://", "https://")) else _CONNECT
+    try:
+        done = subprocess.run(  # noqa: S603  # our own interpreter and text
+            [sys.executable, "-c", script, address],
+            capture_output=True,
+            text=True,
+            timeout=RAY_SECONDS,
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        )
+    except subprocess.TimeoutExpired:
+        return fail(name, f"{address} took no driver within {RAY_SECONDS:g} s - see `ray status`")
+    answers = [line for line in done.stdout.splitlines() if line.startswith("resources ")]
+    if done.returncode or not answers:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        text = scrub(said[-1])[:300]
+        token = any(word in done.stderr.lower() for word in ("authenticat", "token", "401"))
+        do = (
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
+            if token
+            else "start Ray there, or unset RAY_ADDRESS"
+        )
+        return fail(name, f"{address} refuses: {text} - {do}")
+    if script == _ASK_JOBS:
+        return ok(name, f"the job server at {address} answers and takes the token")
+    resources = json.loads(answers[0].removeprefix("resources "))
+    return _room(command, resources, f"{address} answers and takes the token")
+
+
+def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
+    """Whether the fewest workers and a decoding task fit."""
+    name, place = "Ray", command.place
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    shown = f"{text}, {cpus:g} CPUs" + (f", {gpus:g} GPUs" if 0 < gpus < float("inf") else "")
+    if place.wait_for_nodes:
+        return ok(name, f"{shown} now, more on demand (wait_for_nodes)")
+    try:
+        check_room(
+            fewest=place.workers.min,
+            cpus=worker_cpus(place.workers, most=place.workers.max, cluster_cpus=cpus),
+            gpus=place.workers.gpus,
+            decode_cpus=place.decode_cpus,
+            have_cpus=cpus,
+            have_gpus=gpus,
+        )
+    except BadPlace as error:
+        return fail(name, str(error))
+    return ok(name, f"{shown}: room for {place.workers.min} workers and decoding")
+
+
+def check_storage(command: Command) -> Finding:
+    """Put, get, list, conditional put and delete under the storage root."""
+    name, root = "storage", command.place.storage_root
+    store = impatient_store(root)
+    key = f".doctor-{secrets.token_hex(8)}"
+    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
+    doing = "a write"
+    try:
+        store.write(key, first)
+        try:
+            doing = "a read"
+            if store.read(key) != first:
+                return fail(name, f"{root} gave back other bytes than were written")
+            doing = "a listing"
+            if isinstance(store, S3Store) and key not in store.list(key):
+                return fail(name, f"{root} does not list what was written - it needs s3:ListBucket")
+            doing = "a conditional write"
+            try:
+                store.write(key, second, if_absent=True)
+                return fail(
+                    name,
+                    f"{root} overwrites in spite of If-None-Match: two writers of one manifest"
+                    " would not notice each other - take a server with conditional writes",
+                )
+            except ObjectExists:
+                pass
+        finally:
+            store.delete(key)
+    except StorageError as error:
+        return fail(name, f"{root} refuses {doing}: {error}")
+    return ok(name, f"{root}: put, get, list, conditional put, delete")
+
+
+def impatient_store(uri: str) -> ObjectStore:
+    """The store at a place, giving up soon."""
+    place = parse(uri)
+    if place.bucket is None:
+        return LocalStore(place.path)
+    return S3Store(
+        place.bucket, place.path, request_attempts=2, connect_seconds=2.0, read_seconds=5.0
+    )
+
+
+def check_clock(command: Command) -> Finding:
+    """This machine's clock against the S3 server's: signatures carry the time."""
+    name = "clock"
+    if not any(_on_s3(command.place)):
+        return ok(name, "storage is local: nothing to compare with")
+    endpoint = boto3.session.Session().client("s3").meta.endpoint_url
+    try:
+        with urllib.request.urlopen(endpoint, timeout=5) as reply:  # noqa: S310  # boto3's own URL
+            date = reply.headers["Date"]
+    except urllib.error.HTTPError as refused:  # any answer has the time
+        date = refused.headers["Date"]
+    except OSError as error:
+        return fail(name, f"{endpoint} does not answer ({error}) - see AWS_ENDPOINT_URL")
+    if not date:
+        return warn(name, f"{endpoint} does not say what time it is")
+    skew = time.time() - parsedate_to_datetime(date).timestamp()
+    text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the storage's"
+    if abs(skew) >= _MOST_SKEW_SECONDS:
+        return fail(name, f"{text}: signatures will be refused - set the clock (NTP)")
+    if abs(skew) >= _WARN_SKEW_SECONDS:
+        return warn(name, f"{text} - set the clock (NTP)")
+    return ok(name, text)
+
+
+def _on_s3(place: Place) -> list[bool]:
+    return [parse(root).bucket is not None for root in (place.storage_root, place.data_root)]
+
+
+def check_mlflow(command: Command) -> Finding:
+    """Whether the tracking server or database answers and lets us write."""
+    name, uri = "MLflow", command.place.mlflow_uri
+    if uri.startswith(SQLITE):
+        path = Path(uri.removeprefix(SQLITE))
+        folder = path.absolute().parent
+        if not path.exists():
+            if folder.is_dir() and os.access(folder, os.W_OK):
+                return ok(name, f"{path} will be made by the first run")
+            return fail(name, f"{folder} cannot be written - set --place.mlflow-uri")
+        if not os.access(path, os.W_OK):
+            return fail(name, f"{path} cannot be written - set --place.mlflow-uri")
+    try:
+        client = open_client(uri)
+    except TrackingUnavailable as error:
+        return fail(name, str(error))
+    recipe = command.options.recipe
+    experiment = client.get_experiment_by_name(recipe)
+    if experiment is None:
+        return ok(name, f"{uri} answers; experiment {recipe!r} will be made by the first run")
+    try:  # a tag of ours: writes, and changes nothing that anybody reads
+        client.set_experiment_tag(experiment.experiment_id, "vit.doctor", str(int(time.time())))
+    except Exception as error:  # MLflow's own, requests' and SQLAlchemy's
+        text = scrub(error)[:200]
+        return fail(name, f"{uri} answers, but refuses a write: {text} - ask for EDIT on {recipe}")
+    return ok(name, f"{uri} answers and takes writes")
+
+
+def check_data(command: Command) -> Finding:
+    """Each stage's dataset: there, whole, of the right classes, filling its batches."""
+    name, said = "data", []
+    for stage in command.stages:
+        try:
+            # `init` is read when the stage starts: it may be gigabytes
+            checked = check_stage(replace(stage, init=None), command.place)
+        except (StorageError, ValueError) as error:
+            return fail(name, f"stage {stage.name}: {error}")
+        shards = checked.dataset.shards(stage.data.train_split)
+        most = checked.workers[1]
+        line = f"{checked.dataset.uri}: {len(shards)} shards for {most} workers"
+        said.append(line)
+    # Workers take ranges of samples, not whole shards: any number of either will do.
+    return ok(name, "; ".join(dict.fromkeys(said)) + " (read by ranges)")
+
+
+def check_init(command: Command) -> Finding:
+    """Whether the checkpoint that a stage starts from lies there."""
+    name, said = "init", []
+    for stage in command.stages:
+        if stage.init is None:
+            continue
+        local = "://" not in stage.init
+        found = Path(stage.init).exists() if local else _lies_at(stage.init)
+        if not found:
+            return fail(name, f"stage {stage.name}: nothing lies at {stage.init}")
+        said.append(stage.init)
+    return ok(name, ", ".join(said) or "no stage starts from a checkpoint")
+
+
+def _lies_at(uri: str) -> bool:
+    parent, _, last = uri.rstrip("/").rpartition("/")
+    return next(iter(impatient_store(join(parent)).list(last)), None) is not None
+
+
+CHECKS: tuple[Callable[[Command], Finding], ...] = (
+    check_ray,
+    check_storage,
+    check_clock,
+    check_mlflow,
+    check_data,
+    check_init,
+)

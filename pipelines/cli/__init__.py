@@ -1,0 +1,1 @@
+"""A script and its reader: options, the place, exit codes, what a terminal shows."""

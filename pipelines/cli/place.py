@@ -1,0 +1,56 @@
+"""The place of a script: ray_config.yaml with its overrides, its roots absolute."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.errors import BadPlace
+from cluster.settings import Place, ShardCache, read_place
+from storage.cache import Cache
+from storage.objects import open_store
+
+CONFIG = Path("ray_config.yaml")
+
+
+def place_of(config: Path) -> Place:
+    """The deployment settings in a file; the defaults where `ray_config.yaml` is not there."""
+    return Place() if config == CONFIG and not CONFIG.exists() else read_place(config)
+
+
+def resolve_place(place: Place, *, cwd: Path) -> Place:
+    """Make relative roots absolute: workers have working directories of their own.
+
+    Raises:
+        BadPlace: a root is relative in a job's uploaded copy of the working directory, where
+            results would be lost with it.
+    """
+    uploaded = "runtime_resources" in cwd.parts
+
+    def absolute(name: str, root: str, prefix: str = "") -> str:
+        if "://" in root or Path(root).is_absolute():
+            return prefix + root
+        if uploaded:
+            raise BadPlace(
+                f"{name} {root!r} is relative, and this job runs in an uploaded copy of the working"
+                f" directory, which Ray deletes - set it to an absolute path or s3://, for example"
+                f" --place.{name.replace('_', '-')} {prefix}{Path.home() / 'vit-on-ray' / root}"
+            )
+        return f"{prefix}{cwd / root}"
+
+    data_root = absolute("data_root", place.data_root)
+    storage_root = absolute("storage_root", place.storage_root)
+    sqlite, mlflow_uri = "sqlite:///", place.mlflow_uri
+    if mlflow_uri.startswith(sqlite):
+        mlflow_uri = absolute("mlflow_uri", mlflow_uri.removeprefix(sqlite), sqlite)
+    return replace(place, data_root=data_root, storage_root=storage_root, mlflow_uri=mlflow_uri)
+
+
+def check_root(place: Place) -> None:
+    """Whether results can be written. Raises a StorageError that says why not."""
+    open_store(place.storage_root).check_writable()
+
+
+def shard_cache(settings: ShardCache) -> Cache | None:
+    """The cache that the deployment asks for."""
+    if settings.folder is None:
+        return None
+    return Cache(folder=settings.folder, bytes=int(settings.gibibytes * 2**30))

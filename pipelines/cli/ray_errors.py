@@ -1,0 +1,50 @@
+"""What to say of a training that failed, and whether a restart would meet the same again."""
+
+import re
+
+import storage.errors
+from pipelines.cli.exits import Failed
+from storage.errors import BadInput
+
+
+def explain_failure(stage: str, error: Exception) -> Exception:
+    """What to say of a failed training: a mistake of the user's, or a failure of the world."""
+    causes = _causes(error)
+    name, message = next((cause for cause in causes if _is_bad_input(cause[0])), causes[0])
+    if _is_bad_input(name):
+        return BadInput(f"stage {stage}: {message}")
+    return Failed(f"stage {stage} failed: {name}: {message}")
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether some worker met what a restart would meet again."""
+    names = {name for name, _ in _causes(error)} - {"CorruptWeights"}  # there is a state before it
+    return any(map(_is_bad_input, names))
+
+
+def _causes(error: Exception) -> list[tuple[str, str]]:
+    """Class name and message of what each worker raised: one did, others lost their peer."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    return [root_cause(failure) for failure in failures.values()]
+
+
+def _is_bad_input(name: str) -> bool:
+    kind = getattr(storage.errors, name, None)
+    return kind is not None and issubclass(kind, BadInput)
+
+
+# `storage.errors.BadSample: shard ...`, as the last line of a traceback
+_RAISED = re.compile(r"^(?P<name>(?:[a-z_][\w]*\.)*[A-Z]\w*): (?P<message>.+)$")
+
+
+def root_cause(error: BaseException) -> tuple[str, str]:
+    """Class name and message of the innermost failure in a nest of Ray's errors.
+
+    Ray wraps what a task or worker raised into its own errors' text, and adds advice below it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        match = _RAISED.match(line)
+        if match and not line.startswith("ray."):
+            return match["name"].rpartition(".")[2], match["message"]
+    return type(error).__name__, lines[-1] if lines else ""

@@ -1,0 +1,279 @@
+"""From a command line to an evaluation that can run: every check that needs no cluster.
+
+<storage_root>/<run>/evaluate/<fingerprint>/
+    answers.npz           position, label, five classes, confidence and loss of each image
+    per-class.csv         accuracy of each class
+    confusion.csv         which class was taken for which, how often
+    most-wrong.csv        the worst mistakes, in the order of the picture
+    pictures/*.png        confusions, the worst mistakes
+    manifest.json         written last: protocol, weights, lineage, all metrics
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.settings import Place
+from pipelines.cli.options import Command
+from pipelines.cli.place import check_root
+from pipelines.evaluation.protocol import (
+    FORMAT_VERSION,
+    Evaluator,
+    FewShot,
+    Knn,
+    Probe,
+    Protocol,
+    fingerprint,
+)
+from pipelines.evaluation.real_labels import read_real
+from pipelines.lineage.attempts import Attempt, attempt_to_make, committed_attempts, newest
+from pipelines.lineage.manifest import PACKAGES, git_commit
+from pipelines.lineage.source import Average, Source, find_source, model_record
+from pipelines.recipes.stage import plain
+from pipelines.recipes.streams import val_selection
+from storage.checksum import sha256_file
+from storage.dataset import Dataset, check_shards, load_dataset
+from storage.decode import Crop
+from storage.index import load_index
+from storage.selection import Selection
+from storage.stream import order_of
+from storage.uri import join
+
+STAGE = "evaluate"
+
+MORE: Mapping[str, tuple[Any, Any, str]] = {
+    "only": (str | None, None, "The stage to evaluate. Default: the recipe's last."),
+    "weights": (
+        str | None,
+        None,
+        "Weights elsewhere: a stage's attempt, or a public checkpoint of the shape of that stage"
+        " (path or s3://).",
+    ),
+    "average": (
+        Average,
+        "auto",
+        "A stage's Polyak average (ema) or its live weights. auto: the average where it kept one.",
+    ),
+    "evaluators": (
+        tuple[Evaluator, ...],
+        ("classification",),
+        "What is measured. All but classification look at the features before the head, and learn"
+        " from the training split.",
+    ),
+    "dataset": (
+        str | None,
+        None,
+        "Packed dataset under place.data_root, all its classes. Default: that of the stage, and"
+        " its classes.",
+    ),
+    "split": (str | None, None, "Split to measure on. Default: the stage's validation split."),
+    "train_split": (str | None, None, "Split to learn from. Default: the stage's."),
+    "classes": (tuple[int, ...] | None, None, "Only these classes of the dataset."),
+    "image_size": (
+        int | None,
+        None,
+        "Resolution in pixels, to which weights are adapted. Default: theirs.",
+    ),
+    "init_image_size": (
+        int | None,
+        None,
+        "Resolution of a checkpoint whose files do not say.",
+    ),
+    "crop": (
+        Literal["center", "resize"] | None,
+        None,
+        "The centre, or the whole image. Default: as the stage evaluates.",
+    ),
+    "crop_fraction": (
+        float | None,
+        None,
+        "The centre's side over the shorter side of the image. Default: as the stage evaluates.",
+    ),
+    "real": (
+        Path | None,
+        None,
+        "JSON of several right labels an image, such as reassessed-imagenet's real.json.",
+    ),
+    "batch": (int, 64, "Images that go through the network at once; part of the fingerprint."),
+    "precision": (
+        Literal["float32", "bfloat16"],
+        "float32",
+        "Arithmetic of the network.",
+    ),
+    "knn": (Knn, Knn(), "k nearest neighbours."),
+    "few_shot": (FewShot, FewShot(), "Few-shot linear regression."),
+    "probe": (Probe, Probe(), "Linear probe."),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One evaluation, resolved."""
+
+    protocol: Protocol
+    source: Source
+    dataset: Dataset
+    real: tuple[frozenset[int], ...] | None
+    recipe: str
+    run: str
+    place: Place
+    fingerprint: str
+    attempt: Attempt
+
+    @property
+    def done(self) -> bool:
+        """Whether it is committed already."""
+        return self.attempt.manifest is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by label; of classes that became one, joined."""
+        selection, names = self.protocol.selection, self.dataset.classes
+        chosen = selection.classes or tuple(range(len(names)))
+        labels = selection.labels or tuple(range(len(chosen)))
+        joined: dict[int, list[str]] = {}
+        for label, number in zip(labels, chosen, strict=True):
+            joined.setdefault(label, []).append(names[number])
+        return tuple("+".join(joined[label]) for label in sorted(joined))
+
+    def manifest(self, *, mlflow_run_id: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Lineage: everything the numbers came from, and the numbers."""
+        source = self.source
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe,
+            "run": self.run,
+            "stage": {"name": STAGE, **plain(asdict(self.protocol))},
+            "model": model_record(source.config),
+            "fingerprint": self.fingerprint,
+            "attempt": self.attempt.name,
+            "parent": source.parent,
+            "weights": {
+                "uri": source.uri,
+                "average": source.average,
+                "sha256": source.sha256,
+                "notes": list(source.notes),
+            },
+            "dataset": {"name": self.protocol.dataset, "digest": self.dataset.digest},
+            "mlflow_run_id": mlflow_run_id,
+            "git_commit": git_commit(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": source.step,
+            "metrics": dict(metrics),
+        }
+
+
+def make_plan(command: Command) -> Plan:
+    """Find the weights and the data, check that they fit, and whether it was done before.
+
+    Raises:
+        ValueError: one line.
+        storage.errors.Unavailable: the storage does not answer.
+    """
+    options, place, more = command.options, command.place, command.more
+    check_root(place)
+    source = find_source(
+        command.recipe,
+        place,
+        run=options.run,
+        only=more["only"],
+        parent=options.parent,
+        uri=more["weights"],
+        average=more["average"],
+        image_size=more["image_size"],
+        init_image_size=more["init_image_size"],
+    )
+    protocol = _protocol(source, more)
+    dataset = load_dataset(join(place.data_root, protocol.dataset))
+    index = load_index(dataset, protocol.split)
+    real = None
+    if more["real"]:
+        if not protocol.answers or not protocol.selection.everything:
+            raise ValueError("--real is of a classifier of all classes of the dataset")
+        real = read_real(more["real"], index)
+        protocol = replace(protocol, real_sha256=sha256_file(more["real"]))
+    _check_data(protocol, dataset)
+    if protocol.answers:
+        _check_head(protocol, source, dataset)
+    name = fingerprint(
+        protocol,
+        model=model_record(source.config),
+        weights_sha256=source.sha256,
+        dataset_digest=dataset.digest,
+    )
+    attempts = committed_attempts(place.storage_root, options.run, STAGE)
+    attempt = newest(attempts, name)
+    if attempt is None or options.force:
+        to_make = attempt_to_make(attempts, name)
+        attempt = Attempt(to_make, join(place.storage_root, options.run, STAGE, to_make), None)
+    return Plan(
+        protocol=protocol,
+        source=source,
+        dataset=dataset,
+        real=real,
+        recipe=options.recipe,
+        run=options.run,
+        place=place,
+        fingerprint=name,
+        attempt=attempt,
+    )
+
+
+def _protocol(source: Source, more: Mapping[str, Any]) -> Protocol:
+    data, side = source.data, source.config.image_size
+    if not isinstance(side, int):
+        raise ValueError(f"{source.name} takes images of {side} pixels: only square ones are cut")
+    selection = Selection()
+    if more["classes"] is not None:
+        selection = Selection(classes=more["classes"])
+    elif more["dataset"] is None:
+        selection = val_selection(data)
+    fraction = more["crop_fraction"]
+    return Protocol(
+        evaluators=more["evaluators"],
+        dataset=more["dataset"] or data.dataset,
+        split=more["split"] or data.val_split,
+        selection=selection,
+        train_split=more["train_split"] or data.train_split,
+        crop=Crop(
+            image_size=side,
+            kind=more["crop"] or data.eval_crop,
+            resize_fraction=data.eval_fraction if fraction is None else fraction,
+        ),
+        knn=more["knn"],
+        few_shot=more["few_shot"],
+        probe=more["probe"],
+        batch=more["batch"],
+        precision=more["precision"],
+    )
+
+
+def _check_data(protocol: Protocol, dataset: Dataset) -> None:
+    splits = (protocol.split, protocol.train_split) if protocol.features else (protocol.split,)
+    check_shards(dataset, splits)
+    order_of(protocol.test_spec(dataset.uri), dataset)
+    for spec in protocol.train_specs(dataset.uri):
+        order_of(spec, dataset)
+    if protocol.features and protocol.split == protocol.train_split:
+        raise ValueError(
+            f"{', '.join(protocol.evaluators)} would learn from the split that is measured on,"
+            f" {protocol.split!r}: give another --split or --train-split"
+        )
+
+
+def _check_head(protocol: Protocol, source: Source, dataset: Dataset) -> None:
+    classes = protocol.selection.num_classes(len(dataset.classes))
+    advice = "measure its features instead: --evaluators few-shot knn probe"
+    if source.head_reset:
+        raise ValueError(
+            f"{source.uri} has no head for this model ({source.head_reset}) - {advice}"
+        )
+    if classes != source.config.num_classes:
+        raise ValueError(
+            f"{source.name} tells {source.config.num_classes} classes apart, but the selected data"
+            f" of {dataset.uri} ({protocol.split}) has {classes} - choose --classes, or {advice}"
+        )

@@ -1,0 +1,1 @@
+"""What lies in a storage root, and what came from what: attempts, manifests, states."""

@@ -1,0 +1,93 @@
+"""`pipelines/status.py`: its command line and its tables."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, parse_quietly, program_name, read_command
+from pipelines.cli.place import resolve_place
+from pipelines.lineage.status import Found, Verdict, attempts_under, what_would_run
+
+_LOG_COLUMNS = 140
+
+
+def main(description: str) -> NoReturn:
+    """Print the status; exit as `pipelines.exits` says."""
+    with errors_as_exits():
+        command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
+        found = attempts_under(command.place.storage_root, run=only_run)
+        verdicts = what_would_run(command, found)
+        if command.more["json"]:
+            content = {
+                "storage_root": command.place.storage_root,
+                "attempts": [one.record() for one in found],
+                "stages": [asdict(one) for one in verdicts],
+            }
+            print(json.dumps(content, indent=1))
+        else:
+            print_status(found, verdicts, command)
+    sys.exit(0)
+
+
+def read_status(argv: list[str], *, prog: str, description: str) -> tuple[Command, str | None]:
+    """The command line (that of `pipeline.py`), and the run it names, if it does."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--run", default=None)
+    run = parse_quietly(prog, lambda: early.parse_known_args(argv)[0]).run
+    more = {"json": (bool, False, "Print JSON, for machines.")}
+    command = read_command(argv, stage_name=None, prog=prog, description=description, more=more)
+    return replace(command, place=resolve_place(command.place, cwd=Path.cwd())), run
+
+
+def print_status(found: list[Found], verdicts: list[Verdict], command: Command) -> None:
+    """The attempts, and what a pipeline would do."""
+    console = Console()
+    if not console.is_terminal:  # a log has no width
+        console = Console(width=_LOG_COLUMNS, no_color=True)
+    root = command.place.storage_root
+    if found:
+        console.print(_attempts(found, root))
+    else:
+        console.print(f"nothing is committed or saved under {root}", soft_wrap=True, markup=False)
+    table = Table(
+        title=f"recipe {command.options.recipe}, run {command.options.run}: what would run",
+        title_justify="left",
+    )
+    for heading in ("stage", "state", "fingerprint"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for one in verdicts:
+        table.add_row(one.stage, one.state, one.fingerprint or "-", one.reason)
+    console.print(table)
+
+
+def _attempts(found: list[Found], root: str) -> Table:
+    table = Table(title=f"attempts under {root}", title_justify="left")
+    for heading in ("run", "stage", "attempt", "state"):
+        table.add_column(heading)
+    for heading in ("step", "val accuracy"):
+        table.add_column(heading, justify="right")
+    for heading in ("started", "parent", "MLflow run"):
+        table.add_column(heading)
+    for one in found:
+        record = one.record()
+        accuracy = record["val_accuracy"]
+        table.add_row(
+            one.run,
+            one.stage,
+            one.attempt.name,
+            "committed" if record["committed"] else "unfinished",
+            str(record["step"]),
+            "-" if accuracy is None else f"{accuracy:.4f}",
+            record["started"] or "-",
+            record["parent"] or "-",
+            record["mlflow_run_id"] or "-",
+        )
+    return table

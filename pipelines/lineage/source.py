@@ -1,0 +1,196 @@
+"""The weights that are evaluated: a stage's, of a run or anywhere, or a public checkpoint's.
+
+Where a stage kept a Polyak average, the average is taken unless told otherwise: a recipe keeps one
+to be used, and the paper's headline numbers are of averages. In a stage's own manifest
+`val/accuracy` is of the live weights, `val_ema/accuracy` of the average.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from cluster.settings import Place
+from pipelines.lineage.attempts import (
+    Attempt,
+    choose_parent,
+    committed_attempts,
+    fingerprint_in_recipe,
+)
+from pipelines.lineage.manifest import parent_record
+from pipelines.lineage.start_weights import FILES, init_place, start_weights
+from pipelines.recipes.stage import Data, Recipe, Stage
+from storage import weights
+from storage.errors import BadInput, CorruptWeights
+from storage.uri import join
+from vit import Config, adapt_state_dict, config_from_dict
+
+Average = Literal["auto", "ema", "live"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Weights to evaluate, not read yet where they are a stage's."""
+
+    name: str
+    """For people: `finetune 0123456789abcdef`, or the checkpoint's file."""
+    uri: str
+    config: Config
+    """The model they go into."""
+    data: Data
+    """What the stage was trained and evaluated on."""
+    step: int
+    """Steps they were trained for, 0 where nobody knows."""
+    sha256: str
+    """Of their content."""
+    average: Literal["ema", "live"]
+    parent: dict[str, Any] | None
+    """The stage, as a child remembers its parent; None for a public checkpoint."""
+    head_reset: str | None = None
+    """Why the head is no trained one."""
+    imported: Mapping[str, Tensor] | None = None
+    """The tensors of a public checkpoint, which is read to be understood."""
+    notes: tuple[str, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, as `config` wants them."""
+        if self.imported is not None:
+            return dict(self.imported)
+        name = "weights_ema" if self.average == "ema" else "weights"
+        found, manifest = weights.read_weights(self.uri, name=name)
+        source = config_from_dict(manifest["stage"]["model"])
+        return adapt_state_dict(found, source, self.config)[0]
+
+
+def find_source(
+    recipe: Recipe,
+    place: Place,
+    *,
+    run: str,
+    only: str | None,
+    parent: str | None,
+    uri: str | None,
+    average: Average,
+    image_size: int | None = None,
+    init_image_size: int | None = None,
+) -> Source:
+    """The weights that a command line names.
+
+    Args:
+        recipe: whose stage, or of whose shape a public checkpoint is.
+        place: where its runs lie.
+        run: name of the run.
+        only: the stage; default: the recipe's last.
+        parent: fingerprint of the attempt, where there are several.
+        uri: weights elsewhere: a stage's attempt or a public checkpoint.
+        average: which of a stage's weights.
+        image_size: resolution to adapt them to.
+        init_image_size: resolution of a checkpoint whose files do not say.
+
+    Raises:
+        ValueError: there are none, or they do not fit; says what to do.
+    """
+    stage = recipe.stage(only) if only else recipe.stages[-1]
+    if uri is None:
+        attempt = choose_parent(
+            committed_attempts(place.storage_root, run, stage.name),
+            of_recipe=fingerprint_in_recipe(recipe, stage.name, place),
+            asked=parent,
+            place=join(place.storage_root, run, stage.name),
+            command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {run}",
+        )
+        return _committed(attempt, average, image_size)
+    uri = init_place(uri) or uri
+    manifest = None if uri.endswith(FILES) else weights.read_manifest(uri)
+    if manifest is not None:
+        name = uri.rstrip("/").rpartition("/")[2]
+        return _committed(Attempt(name, uri, manifest), average, image_size)
+    return _imported(uri, stage, average, image_size, init_image_size)
+
+
+def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Source:
+    manifest = attempt.manifest
+    assert manifest is not None
+    files = manifest["files"]
+    if "weights.safetensors" not in files:
+        raise ValueError(f"{attempt.uri} holds no weights: it is no training stage's")
+    if average == "ema" and "weights_ema.safetensors" not in files:
+        raise ValueError(
+            f"{attempt.uri} holds no average: its stage has no optim.ema_decay - take --average"
+            " live"
+        )
+    has_average = "weights_ema.safetensors" in files
+    chosen = ("ema" if has_average else "live") if average == "auto" else average
+    file = "weights_ema.safetensors" if chosen == "ema" else "weights.safetensors"
+    try:
+        config = config_from_dict(manifest["stage"]["model"])
+        data = TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
+        name = f"{manifest['stage']['name']} {attempt.name}"
+        parent = parent_record(attempt)
+    except (KeyError, ValueError) as error:
+        raise CorruptWeights(f"{attempt.uri}: its manifest cannot be read: {error}") from None
+    return Source(
+        name=name,
+        uri=attempt.uri,
+        config=replace(config, image_size=image_size or config.image_size),
+        data=data,
+        step=int(manifest.get("step", 0)),
+        sha256=files[file]["sha256"],
+        average=chosen,
+        parent=parent,
+    )
+
+
+def _imported(
+    uri: str, stage: Stage, average: Average, image_size: int | None, init_image_size: int | None
+) -> Source:
+    if average == "ema":
+        raise ValueError(f"--average ema: {uri} is no committed stage, it has no average beside it")
+    config = replace(stage.model, image_size=image_size or stage.image_size)
+    tensors, notes = start_weights(uri, config, image_size=init_image_size or stage.init_image_size)
+    resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
+    return Source(
+        name=uri.rstrip("/").rpartition("/")[2],
+        uri=uri,
+        config=config,
+        data=stage.data,
+        step=0,
+        sha256=_content(tensors),
+        average="live",
+        parent=None,
+        head_reset=", ".join(resets) or None,
+        imported=tensors,
+        notes=notes,
+    )
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of names, shapes and values: the same in whatever layout of file they came."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def model_record(config: Config) -> dict[str, Any]:
+    """The model as plain values, for a fingerprint and a manifest."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def data_of(manifest: dict[str, Any]) -> Data:
+    """The images that committed weights were trained and evaluated on.
+
+    Raises:
+        storage.errors.BadInput: the manifest is of another version.
+    """
+    try:
+        return TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
+    except (KeyError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise BadInput(f"the manifest's stage.data is of another version: {said}") from None

@@ -1,0 +1,277 @@
+"""`pipelines/pack.py`: its command line and its last words."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import tyro
+
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import parse_quietly, program_name
+from pipelines.packing.progress import PackingProgress, verified
+from pipelines.packing.ray_tasks import on_ray
+from storage.dataset import Dataset, load_dataset
+from storage.decode import MAX_PIXELS
+from storage.pack import pack
+from storage.pack.cifar import Cifar
+from storage.pack.digits import Digits
+from storage.pack.execute import in_threads
+from storage.pack.folder import Folder
+from storage.pack.hf import HuggingFace
+from storage.pack.idx import Idx
+from storage.pack.imagenet import ImageNet
+from storage.pack.labels import read_classes
+from storage.pack.source import Source
+from storage.pack.stored import Rule
+from storage.pack.tars import index_tars
+
+_LEFT_OUT_LINES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target(ABC):
+    out: str
+    """Where the dataset goes: a directory or s3://bucket/prefix."""
+    shard_mebibytes: int = 256
+    """About the size of a shard."""
+    force: bool = False
+    """Replace another dataset that is there."""
+    verify: bool = False
+    """Read everything again afterwards and compare it with the manifest."""
+
+    def __post_init__(self) -> None:
+        if self.shard_mebibytes < 1:
+            raise ValueError(f"shard_mebibytes {self.shard_mebibytes} must be at least 1")
+
+    @abstractmethod
+    def source(self) -> Source:
+        """What is packed."""
+
+    def run(self) -> Dataset:
+        """Write shards, index and manifest."""
+        source = self.source()
+        with PackingProgress("pack") as progress:
+            dataset = pack(
+                source,
+                self.out,
+                shard_bytes=self.shard_mebibytes << 20,
+                force=self.force,
+                run=on_ray,
+                progress=progress,
+            )
+        return verified(dataset) if self.verify else dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files(_Target):
+    max_pixels: int = MAX_PIXELS
+    """Leave out images of more pixels than this."""
+    gray_bits: int = 16
+    """Bits that count in images of 16-bit grey levels, such as 12 for values up to 4095."""
+
+    @property
+    def rule(self) -> Rule:
+        """How images are taken."""
+        return Rule(max_pixels=self.max_pixels, gray_bits=self.gray_bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackDigits(_Target):
+    """scikit-learn's 1,797 handwritten digits (8 px, ten classes); needs no files."""
+
+    out: str = "data/digits"
+    """Where the dataset goes: a directory or s3://bucket/prefix."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return Digits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackIdx(_Target):
+    """MNIST or Fashion-MNIST as published: a folder of four idx files, gzipped or not."""
+
+    folder: Path
+    """Folder with train-images-idx3-ubyte[.gz] and the other three."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return Idx(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackFolder(_Files):
+    """A folder of images with a subfolder per class, as ImageNet is laid out.
+
+    JPEG, PNG and WebP are stored as they are; BMP, TIFF, GIF, AVIF and PPM become lossless PNG.
+    """
+
+    folder: Path
+    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) with class
+    folders each."""
+    validation_fraction: float | None = None
+    """Share of the training images that becomes the validation split. Default: 0.1 without a val/
+    or test/; the latter is the validation split unless a share is given."""
+    class_level: int | None = None
+    """How many levels below the class folders are; those of equal name are one class. Default: 1,
+    and each must hold an image itself."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return Folder(
+            self.folder,
+            validation_fraction=self.validation_fraction,
+            class_level=self.class_level,
+            rule=self.rule,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackCifar(_Target):
+    """CIFAR-10 or CIFAR-100: the official binary archive (the pickled one is refused)."""
+
+    path: Path
+    """cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, or the folder it unpacks to."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return Cifar(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackImageNet(_Files):
+    """ImageNet from the official tars; nothing is unpacked to disk."""
+
+    train_tar: Path
+    """ILSVRC2012_img_train.tar, a tar of one tar a class."""
+    val_tar: Path
+    """ILSVRC2012_img_val.tar."""
+    val_labels: Path
+    """A line a validation image: its class."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return ImageNet(self.train_tar, self.val_tar, self.val_labels, rule=self.rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackHuggingFace(_Files):
+    """An image dataset of the Hugging Face Hub: its parquet files, downloaded."""
+
+    folder: Path
+    """Folder with data/train-00000-of-00005.parquet, train/*.parquet or the like."""
+    image_column: str | None = None
+    """Column of the images. Default: the one whose feature is Image."""
+    label_column: str | None = None
+    """Column of the class numbers or names. Default: the one whose feature is ClassLabel."""
+    validation_fraction: float | None = None
+    """Share of the training images that becomes the validation split. Default: 0.1 without
+    validation or test files; the latter are the validation split unless a share is given."""
+
+    def source(self) -> Source:
+        """What is packed."""
+        return HuggingFace(
+            self.folder,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            validation_fraction=self.validation_fraction,
+            rule=self.rule,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexTars:
+    """WebDataset tars that somebody else wrote: indexed where they lie, nothing rewritten."""
+
+    out: str
+    """Where the tars lie and the manifest goes: a directory or s3://bucket/prefix."""
+    train: tuple[str, ...] = ("train-*.tar",)
+    """Names of the training tars: shell patterns, or braces such as train-{0000..1023}.tar."""
+    val: tuple[str, ...] = ("val-*.tar",)
+    """Names of the validation tars, likewise."""
+    index: str | None = None
+    """Where manifest and index go instead, if the tars lie where nothing may be written."""
+    classes: Path | None = None
+    """Text file with one class name per line, in the order of their numbers."""
+    label_key: str | None = None
+    """Member or JSON field that holds the label: `id` for KEY.id or {"id": 3}. Default: cls, label
+    or class."""
+    image_key: str | None = None
+    """Member that holds the image, where a sample has several: `left.jpg` for KEY.left.jpg."""
+    max_pixels: int = MAX_PIXELS
+    """Leave out images of more pixels than this."""
+    force: bool = False
+    """Replace an index that is there."""
+    verify: bool = False
+    """Read everything again afterwards and compare it with the manifest."""
+
+    def run(self) -> Dataset:
+        """Read every tar once, write manifest and index."""
+        with PackingProgress("index") as progress:
+            dataset = index_tars(
+                self.out,
+                {"train": self.train, "val": self.val},
+                index=self.index,
+                classes=None if self.classes is None else read_classes(str(self.classes)),
+                label_key=self.label_key,
+                image_key=self.image_key,
+                max_pixels=Rule(max_pixels=self.max_pixels).max_pixels,
+                force=self.force,
+                run=partial(on_ray, otherwise=in_threads),
+                progress=progress,
+            )
+        return verified(dataset) if self.verify else dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read a packed dataset again and name every shard and sample that its manifest belies."""
+
+    out: str
+    """Where the dataset lies: a directory or s3://bucket/prefix."""
+
+    def run(self) -> Dataset:
+        """Check every shard. Raises BadDataset with all that is wrong."""
+        return verified(load_dataset(self.out))
+
+
+Command = (
+    Annotated[PackDigits, tyro.conf.subcommand("digits")]
+    | Annotated[PackIdx, tyro.conf.subcommand("idx")]
+    | Annotated[PackFolder, tyro.conf.subcommand("folder")]
+    | Annotated[PackCifar, tyro.conf.subcommand("cifar")]
+    | Annotated[PackImageNet, tyro.conf.subcommand("imagenet")]
+    | Annotated[PackHuggingFace, tyro.conf.subcommand("hf")]
+    | Annotated[IndexTars, tyro.conf.subcommand("tar")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
+
+
+def main(description: str) -> NoReturn:
+    """Pack a dataset as the command line says; exit as `pipelines.exits` says."""
+    with errors_as_exits(stopped="stopped: the same command, run again, keeps what is done"):
+        command = parse_quietly(
+            program_name(),
+            lambda: tyro.cli(Command, prog=program_name(), description=description),  # type: ignore[arg-type]  # a union is a type to tyro
+        )
+        dataset = command.run()
+    counts = ", ".join(f"{dataset.samples(split)} {split}" for split in dataset.splits)
+    print(f"{dataset.uri}: {counts}, {len(dataset.classes)} classes, digest {dataset.digest[:12]}")
+    for what, count in dataset.notes:
+        print(f"note: {count} x {what}" if count > 1 else f"note: {what}")
+    _print_left_out(dataset)
+    sys.exit(0)
+
+
+def _print_left_out(dataset: Dataset) -> None:
+    """Some by name; where they are many, how many for which reason."""
+    for what, reason in dataset.left_out[:_LEFT_OUT_LINES]:
+        print(f"left out {what}: {reason}")
+    if len(dataset.left_out) > _LEFT_OUT_LINES:
+        print(f"left out {len(dataset.left_out)} in all, named in {dataset.uri}/dataset.json:")
+        for reason, count in Counter(why for _, why in dataset.left_out).most_common(10):
+            print(f"  {count} x {reason}")

@@ -1,0 +1,94 @@
+"""What a person sees while it packs: a live line on a terminal, plain lines in a log."""
+
+import time
+from typing import Self, TextIO
+
+from pipelines.cli.console import clock
+from pipelines.cli.progress import LOG_SECONDS, Progress
+from storage.dataset import Dataset
+from storage.errors import BadDataset
+from storage.pack.execute import Tally
+from storage.verify import verify
+
+_MUCH_SECONDS = 2.0
+"""A log hears of packing that takes longer than this; a rate is given once it is as old."""
+
+
+class PackingProgress(Progress):
+    """Prints how far packing is: rewrites one line on a terminal, else one line in 10 s at most.
+
+    As a context it leaves the cursor on a line of its own, also where packing fails.
+    """
+
+    def __init__(self, name: str, *, stream: TextIO | None = None) -> None:
+        super().__init__(name, steps=0, global_batch=1, stream=stream)
+        self._printed = time.monotonic() + _MUCH_SECONDS - LOG_SECONDS
+        self._first: tuple[float, Tally] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def __call__(self, tally: Tally) -> None:
+        """A `storage.pack.execute.Progress`."""
+        now = time.monotonic()
+        if self._first is None and tally.found_shards:
+            self.note(
+                f"{tally.found_shards} of {tally.total_shards} shards were done by an earlier run"
+            )
+        if self._first is None or self._first[1].shards == tally.found_shards:
+            self._first = (now, tally)  # with the first shard of this run: a Ray has started
+        since, first = self._first
+        line = packing_line(tally, first, seconds=now - since)
+        if self.live:
+            self.stream.write(f"\r\x1b[K{self.name}: {line}")
+            self.stream.flush()
+            self._open_line = True
+        elif now - self._printed >= LOG_SECONDS:
+            self.note(line)
+            self._printed = now
+
+
+def packing_line(tally: Tally, first: Tally, *, seconds: float) -> str:
+    """`12000/50000 images  5/20 shards  1534 img/s  ETA 0:25`; the rate is that of the time since
+    `first`."""
+    line = (
+        f"{tally.done:.0f}/{tally.total:.0f} {tally.unit}"
+        f"  {tally.shards}/{tally.total_shards} shards"
+    )
+    rate = (tally.done - first.done) / seconds if seconds >= _MUCH_SECONDS else 0.0
+    if not rate:
+        return line
+    unit = "img" if tally.unit == "images" else tally.unit
+    return f"{line}  {rate:.0f} {unit}/s  ETA {clock((tally.total - tally.done) / rate)}"
+
+
+def verified(dataset: Dataset) -> Dataset:
+    """Read a dataset again, telling how far it got. Raises BadDataset with all that is wrong."""
+    sizes = {shard.name: shard.bytes for shards in dataset.splits.values() for shard in shards}
+    seen: list[str] = []
+
+    with PackingProgress("verify") as progress:
+
+        def tell(shard: str) -> None:
+            seen.append(shard)
+            progress(
+                Tally(
+                    unit="MiB",
+                    done=sum(sizes[name] for name in seen) / (1 << 20),
+                    total=sum(sizes.values()) / (1 << 20),
+                    found=0,
+                    shards=len(seen),
+                    total_shards=len(sizes),
+                    found_shards=0,
+                )
+            )
+
+        problems = verify(dataset, progress=tell)
+    if problems:
+        remedy = "" if dataset.in_place else ". To replace what is damaged, pack with --force"
+        raise BadDataset("; ".join(str(problem) for problem in problems) + remedy)
+    print(f"verified: {len(seen)} shards are as the manifest says")
+    return dataset

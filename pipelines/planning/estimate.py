@@ -1,0 +1,217 @@
+"""What a stage will take, computed from its recipe, its place and a kind of node. Nothing is run.
+
+Every figure names its source: the closed forms of `vit.cost` and `vit.memory` (which tests compare
+with what torch counts), the states of `cluster.budget` (ZeRO), `benchmarks/memory.py` for all of
+them together, and the assumptions of `pipelines.hardware`, which are yours to change.
+"""
+
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from cluster.budget import MASTER_BYTES, network_bytes
+from cluster.errors import BadPlace
+from cluster.scaling import worker_cpus
+from cluster.settings import Place, ZeroLevel
+from pipelines.planning.hardware import Cluster
+from pipelines.planning.images import PHOTOGRAPH_BYTES, Images
+from pipelines.planning.memory import (
+    Memory,
+    batch_of,
+    element_bytes,
+    limit_of,
+    memory_at,
+    nodes_for,
+    optimizer_states,
+)
+from pipelines.recipes.stage import Stage
+from vit import build_model
+from vit.cost import Cost
+
+"""Of ImageNet-1k as published: 138 GB, 1,281,167 images."""
+_PART_BYTES = 16 << 20  # of an upload in parts (storage.s3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A stage, before it is paid for."""
+
+    stage: str
+    parameters: int
+    training_gigaflops: float
+    """An image, forward and backward."""
+    exaflops: float
+    """The stage, with its evaluations."""
+    workers: int
+    nodes: int
+    batch: str
+    """Micro-batch x workers x accumulation."""
+    micro_batch: int
+    memory: tuple[Memory, ...]
+    """A line a ZeRO level; bfloat16 has no level 0."""
+    level: int
+    """The place's."""
+    limit_bytes: int
+    """Memory of a GPU (of a worker, on CPUs)."""
+    epochs: float
+    images_per_second: float
+    step_seconds: float
+    days: float
+    gpu_days: float
+    network_bytes: int
+    """A worker and step."""
+    network_seconds: float
+    """A step, at the speed of the ring's slowest link; not hidden behind the computation below
+    level 3."""
+    decode_cpus: float
+    """To keep up with `images_per_second`."""
+    spare_cpus: float
+    """Of the nodes, beside the workers."""
+    read_requests: float
+    read_bytes: float
+    state_bytes: int
+    """Of one resume state."""
+    written_bytes: float
+    write_requests: float
+    dollars: float
+    images: Images
+
+
+def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Estimate:
+    """All figures of one stage.
+
+    Raises:
+        BadPlace: the workers cannot share the global batch.
+    """
+    cost = _cost(stage)
+    workers, nodes = nodes_for(place, cluster)
+    memory = tuple(
+        memory_at(level, stage, place, cluster, cost.parameters, workers=workers)
+        for level in get_args(ZeroLevel)
+        if level or stage.precision == "float32"
+    )
+    batch = batch_of(stage, place, workers)
+    own = next((line for line in memory if line.level == place.zero.level), memory[0])
+    peak = cluster.bfloat16_tflops if stage.precision == "bfloat16" else cluster.float32_tflops
+    speed = peak * 1e12 * cluster.mfu * (workers if cluster.gpus else nodes)  # FLOP/s of all
+    trained = stage.steps * stage.global_batch
+    evaluated = (1 + _evaluations(stage)) * images.val
+    # the backward pass takes twice the forward's: vit.cost
+    flops = trained * cost.training_flops + evaluated * cost.forward_flops
+    seconds = flops / speed
+    rate = speed / cost.training_flops
+    sent = network_bytes(
+        cost.parameters,
+        workers=workers,
+        level=place.zero.level,
+        element_bytes=element_bytes(stage),
+        accumulation=batch.accumulation,
+    )
+    link = cluster.link_gigabytes if nodes == 1 else cluster.network_gigabytes
+    requests, read = _reading(stage, place, images, evaluated, nodes)
+    state = MASTER_BYTES * cost.parameters * (1 + optimizer_states(stage))
+    saves = max(0, stage.steps - 1) // place.save_every_steps if place.save_every_steps else 0
+    files = MASTER_BYTES * cost.parameters * (2 if stage.optim.ema_decay else 1)
+    written = saves * state + files
+    dollars = (
+        seconds / 3600 * nodes * cluster.dollars_per_node_hour
+        + requests / 1e6 * cluster.dollars_per_million_reads
+        + written / _PART_BYTES / 1e6 * cluster.dollars_per_million_writes
+        + read / 1e9 * cluster.dollars_per_gigabyte_read
+    )
+    return Estimate(
+        stage=stage.name,
+        parameters=cost.parameters,
+        training_gigaflops=cost.training_flops / 1e9,
+        exaflops=flops / 1e18,
+        workers=workers,
+        nodes=nodes,
+        batch=f"{batch.micro} x {batch.workers} x {batch.accumulation}",
+        micro_batch=batch.micro,
+        memory=memory,
+        level=own.level,
+        limit_bytes=limit_of(cluster, workers, nodes),
+        epochs=trained / images.train,
+        images_per_second=rate,
+        step_seconds=stage.global_batch / rate,
+        days=seconds / 86400,
+        gpu_days=seconds / 86400 * workers,
+        network_bytes=sent,
+        network_seconds=sent / (link * 1e9) if link else 0.0,
+        decode_cpus=rate * _decode_seconds(cluster, images),
+        spare_cpus=_spare_cpus(place, cluster, workers, nodes),
+        read_requests=requests,
+        read_bytes=read,
+        state_bytes=state,
+        written_bytes=written,
+        write_requests=written / _PART_BYTES,
+        dollars=dollars,
+        images=images,
+    )
+
+
+def _cost(stage: Stage) -> Cost:
+    return build_model(stage.model, device="meta").cost()
+
+
+def _evaluations(stage: Stage) -> int:
+    """Evaluations before the last one."""
+    if not stage.eval_every_steps or not stage.steps:
+        return 0
+    return (stage.steps - 1) // stage.eval_every_steps
+
+
+def _decode_seconds(cluster: Cluster, images: Images) -> float:
+    """CPU time of an image; a tenth of a millisecond goes into the smallest."""
+    return max(1e-4, cluster.decode_milliseconds / 1e3 * images.mean_bytes / PHOTOGRAPH_BYTES)
+
+
+def _spare_cpus(place: Place, cluster: Cluster, workers: int, nodes: int) -> float:
+    """CPUs of the nodes that the workers leave."""
+    have = float(nodes * cluster.cpus)
+    on_gpus = replace(place.workers, gpus=int(cluster.gpus > 0))
+    return max(0.0, have - workers * worker_cpus(on_gpus, most=workers, cluster_cpus=have))
+
+
+def _reading(
+    stage: Stage, place: Place, images: Images, evaluated: int, nodes: int
+) -> tuple[float, float]:
+    """Requests and bytes, over the whole stage.
+
+    A run of neighbours is one request (`storage.order`); evaluation reads neighbours as well. A
+    cache that holds the data reads it once a node.
+    """
+    samples = stage.steps * stage.global_batch + evaluated
+    size = images.mean_bytes + 512  # its tar header
+    once = images.train + images.val
+    if place.cache.folder is not None and once * size <= place.cache.gibibytes * 2**30:
+        samples = min(samples, once * nodes)
+    return samples / images.run_samples, samples * size
+
+
+def check_sharing(stages: tuple[Stage, ...], place: Place, cluster: Cluster) -> None:
+    """Refuse workers that cannot share a stage's batch, naming the stage. Raises BadPlace."""
+    workers, _ = nodes_for(place, cluster)
+    for stage in stages:
+        try:
+            batch_of(stage, place, workers)
+        except BadPlace as error:
+            raise BadPlace(f"stage {stage.name}: {error}") from None
+
+
+def fitting_place(estimates: list["Estimate"], cluster: Cluster) -> list[str]:
+    """Arguments that give every stage a level and a micro-batch that fit; none if nothing does."""
+    levels = [level for level in (1, 2, 3) if all(_line(one, level) for one in estimates)]
+    if not levels:
+        return []
+    micro = min(_line(one, levels[0]) for one in estimates)
+    workers = estimates[0].workers
+    return [
+        *("--place.workers.min", str(workers), "--place.workers.max", str(workers)),
+        *("--place.workers.gpus", str(int(cluster.gpus > 0))),
+        *("--place.zero.level", str(levels[0]), "--place.max-micro-batch", str(micro)),
+    ]
+
+
+def _line(one: "Estimate", level: int) -> int:
+    """The largest micro-batch at a level; 0 where the level is none of the stage's."""
+    return next((m.largest_micro_batch for m in one.memory if m.level == level), 0)

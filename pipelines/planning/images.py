@@ -1,0 +1,87 @@
+"""The images of a stage: how many, how large, read from the packed dataset where there is one."""
+
+from dataclasses import dataclass, replace
+
+from cluster.settings import Place
+from pipelines.recipes.paper import IMAGES
+from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec, val_spec
+from storage.dataset import Dataset, load_dataset
+from storage.errors import StorageError, Unavailable
+from storage.index import load_index
+from storage.order import longest_run
+from storage.stream import order_of
+from storage.uri import join
+
+PHOTOGRAPH_BYTES = 110_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What is read: counted where the dataset is packed, else assumed."""
+
+    train: int
+    """Images of an epoch, after the selection."""
+    val: int
+    """Images of an evaluation."""
+    mean_bytes: float
+    """Of an image as it is stored."""
+    run_samples: int
+    """Neighbours that one request reads."""
+    source: str
+    """Where these numbers are from."""
+
+
+def with_images(images: Images, train: int | None, mean_bytes: float | None) -> Images:
+    """The images with what the command line says of them."""
+    return replace(
+        images,
+        train=train or images.train,
+        mean_bytes=mean_bytes or images.mean_bytes,
+        source="--images, --mean-bytes" if train or mean_bytes else images.source,
+    )
+
+
+_LARGEST_INDEX = 64 << 20  # bytes of an index that is fetched only to learn the length of a run
+
+
+def images_of(stage: Stage, place: Place) -> Images:
+    """The stage's images: those of the packed dataset, or what is known without it."""
+    data = stage.data
+    try:
+        dataset = load_dataset(join(place.data_root, data.dataset))
+        return _packed(stage, dataset)
+    except StorageError as error:
+        known = IMAGES.get(data.dataset)
+        reason = "not packed" if not isinstance(error, Unavailable) else "unreachable"
+        train = known or stage.steps * stage.global_batch or 1
+        said = "its published size" if known else "one epoch assumed, give --images"
+        longest = longest_run(train, global_batch=stage.global_batch)
+        return Images(
+            train=train,
+            val=0,
+            mean_bytes=PHOTOGRAPH_BYTES,
+            run_samples=longest,  # what `natural_run` takes where shards were shuffled
+            source=f"{data.dataset}: {reason}; {said}, evaluation not counted",
+        )
+
+
+def _packed(stage: Stage, dataset: Dataset) -> Images:
+    data = stage.data
+    shards = dataset.shards(data.train_split)
+    samples = dataset.samples(data.train_split)
+    train, val = samples, dataset.samples(data.val_split)
+    run = longest_run(max(samples, 1), global_batch=stage.global_batch)
+    size = sum(shard.bytes for shard in shards) / max(samples, 1)
+    if dataset.indexes[data.train_split].bytes <= _LARGEST_INDEX:
+        order = order_of(train_spec(stage, dataset.uri), dataset)
+        train, run = order.samples, order.run_samples
+        val = order_of(val_spec(stage, dataset.uri), dataset).samples
+        size = float(load_index(dataset, data.train_split).rows["size"].mean())
+    return Images(
+        train=train,
+        val=val,
+        mean_bytes=size,
+        run_samples=run,
+        source=f"{dataset.uri}: counted",
+    )

@@ -1,0 +1,93 @@
+"""What MLflow has of runs that were logged: their metrics, files and links."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.tracking.client import PARENT_RUN, MlflowClient, Run, answering
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What MLflow knows of one run."""
+
+    run_id: str
+    name: str
+    status: str
+    began_ms: int
+    ended_ms: int | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """Last value of each."""
+
+
+def read_run(
+    client: MlflowClient, *, experiment: str, run: str
+) -> tuple[str, list[RunRecord]] | None:
+    """Id of a `--run`'s parent run, and its child runs, oldest first; None where there is none.
+
+    Raises:
+        TrackingUnavailable: MLflow does not answer.
+    """
+    with answering(client.tracking_uri):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        # Compared here and not by MLflow: a name may hold the quotes of its filters.
+        parents = _search(client, found.experiment_id, "tags.`vit.kind` = 'run'")
+        parent = next((one for one in parents if one.data.tags.get("vit.run") == run), None)
+        if parent is None:
+            return None
+        mine = f"tags.`{PARENT_RUN}` = '{parent.info.run_id}'"
+        children = _search(client, found.experiment_id, mine)
+    records = [
+        RunRecord(
+            run_id=one.info.run_id,
+            name=one.info.run_name or "",
+            status=one.info.status,
+            began_ms=one.info.start_time,
+            ended_ms=one.info.end_time,
+            params=one.data.params,
+            tags=one.data.tags,
+            metrics=one.data.metrics,
+        )
+        for one in children
+    ]
+    return parent.info.run_id, sorted(records, key=lambda one: one.began_ms)
+
+
+def read_history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric, ascending; of a step that was logged twice the later value."""
+    with answering(client.tracking_uri):
+        points = client.get_metric_history(run_id, metric)
+    by_step = {one.step: one.value for one in sorted(points, key=lambda one: one.timestamp)}
+    return sorted(by_step.items())
+
+
+def list_files(client: MlflowClient, run_id: str, folder: str) -> list[tuple[str, int]]:
+    """Names and bytes of a run's artifacts under a folder, by name."""
+    with answering(client.tracking_uri):
+        entries = client.list_artifacts(run_id, folder)
+    files = [(one.path, one.file_size or 0) for one in entries if not one.is_dir]
+    below = [list_files(client, run_id, one.path) for one in entries if one.is_dir]
+    return sorted([*files, *(one for found in below for one in found)])
+
+
+def read_file(client: MlflowClient, run_id: str, name: str) -> bytes:
+    """An artifact's bytes."""
+    with answering(client.tracking_uri), tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+
+
+def _search(client: MlflowClient, experiment_id: str, wanted: str) -> list[Run]:
+    """All runs that match, however many pages they are."""
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], filter_string=wanted, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

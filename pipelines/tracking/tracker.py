@@ -1,0 +1,199 @@
+"""What the driver tells the tracking server about one stage attempt, never waiting for it.
+
+Metrics, files and the final status go into a spool on local disk, which a thread delivers in order;
+what is not delivered when the process ends goes with the next run of the same command.
+"""
+
+import base64
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pipelines.cli.redaction import scrub
+from pipelines.tracking.history import History, Point
+from pipelines.tracking.spool import Record, Spool
+
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
+CLOSE_SECONDS = 15.0  # for what is on its way when a stage ends
+SYSTEM_SECONDS = 5.0
+_FILE_TRIES = 3
+
+
+class Refused(Exception):
+    """The server answers, and will never take this: its run was deleted, its name is bad."""
+
+
+class Server(Protocol):
+    """One run on the tracking server. Calls may block and raise anything; all may be repeated."""
+
+    name: str
+    """For messages, without credentials."""
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Take metrics; the same point twice is one point."""
+        ...
+
+    def log_file(self, name: str, data: bytes) -> None:
+        """Take a small file."""
+        ...
+
+    def end(self, status: str, ended_ms: int) -> None:
+        """Close the run."""
+        ...
+
+    def answer(self) -> None:
+        """Raise if the server is away."""
+        ...
+
+
+class Tracker:
+    """The run of one stage attempt. No call waits for the server.
+
+    Args:
+        server: the run there.
+        run_id: its id, which the resume states and the manifest remember.
+        spool_file: where records wait. What lies there goes first.
+        continues: more is about to be logged, so what an earlier process said of the run's end is
+            outdated.
+
+    Raises:
+        SpoolInUse: another process writes this run.
+        OSError: the spool cannot be written.
+    """
+
+    def __init__(
+        self, server: Server, run_id: str, spool_file: Path, *, continues: bool = True
+    ) -> None:
+        self.run_id, self.history = run_id, History()
+        self._server = server
+        self._session = uuid.uuid4().hex if continues else None
+        self._spool = Spool(spool_file, self._send)
+        self.ended_ms: int | None = None
+        """When an earlier process ended, where its word is still in the spool."""
+        for record in self._spool.records():
+            self.history.remember(record.get("metrics", ()))
+            self.ended_ms = record.get("ended_ms", self.ended_ms)
+        self._ended, self._file_failures = threading.Event(), 0
+        self._warnings: dict[str, str] = {}
+        self._said: set[str] = set()
+        self._owed = self._spool.inherited
+
+    def start(self) -> None:
+        """Start to deliver."""
+        self._spool.start()
+
+    def log_steps(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Log the metrics of several steps, each record with its `step`; known ones are left out:
+        steps are repeated after a rollback."""
+        self._put_points(self.history.new(records, now_ms=_now_ms()))
+
+    def log_start(self, step: int) -> None:
+        """The worker group starts at `step`: log restarts, and the steps they cost."""
+        self._put_points(self.history.start(step, now_ms=_now_ms()))
+
+    def log_file(self, name: str, data: bytes) -> None:
+        """Log small bytes as the file `name` (with folders)."""
+        self._spool.put({"file": name, "data": base64.b64encode(data).decode()})
+
+    def watch(self, sample: Callable[[], Mapping[str, float]], prefix: str) -> None:
+        """Log what `sample` returns, every few seconds until the end, numbered from the last."""
+        first = self.history.next_step(prefix)
+
+        def run() -> None:
+            step = first
+            while not self._ended.wait(SYSTEM_SECONDS):
+                try:
+                    found = sample()
+                except Exception as error:  # a driver's or the kernel's own
+                    self._warn(prefix, f"no more metrics of {prefix} {scrub(error)[:200]}")
+                    return
+                now = _now_ms()
+                self._put_points([(prefix + k, float(v), now, step) for k, v in found.items()])
+                step += 1
+
+        threading.Thread(target=run, name="watch", daemon=True).start()
+
+    def end(self, status: str, *, ended_ms: int | None = None) -> None:
+        """Close the run as FINISHED, FAILED or KILLED; wait `CLOSE_SECONDS` at most."""
+        self._ended.set()
+        ended_ms = ended_ms or _now_ms()
+        self._spool.put({"end": status, "ended_ms": ended_ms, "session": self._session})
+        kept = self._spool.close(CLOSE_SECONDS)
+        if kept:
+            again = "run the same command again to deliver them"
+            self._warn("kept", f"{kept} records for MLflow are kept in {self._spool.path}; {again}")
+
+    def release(self) -> None:
+        """Give the run up unchanged."""
+        self._spool.close(0.0)
+
+    def notices(self) -> list[str]:
+        """What a person should know and was not told yet, a line each."""
+        spool, lines = self._spool, []
+        trouble, owing = spool.trouble, bool(spool.inherited)
+        if trouble is not None and "away" not in self._said:
+            self._said.add("away")
+            lines.append(
+                f"warning: MLflow at {self._server.name} takes no metrics: {scrub(trouble)[:200]};"
+                f" training goes on, they are kept in {spool.path}"
+            )
+        if trouble is None and not owing and ("away" in self._said or self._owed):
+            of_before = f", {self._owed} records of an earlier process too" if self._owed else ""
+            lines.append(f"MLflow has all metrics{of_before}")
+            self._said.discard("away")
+            self._owed = 0
+        if spool.lost:
+            self._warn("lost", f"{spool.path} cannot be written or read; metrics are lost")
+        for kind, text in list(self._warnings.items()):
+            if kind not in self._said:
+                self._said.add(kind)
+                lines.append(f"warning: {text}")
+        return lines
+
+    def _warn(self, kind: str, text: str) -> None:
+        self._warnings[kind] = text
+
+    def _put_points(self, points: Sequence[Point]) -> None:
+        if points:
+            self._spool.put({"metrics": points})
+
+    def _send(self, records: Sequence[Record]) -> None:
+        """Deliver records, on the spool's thread; raise where the server does not answer."""
+        points: list[Point] = [p for record in records for p in record.get("metrics", ())]
+        if points:
+            with self._refusable():
+                self._server.log_points(points)
+        for record in records:
+            if "file" in record:
+                self._send_file(record["file"], base64.b64decode(record["data"]))
+            elif "end" in record and self._session in (None, record["session"]):
+                with self._refusable():
+                    self._server.end(record["end"], record["ended_ms"])
+
+    def _send_file(self, name: str, data: bytes) -> None:
+        """A file that cannot be stored must not hold back metrics for ever: it is a copy."""
+        try:
+            with self._refusable():
+                self._server.log_file(name, data)
+        except Exception as error:  # the artifact store's own kinds
+            self._server.answer()
+            self._file_failures += 1
+            if self._file_failures < _FILE_TRIES:
+                raise
+            self._warn(name, f"{name} is not in MLflow: {scrub(error)[:200]}")
+        self._file_failures = 0
+
+    @contextmanager
+    def _refusable(self) -> Iterator[None]:
+        try:
+            yield
+        except Refused as error:
+            self._warn("refused", f"MLflow refuses records: {scrub(error)[:200]}")
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,71 @@
+"""`pretrain.py`, `upscale.py`, `finetune.py`, `pipeline.py`: run the stages in order."""
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.place import check_root, resolve_place
+from pipelines.cli.ray_session import ray_session
+from pipelines.reporting.command import report_at_the_end
+from pipelines.tracking.client import open_client, settle
+from pipelines.training.driver import run_stage
+from pipelines.training.outcomes import Outcome, print_summary
+from pipelines.training.prepare import Plan, check_stage, make_plan
+
+
+def main(description: str, stage_name: str | None = None) -> NoReturn:
+    """Run one stage, or all stages of the recipe, as the command line says; exit."""
+    stopped = "stopped; run the same command again to continue from the last save"
+    with errors_as_exits(stopped=stopped):
+        signal.signal(signal.SIGTERM, _stop)
+        command = read_command(
+            sys.argv[1:], stage_name=stage_name, prog=program_name(), description=description
+        )
+        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
+        outcomes = run_stages(command)
+    if len(outcomes) > 1:
+        print_summary(outcomes, command)
+        if any(outcome.status == "trained" for outcome in outcomes):
+            report_at_the_end(command)
+    sys.exit(0)
+
+
+def run_stages(command: Command) -> list[Outcome]:
+    """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
+    checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
+    check_root(command.place)
+    client = open_client(command.place.mlflow_uri)
+    outcomes: list[Outcome] = []
+    rest = list(command.stages)
+    while rest:  # committed stages first: they need no Ray
+        plan = make_plan(rest[0], command, checked[rest[0].name])
+        if not plan.done:
+            break
+        outcomes.append(_done(plan, client))
+        rest.pop(0)
+    if not rest:
+        return outcomes
+    with ray_session(verbose=command.place.verbose):
+        signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        for stage in rest:
+            plan = make_plan(stage, command, checked[stage.name])
+            done = plan.done
+            outcomes.append(_done(plan, client) if done else run_stage(plan, command, client))
+    return outcomes
+
+
+def _done(plan: Plan, client: Any) -> Outcome:
+    manifest = plan.attempt.manifest
+    assert manifest is not None
+    print(f"{plan.stage.name}: committed already in {plan.attempt.uri} (--force trains it again)")
+    for line in settle(client, manifest):
+        print(f"{plan.stage.name}: {line}")
+    return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,192 @@
+"""What an entry script of a stage calls: parse, check, train, say what happened."""
+
+import tempfile
+import time
+import uuid
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, TrainingFailedError
+from ray.util.queue import Queue
+
+from cluster.elastic import ElasticTrainer
+from cluster.placement import decoding_selector
+from cluster.scaling import check_room, scaling_config, worker_cpus
+from cluster.settings import Place
+from pipelines.cli.console import clock
+from pipelines.cli.exits import unwrapped
+from pipelines.cli.options import Command
+from pipelines.cli.progress import Progress
+from pipelines.cli.ray_errors import explain_failure, is_mistake
+from pipelines.inspection.inspection import inspect_after_stage
+from pipelines.recipes.stage import flatten
+from pipelines.tracking.client import node_sampler, open_tracker
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from pipelines.training.gauges import Gauges
+from pipelines.training.listener import Listener
+from pipelines.training.outcomes import Outcome, accuracy_of
+from pipelines.training.prepare import Plan
+from pipelines.training.relay import Relay, drain, message_queue
+from pipelines.worker.background import Background
+from pipelines.worker.feed import TRAIN, VAL, OrderedDataConfig, placeholder
+from pipelines.worker.job import Job
+from pipelines.worker.loop import train
+from pipelines.worker.messages import Message
+from storage import weights
+from storage.errors import StorageError
+from storage.objects import open_store
+
+
+def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
+    """Train one attempt under an MLflow run; the run ends as what happened."""
+    place, stage = command.place, plan.stage
+    fewest, most, cpus = _fit_to_cluster(plan, place)
+    lineage = plan.manifest(mlflow_run_id="")  # not known yet
+    tracker = open_tracker(
+        client,
+        experiment=plan.recipe,
+        run=plan.run,
+        stage=stage.name,
+        attempt=plan.attempt.uri,
+        tags=_tags(plan, lineage),
+        params=flatten(asdict(stage)),
+    )
+    tracker.log_file("config.yaml", command.as_yaml().encode())
+    tracker.watch(node_sampler(client, tracker.run_id), "system/")
+    progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
+    progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    listener = Listener(tracker, progress, plan)
+    gauges = Gauges(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
+
+    def handle(message: Message) -> None:
+        gauges.export(message)
+        listener.handle(message)
+
+    job = Job(
+        stage=stage,
+        dataset_uri=plan.dataset.uri,
+        attempt_uri=plan.attempt.uri,
+        place=place,
+        start_uri=plan.start_uri,
+        steps_per_epoch=plan.steps_per_epoch,
+        manifest=lineage | {"mlflow_run_id": tracker.run_id},
+    )
+    status, began, untracked = FAILED, time.monotonic(), None
+    try:
+        queue = message_queue()
+        with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
+            trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
+            fit = Background(trainer.fit)
+            untracked = drain(queue, handle, ended=lambda: not fit.is_alive())
+            fit.result()
+        if listener.stopped:
+            raise listener.stopped
+        status = FINISHED
+        inspect_after_stage(
+            plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
+        )
+    except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
+        raise explain_failure(stage.name, error) from None
+    except KeyboardInterrupt:
+        status = KILLED
+        raise
+    finally:
+        progress.end()
+        untracked = untracked or _end_tracking(tracker, plan, status)
+        for line in tracker.notices():
+            progress.note(line)
+    if untracked is not None:
+        progress.note(f"warning: not everything reached MLflow: {unwrapped(untracked)}")
+    whole = weights.read_manifest(plan.attempt.uri)
+    assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
+    seconds = time.monotonic() - began
+    reached = f"val accuracy {accuracy_of(whole['metrics'])} in {clock(seconds)}"
+    progress.note(f"{reached}, weights in {plan.attempt.uri}")
+    return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
+
+
+def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
+    """Close the MLflow run; the weights are safe, so what goes wrong here is only said."""
+    failure = None
+    try:
+        if status == FINISHED:
+            manifest = open_store(plan.attempt.uri).read(weights.MANIFEST)
+            tracker.log_file(weights.MANIFEST, manifest)
+    except StorageError as error:
+        failure = error
+    tracker.end(status)
+    return failure
+
+
+def _trainer(
+    job: Job, plan: Plan, queue: Queue, scratch: str, *, fewest: int, most: int, cpus: float
+) -> ElasticTrainer:
+    names = (TRAIN, VAL) if plan.stage.steps else (VAL,)
+    return ElasticTrainer(
+        global_batch=job.stage.global_batch,
+        ends=is_mistake,
+        train_loop_per_worker=partial(train, job),
+        scaling_config=scaling_config(
+            fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
+        ),
+        run_config=RunConfig(
+            # A name of its own: Ray Train would restore a run of the same name by itself.
+            name=f"{plan.run}-{plan.stage.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch,  # Ray's own notes; weights and states are ours, elsewhere
+            failure_config=FailureConfig(max_failures=job.place.max_failures),
+            callbacks=[Relay(queue)],
+        ),
+        datasets=dict.fromkeys(names, placeholder),
+        dataset_config=OrderedDataConfig(
+            job.stage, job.place, dataset_uri=job.dataset_uri, attempt_uri=job.attempt_uri
+        ),
+    )
+
+
+def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
+    """Workers (fewest, most) and CPUs of each, checked against the cluster."""
+    resources = ray.cluster_resources()
+    fewest, most = plan.workers
+    cpus = worker_cpus(place.workers, most=most, cluster_cpus=resources.get("CPU", 0.0))
+    on_gpu, to_come = place.decode_on_gpu_nodes, place.wait_for_nodes
+    decoding_selector(ray.nodes(), on_gpu_nodes=on_gpu, more_to_come=to_come)  # refused here
+    if not place.wait_for_nodes:
+        check_room(
+            fewest=fewest,
+            cpus=cpus,
+            gpus=place.workers.gpus,
+            decode_cpus=place.decode_cpus,
+            have_cpus=resources.get("CPU", 0.0),
+            have_gpus=resources.get("GPU", 0.0),
+        )
+    return fewest, most, cpus
+
+
+def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
+    tags = {
+        "fingerprint": plan.fingerprint,
+        "weights": plan.attempt.uri,
+        "dataset": plan.dataset.uri,
+        "dataset_digest": plan.dataset.digest,
+        "ray_job_id": ray.get_runtime_context().get_job_id(),
+    }
+    if manifest["git_commit"]:
+        tags["git_commit"] = manifest["git_commit"]
+    if manifest["parent"]:
+        tags |= {f"parent.{name}": value for name, value in manifest["parent"].items()}
+        tags["parent.weights"] = str(plan.start_uri)
+    return tags
+
+
+def _origin(plan: Plan) -> str:
+    if plan.parent:
+        return f"from {plan.stage.parent} {plan.parent.name}"
+    return f"from {plan.stage.init}" if plan.stage.init else "from scratch"
+
+
+def _width(fewest: int, most: int, cpus: float) -> str:
+    workers = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{workers} workers of {cpus:g} CPU"

@@ -1,0 +1,168 @@
+"""From a command line to a plan that can train: every check that needs no cluster, in seconds.
+
+The start of a stage, stated once:
+  1. the attempt is committed            -> it is done (unless --force)
+  2. the attempt has resume state        -> continue it (`Worker.start`)
+  3. the parent has committed weights    -> adapt them and start
+  4. `init` names a checkpoint           -> import it, adapt it and start
+  5. no parent is declared               -> fresh weights
+  6. else one error that names the place looked in and the command that makes the weights
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from cluster.batching import plan_batch
+from cluster.errors import BadPlace
+from cluster.scaling import worker_range
+from cluster.settings import Place
+from cluster.zero import zero_config
+from pipelines.cli.options import Command
+from pipelines.lineage.attempts import (
+    Attempt,
+    attempt_to_make,
+    choose_parent,
+    committed_attempts,
+    fingerprint_in_recipe,
+    newest,
+)
+from pipelines.lineage.manifest import PACKAGES, git_commit, parent_record
+from pipelines.lineage.start_weights import init_place, start_weights
+from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
+from pipelines.recipes.streams import train_spec, val_spec
+from storage.dataset import Dataset, check_shards, load_dataset
+from storage.order import epochs_at
+from storage.stream import order_of
+from storage.uri import join
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One stage attempt, resolved: where it goes, what it starts from, what it reads."""
+
+    stage: Stage
+    run: str
+    recipe: str
+    attempt: Attempt
+    fingerprint: str
+    parent: Attempt | None
+    start_uri: str | None
+    """Weights to start from: the parent's, or those `init` names."""
+    dataset: Dataset
+    workers: tuple[int, int]
+    steps_per_epoch: float
+
+    @property
+    def done(self) -> bool:
+        """Whether the attempt is committed already."""
+        return self.attempt.manifest is not None
+
+    def manifest(self, *, mlflow_run_id: str) -> dict[str, Any]:
+        """Lineage: everything the weights came from (the worker adds step and metrics)."""
+        parent = self.parent
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe,
+            "run": self.run,
+            "stage": plain(asdict(self.stage)),
+            "fingerprint": self.fingerprint,
+            "attempt": self.attempt.name,
+            "parent": parent and parent_record(parent),
+            "dataset": {"name": self.stage.data.dataset, "digest": self.dataset.digest},
+            "mlflow_run_id": mlflow_run_id,
+            "git_commit": git_commit(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What checking a stage found out."""
+
+    dataset: Dataset
+    workers: tuple[int, int]
+    """Fewest and most."""
+
+
+def check_stage(stage: Stage, place: Place) -> Checked:
+    """Everything about a stage that can be known before its parent is there.
+
+    Raises:
+        ValueError: one line - the batch cannot be split, the data is missing, empty or of another
+            number of classes, a feature is not there.
+    """
+    fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
+    for workers in {fewest, most}:
+        plan = plan_batch(
+            stage.global_batch, workers=workers, max_micro_batch=place.max_micro_batch
+        )
+        zero_config(place.zero, plan, precision=stage.precision, clip_norm=None)
+        if plan.micro % 2 and (stage.augment.mixup or stage.augment.cutmix):
+            raise BadPlace(f"mixup and cutmix pair neighbours, but {plan} has an odd micro-batch")
+    start = init_place(stage.init)
+    if start is not None:
+        # Read and adapted once here, before a GPU is asked for.
+        start_weights(start, stage.model, image_size=stage.init_image_size)
+    dataset = load_dataset(join(place.data_root, stage.data.dataset))
+    check_shards(dataset, (stage.data.train_split, stage.data.val_split))
+    classes = stage.data.selection.num_classes(len(dataset.classes))
+    if classes != stage.model.num_classes:
+        raise ValueError(
+            f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
+            f" data of {dataset.uri} has {classes} classes"
+        )
+    order_of(val_spec(stage, dataset.uri), dataset)
+    if stage.steps:
+        order_of(train_spec(stage, dataset.uri), dataset)
+    return Checked(dataset, (fewest, most))
+
+
+def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
+    """Decide what to do for one checked stage (see the numbered cases on top).
+
+    Raises:
+        ValueError: one line.
+        storage.errors.Unavailable: the storage does not answer.
+    """
+    place, run = command.place, command.options.run
+    dataset = checked.dataset
+    parent = _parent(stage, command)
+    name = fingerprint(
+        stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
+    )
+    attempts = committed_attempts(place.storage_root, run, stage.name)
+    attempt = newest(attempts, name)
+    if attempt is None or command.options.force:
+        to_make = attempt_to_make(attempts, name)
+        attempt = Attempt(to_make, join(place.storage_root, run, stage.name, to_make), None)
+    order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
+    one_step = epochs_at(order, 1) if order else 1.0
+    return Plan(
+        stage=stage,
+        run=run,
+        recipe=command.options.recipe,
+        attempt=attempt,
+        fingerprint=name,
+        parent=parent,
+        start_uri=parent.uri if parent else init_place(stage.init),
+        dataset=dataset,
+        workers=checked.workers,
+        steps_per_epoch=1 / one_step,
+    )
+
+
+def _parent(stage: Stage, command: Command) -> Attempt | None:
+    if stage.parent is None:
+        return None
+    options, root = command.options, command.place.storage_root
+    script = f"pipelines/{stage.parent}.py --recipe {options.recipe} --run {options.run}"
+    return choose_parent(
+        committed_attempts(root, options.run, stage.parent),
+        of_recipe=fingerprint_in_recipe(command.recipe, stage.parent, command.place),
+        asked=options.parent,
+        place=join(root, options.run, stage.parent),
+        command=script,
+    )

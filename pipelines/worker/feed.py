@@ -1,0 +1,98 @@
+"""What the workers are fed: Ray Train asks here for a stream each time it starts a worker group.
+
+`configure` runs again after every restart and resize, with the group's size, before its workers
+ask for their first batch, and reads the cursor (the newest resume state; the workers have put aside
+damaged ones) itself. So resuming and new worker counts need no case of their own.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import ray.data
+from ray.actor import ActorHandle
+from ray.data import DataIterator, Dataset
+from ray.train import DataConfig
+
+from cluster.placement import decoding_selector
+from cluster.settings import Place
+from pipelines.cli.place import shard_cache
+from pipelines.lineage.resume_states import newest_state
+from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec, val_spec
+from pipelines.worker.background import Background
+from storage.stream import eval_stream, train_stream
+
+TRAIN, VAL = "train", "val"
+T = TypeVar("T")
+
+
+class OrderedDataConfig(DataConfig):
+    """Builds the streams for the worker group that is starting and deals them out in order."""
+
+    def __init__(self, stage: Stage, place: Place, *, dataset_uri: str, attempt_uri: str) -> None:
+        super().__init__()
+        self._stage, self._place = stage, place
+        self._dataset_uri, self._attempt_uri = dataset_uri, attempt_uri
+
+    def configure(
+        self,
+        datasets: dict[str, Dataset],
+        world_size: int,
+        worker_handles: list[ActorHandle] | None,
+        worker_node_ids: list[str] | None,
+        **kwargs: object,
+    ) -> list[dict[str, DataIterator]]:
+        """Return, for every rank, its iterator under each asked-for name."""
+        per_rank: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        for name in datasets:
+            stream = self._stream(name, world_size)
+            splits = stream.streaming_split(world_size, equal=True, locality_hints=worker_node_ids)
+            for shards, split in zip(per_rank, splits, strict=True):
+                shards[name] = split
+        return per_rank
+
+    def _stream(self, name: str, world_size: int) -> Dataset:
+        stage, place = self._stage, self._place
+        cache = shard_cache(place.cache)
+        nodes = decoding_selector(
+            ray.nodes(), on_gpu_nodes=place.decode_on_gpu_nodes, more_to_come=place.wait_for_nodes
+        )
+        if name == VAL:
+            return eval_stream(
+                val_spec(stage, self._dataset_uri),
+                world_size=world_size,
+                num_cpus=place.decode_cpus,
+                cache=cache,
+                nodes=nodes,
+            )
+        state = newest_state(self._attempt_uri)
+        return train_stream(
+            train_spec(stage, self._dataset_uri),
+            start_step=state.step if state else 0,
+            stop_step=stage.steps,
+            world_size=world_size,
+            num_cpus=place.decode_cpus,
+            cache=cache,
+            nodes=nodes,
+        )
+
+
+def begun(stream: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """The items of a stream that is opened, and asked for the first one, beside the caller."""
+
+    def begin() -> tuple[T, Iterator[T]]:
+        items = stream()
+        return next(items), items
+
+    def all_items() -> Iterator[T]:
+        first, rest = opened.result()
+        yield first
+        yield from rest
+
+    opened = Background(begin)
+    return all_items()
+
+
+def placeholder() -> Dataset:
+    """Ray Train wants a dataset for each name before it asks `configure` for the real ones."""
+    return ray.data.range(1)

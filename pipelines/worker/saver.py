@@ -1,0 +1,104 @@
+"""Resume states are written behind the training: a save costs the step a copy to host memory.
+
+Every rank writes its own pieces on a thread of its own; that of rank 0 then waits until all parts
+lie there and commits. The threads use no collectives, which would meet those of the training.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from pipelines.lineage.resume_states import commit_state, place_of_state
+from storage.errors import BadInput, StorageError, Unavailable
+from storage.pieces import Piece, write_part
+
+PATIENCE_SECONDS = 900.0
+"""How long rank 0 waits for the parts of others, which retry for minutes where S3 throttles."""
+_POLL_SECONDS = 0.2
+
+
+class Saver:
+    """One rank's writer of resume states, one state at a time."""
+
+    def __init__(
+        self, attempt_uri: str, *, rank: int, world_size: int, token: str, keep: int
+    ) -> None:
+        """Make a writer; `token` is the same on all ranks of a worker group, and on no other's."""
+        self._attempt, self._keep = attempt_uri, keep
+        self._rank, self._world_size, self._token = rank, world_size, token
+        self._thread: threading.Thread | None = None
+        self._written, self._given_up = threading.Event(), threading.Event()
+        self.failure: str | None = None
+        """What went wrong with a state of this rank: one line."""
+
+    def save(
+        self, step: int, pieces: Iterable[Piece], told: Sequence[Mapping[str, float]] = ()
+    ) -> None:
+        """Copy the pieces and return, after the state before was written; `told` goes with it."""
+        self.finish()
+        copies = [
+            (name, shape, start, values.detach().to("cpu", torch.float32, copy=True))
+            for name, shape, start, values in pieces
+        ]
+        self._written.clear()
+        self._thread = threading.Thread(
+            target=self._write, args=(step, copies, told), name=f"save-{step}", daemon=True
+        )
+        self._thread.start()
+
+    def settle(self) -> None:
+        """Wait until this rank's part is written, or is a `failure`."""
+        if self._thread is not None:
+            self._written.wait()
+
+    def finish(self) -> None:
+        """Wait until the state is committed too: for ever on rank 0, where another rank failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def give_up(self) -> None:
+        """Leave the state uncommitted if parts of it are missing yet."""
+        self._given_up.set()
+        self.finish()
+
+    def _write(
+        self, step: int, pieces: Sequence[Piece], told: Sequence[Mapping[str, float]]
+    ) -> None:
+        try:
+            _check_finite(step, pieces)
+            place = place_of_state(self._attempt, step)
+            write_part(place, self._token, self._rank, self._world_size, pieces)
+            self._written.set()
+            if self._rank == 0:
+                self._commit(step, told)
+        except (StorageError, OSError) as error:
+            self.failure = f"the state of step {step} could not be saved: {error}"
+        finally:
+            self._written.set()
+
+    def _commit(self, step: int, told: Sequence[Mapping[str, float]]) -> None:
+        began = time.monotonic()
+        while not commit_state(
+            self._attempt,
+            step,
+            token=self._token,
+            writers=self._world_size,
+            keep=self._keep,
+            told=told,
+        ):
+            if self._given_up.wait(_POLL_SECONDS):
+                return
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise Unavailable(f"the part of a rank is missing after {PATIENCE_SECONDS:.0f} s")
+
+
+def _check_finite(step: int, pieces: Sequence[Piece]) -> None:
+    for name, _, _, values in pieces:
+        if not torch.isfinite(values).all():
+            raise BadInput(
+                f"{name} holds values that are no numbers after step {step}, and the state before"
+                " is the last good one; lower optim.peak_lr or set optim.clip_norm"
+            )

@@ -1,0 +1,183 @@
+"""What a worker measures of its training and reports to the driver.
+
+Every rank calls; what rank 0 says counts.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+
+from cluster.engine import gradient_norm
+from pipelines.worker.guards import (
+    ADVICE,
+    MOST_SKIPPED,
+    TrainedStep,
+    explain_gradient,
+    explain_nonfinite,
+    skipped_in_a_row,
+)
+from pipelines.worker.job import Job, Stopped
+from pipelines.worker.messages import (
+    MESSAGE,
+    Evaluated,
+    Message,
+    Quarantined,
+    Record,
+    Started,
+    StepsSkipped,
+    StepsTrained,
+)
+from pipelines.worker.quarantine import Quarantine
+from pipelines.worker.survival import Survival
+from pipelines.worker.utilisation import Utilisation, device_name
+from storage.stream import order_of
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+
+class Telemetry:
+    """Telemetry of one rank.
+
+    Every rank must call the methods that report, and `check`, together.
+    """
+
+    def __init__(
+        self, job: Job, survival: Survival, *, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        self._job, self._survival, self._device = job, survival, device
+        self._rank, self._world_size = rank, world_size
+        self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
+        self._skipped = 0
+        self._reported: list[Record] = []
+        self._reported_before: list[Record] = []
+        self._first_batch_seconds: float | None = None
+        self.unreported: list[TrainedStep] = []
+        self.reset_clock()
+
+    def reset_clock(self) -> None:
+        """Throughput counts training steps alone, not saving or evaluating."""
+        self._began = time.perf_counter()
+        self._waited = 0.0
+        self._read = np.zeros(2, dtype=np.int64)  # requests, bytes
+        self._pictures: list[str] = []
+
+    def fetched(self, batch: Mapping[str, np.ndarray], *, waited: float) -> None:
+        """A batch came after so many seconds of waiting for it.
+
+        The first one of a group waits for processes to start: that is told apart from throughput.
+        """
+        if self._first_batch_seconds is None:
+            self._first_batch_seconds = waited
+            self.reset_clock()
+        else:
+            self._waited += waited
+        self._read += [int(batch["requests"].sum()), int(batch["bytes"].sum())]
+
+    def drew(self, picture: str) -> None:
+        """A picture lies in the attempt's folder."""
+        self._pictures.append(picture)
+
+    def start(
+        self, step: int, records: Sequence[Record], *, plan: str, notes: tuple[str, ...]
+    ) -> None:
+        """Report that the group goes on after `step`, with the metrics that its state carries."""
+        self.report(Started(step=step, plan=plan, notes=notes, records=records))
+
+    def carry_over(self) -> list[Record]:
+        """Metrics reported since the save before the last, for the state that is saved now.
+
+        A report can be lost with the worker that made it. Its steps are not trained again, so a
+        state carries their metrics, and the group that resumes from it reports them once more.
+        """
+        records = self._reported_before + self._reported
+        self._reported_before, self._reported = self._reported, []
+        return records
+
+    def report(self, message: Message) -> None:
+        """Send a message to the controller, by way of Ray Train."""
+        ray.train.report({MESSAGE: message} if self._rank == 0 else {})
+
+    def report_metrics(self, message: Evaluated | Quarantined) -> None:
+        """Send metrics that belong to a step."""
+        self._reported.append({"step": message.step, **message.metrics})
+        self.report(message)
+
+    def report_steps(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
+        """Send the metrics of every step since the last report.
+
+        Raises:
+            Stopped: a loss or gradient is NaN or infinite, or too many samples are damaged.
+        """
+        self._survival.beat(step, "report")
+        losses = self._checked_losses(quarantine)
+        read = torch.from_numpy(self._read).to(self._device)  # [2]
+        dist.all_reduce(read)
+        requests, count = read.tolist()
+        seconds = time.perf_counter() - self._began
+        steps = len(self.unreported)
+        records: list[Record] = [
+            {"step": trained.step, "train/lr": trained.lr}
+            | ({"train/loss": loss} if math.isfinite(loss) else {})
+            for trained, loss in zip(self.unreported, losses, strict=True)
+        ]
+        records[-1] |= {
+            "train/epoch": step / self._job.steps_per_epoch,
+            "train/images_per_second": steps * self._job.stage.global_batch / seconds,
+            "train/step_seconds": seconds / steps,
+            "train/data_wait_fraction": self._waited / seconds,
+            "train/read_requests": requests,
+            "train/read_mebibytes": count / 2**20,
+        }
+        records[-1] |= self._utilisation.metrics(records[-1]["train/images_per_second"])
+        norm = gradient_norm(engine)
+        if norm is not None:
+            if not np.isfinite(norm):
+                raise Stopped(explain_gradient(step, norm))
+            records[-1]["train/gradient_norm"] = norm
+        if self._first_batch_seconds:
+            records[-1]["train/first_batch_seconds"] = self._first_batch_seconds
+            self._first_batch_seconds = 0.0  # reported
+        stalled = self._survival.stalled()
+        if stalled:
+            records[-1]["train/save_seconds"] = stalled
+        self._reported += records
+        self.report(StepsTrained(records=records, pictures=tuple(self._pictures)))
+        self.unreported.clear()
+        self.check(quarantine, step)
+        self.reset_clock()
+
+    def _checked_losses(self, quarantine: Quarantine) -> list[float]:
+        """The mean loss of each unreported step over the ranks."""
+        own = torch.stack([trained.loss for trained in self.unreported])  # [steps]
+        losses = own.clone()
+        dist.all_reduce(losses)
+        finite = torch.isfinite(losses)
+        if finite.all():
+            self._skipped = 0
+        else:
+            reason = explain_nonfinite(self.unreported, own, quarantine.spec)
+            self._skipped = skipped_in_a_row(self._skipped, finite.tolist())
+            if self._job.stage.nonfinite == "stop" or self._skipped >= MOST_SKIPPED:
+                raise Stopped(f"{reason}. {ADVICE}")
+            self.report(StepsSkipped(steps=int((~finite).sum()), reason=reason))
+        return (losses / self._world_size).tolist()
+
+    def check(self, quarantine: Quarantine, step: int) -> None:
+        """Name the damaged samples that are new; raise Stopped where they are too many."""
+        found = quarantine.agree(self._device)
+        if not found:
+            return
+        lines = quarantine.record(found) if self._rank == 0 else []
+        name = f"{quarantine.spec.split}/quarantined"
+        metrics = {name: float(len(quarantine))}
+        self.report_metrics(Quarantined(step=step, metrics=metrics, lines=tuple(lines)))
+        reason = quarantine.too_many(order_of(quarantine.spec).samples)
+        if reason:
+            raise Stopped(reason)

@@ -1,0 +1,108 @@
+import pytest
+
+from pipelines.campaigns.studies.cells import Cell, Cells
+from pipelines.campaigns.studies.conclusions import (
+    against_first,
+    by_compute,
+    by_data,
+    compute_for,
+    frontier,
+    spread_line,
+    trend,
+)
+
+
+def cells(found: dict[tuple[str, float | str], float], spread: float | None = 0.01) -> Cells:
+    made = (Cell(series=s, x=x, mean=mean, count=2) for (s, x), mean in found.items())
+    return Cells(tuple(made), spread, "training seeds")
+
+
+def embeddings(**means: float) -> list[str]:
+    return against_first(
+        cells({("ViT", name): mean for name, mean in means.items()}),
+        first="none",
+        others="the embeddings",
+    )
+
+
+def test_embeddings_as_in_the_paper() -> None:
+    assert embeddings(none=0.614, one=0.642, two=0.640) == [
+        "better than none (61.4 %): one (+2.8 points), two (+2.6 points)",
+        "among the embeddings: no difference beyond the spread",
+    ]
+
+
+def test_embeddings_against_the_paper() -> None:
+    assert embeddings(none=0.614, one=0.580, two=0.610) == [
+        "worse than none (61.4 %): one (-3.4 points)",
+        "no different beyond the spread from none (61.4 %): two (-0.4 points)",
+        "among the embeddings: two is ahead of one by 3.0 points",
+    ]
+
+
+def test_nothing_is_claimed_of_single_runs() -> None:
+    single = cells({("ViT", "none"): 0.1, ("ViT", "one"): 0.9}, spread=None)
+    said = against_first(single, first="none", others="the embeddings")
+    assert said == ["no different beyond the spread from none (10.0 %): one (+80.0 points)"]
+    assert "no difference is claimed" in spread_line(single)
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ((0.5, 0.6, 0.7), "rises from the least to the most compute (p1 50.0 % -> p3 70.0 %)"),
+        ((0.5, 0.8, 0.7), "rises from the least to the most compute, though not at p3 (p1"),
+        ((0.7, 0.6, 0.5), "falls"),
+        ((0.5, 0.6, 0.51), "no difference beyond the spread"),
+    ],
+)
+def test_trend(means: tuple[float, ...], said: str) -> None:
+    (line,) = trend(cells({(f"p{i}", i): mean for i, mean in enumerate(means, 1)}))
+    assert said in line
+
+
+def test_who_leads_at_each_data_size_and_what_more_data_brings() -> None:
+    said = by_data(
+        cells(
+            {
+                ("ViT", 100): 0.30,
+                ("ViT", 1000): 0.70,
+                ("BiT", 100): 0.50,
+                ("BiT", 1000): 0.695,
+                ("flat", 100): 0.2,
+                ("flat", 1000): 0.21,
+            }
+        )
+    )
+    assert said == [
+        "at 100 samples BiT leads (50.0 %)",
+        "at 1,000 samples ViT leads (70.0 %) with BiT level",
+        "ViT gains +40.0 points from the least to the most data",
+        "BiT gains +19.5 points from the least to the most data",
+        "flat gains nothing beyond the spread from the least to the most data",
+    ]
+
+
+def test_frontier_drops_what_a_cheaper_cell_reaches() -> None:
+    found = cells({("a", 1.0): 0.5, ("a", 2.0): 0.4, ("a", 4.0): 0.6}).cells
+    assert frontier(found) == [(1.0, 0.5), (4.0, 0.6)]
+
+
+def test_compute_between_points_is_straight_in_its_logarithm() -> None:
+    front = [(1.0, 0.4), (100.0, 0.6)]
+    assert compute_for(front, 0.5) == pytest.approx(10.0)
+    assert compute_for(front, 0.3) == 1.0
+    assert compute_for(front, 0.6) == 100.0
+    with pytest.raises(ValueError, match="below"):
+        compute_for(front, 0.7)
+
+
+def test_scaling_compares_compute_at_the_best_that_all_reach() -> None:
+    said = by_compute(
+        cells({("ViT", 1.0): 0.4, ("ViT", 100.0): 0.6, ("BiT", 10.0): 0.3, ("BiT", 40.0): 0.5}),
+        subject="ViT",
+    )
+    assert said[0] == ("for 50.0 %, the best that all reach: ViT 10 exaFLOPs, BiT 40 exaFLOPs")
+    assert said[1] == "BiT takes 4 times ViT's compute there"
+    assert said[2] == "the highest accuracy is ViT's (60.0 %)"
+    assert said[3] == "ViT gains 20.0 points in its last step up"

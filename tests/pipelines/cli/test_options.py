@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cli.options import Command, one_line, read_command
+
+
+def read(*argv: str, stage: str | None = "pretrain") -> Command:
+    return read_command(list(argv), stage_name=stage, prog="pretrain.py", description="")
+
+
+def test_defaults_are_the_recipe_and_the_shipped_place() -> None:
+    command = read()
+    assert [stage.name for stage in command.stages] == ["pretrain"]
+    assert command.options.run == command.options.recipe == "digits"
+    assert command.place.workers.max == 2
+
+
+def test_overrides_are_typed_and_dotted() -> None:
+    command = read(
+        "--stage.steps", "20", "--stage.optim.peak-lr", "3e-5", "--place.workers.max", "4",
+        "--stage.data.selection.classes", "1", "2", "3",
+    )  # fmt: skip
+    (stage,) = command.stages
+    assert (stage.steps, stage.optim.peak_lr) == (20, 3e-5)
+    assert stage.data.selection.classes == (1, 2, 3)
+    assert command.place.workers.max == 4
+    assert command.recipe.stage("pretrain") == stage
+
+
+def test_a_pipeline_overrides_each_stage_by_its_name() -> None:
+    command = read("--pretrain.steps", "20", "--finetune.seed", "7", stage=None)
+    assert [stage.name for stage in command.stages] == ["pretrain", "upscale", "finetune"]
+    assert command.stages[0].steps == 20
+    assert command.stages[2].seed == 7
+
+
+def test_another_config_file_gives_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "place.yaml"
+    path.write_text("recipe: digits-scratch\nmax_micro_batch: 3\n")
+    command = read("--config", str(path), stage="finetune")
+    assert command.options.recipe == "digits-scratch"
+    assert command.place.max_micro_batch == 3
+
+
+def test_print_config_is_yaml_of_everything() -> None:
+    shown = yaml.safe_load(read("--stage.seed", "5").as_yaml())
+    assert shown["stages"]["pretrain"]["seed"] == 5
+    assert shown["place"]["zero"]["level"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--stage.stepz 3", r"Unrecognized options: --stage.stepz.* perhaps --stage.steps"),
+        ("--stage.steps many", r"--stage.steps: invalid literal for int\(\).* 'many'"),
+        ("--stage.global-batch 0", r"global_batch: wanted at least 1, found 0"),
+        ("--stage.model.image-size 17", r"image_size 17 is not a multiple of patch_size 4"),
+        ("--place.zero.level 7", r"invalid choice '7' .*zero.level"),
+        ("--place.workers.min 3", r"wanted 1 <= min <= max, found min 3, max 2"),
+        ("--recipe cats", r"no recipe 'cats' - there are: .*digits"),
+        ("--recipe", r"--recipe: expected one argument"),
+        ("--config nowhere.yaml", r"nowhere.yaml: no such file - give one with --config"),
+        ("--stage.name other", r"--stage.name cannot be changed"),
+        ("pretrain", r"Unrecognized options: pretrain"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(argv: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        read(*argv.split())
+    assert "\n" not in str(error.value)
+
+
+def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read("--help")
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--stage.optim.peak-lr FLOAT" in text
+    assert "ZeRO level: 0 replicates all" in text
+
+
+def test_a_message_without_a_box_says_the_same() -> None:
+    rule = "-" * 70
+    plain = f"Value error\n{rule}\nError parsing --a: no\n{rule}\nFor full helptext, see x --help"
+    boxed = "╭─ Value error ─╮\n│ Error parsing --a: no │\n│ ─────── │\n│ For full │\n╰───────╯"
+    assert one_line(plain) == one_line(boxed) == "Error parsing --a: no"
+
+
+def test_the_shown_config_hides_a_password() -> None:
+    shown = read("--place.mlflow-uri", "https://me:secret@host/x").as_yaml()
+    assert "secret" not in shown
+    assert "https://***@host/x" in shown

@@ -1,0 +1,76 @@
+"""A stage starts from a committed stage or from a public checkpoint, local or on S3."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.lineage.start_weights import start_weights
+from pipelines.recipes.stage import plain
+from storage import weights
+from storage.objects import open_store
+from tests.s3 import S3Server
+from vit import ViTConfig, build_model, export_timm
+
+SMALL = ViTConfig(
+    image_size=16, patch_size=4, width=32, depth=1, heads=2, mlp_dim=48, num_classes=5
+)
+LARGER = replace(SMALL, image_size=24, num_classes=3)
+KEPT = "blocks.0.attn.qkv.weight"
+
+
+def test_a_committed_stage_is_adapted_to_the_new_model(tmp_path: Path) -> None:
+    tensors = build_model(SMALL, seed=1).state_dict()
+    weights.commit(str(tmp_path / "a"), tensors, {"stage": {"model": plain(asdict(SMALL))}})
+    found, changes = start_weights(str(tmp_path / "a"), LARGER)
+    assert found[KEPT].equal(tensors[KEPT])
+    assert found["pos_embed"].shape == (1, 1 + 6 * 6, 32)
+    assert not found["head.weight"].any()
+    assert changes == ("pos_embed 4x4 -> 6x6", "head 5 -> 3: reset")
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_a_public_checkpoint_is_read_from_disk_and_from_s3(
+    tmp_path: Path, s3_server: S3Server, file: str
+) -> None:
+    model = build_model(SMALL, seed=1)
+    export_timm(model.state_dict(), SMALL, tmp_path / "timm")
+    local, changes = start_weights(str(tmp_path / "timm" / file).rstrip("/"), SMALL)
+    assert local[KEPT].equal(model.state_dict()[KEPT])
+    assert any("timm" in change for change in changes)
+    with s3_server.environment():
+        store = open_store(s3_server.uri("public"))
+        for path in (tmp_path / "timm").iterdir():
+            store.upload(path.name, path)
+        remote, _ = start_weights(s3_server.uri("public", file).rstrip("/"), SMALL)
+    assert local.keys() == remote.keys()
+    assert all(torch.equal(local[name], remote[name]) for name in local)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path, s3_server: S3Server) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.npz: no such file or folder"):
+        start_weights(str(tmp_path / "nowhere.npz"), SMALL)
+    with s3_server.environment(), pytest.raises(ValueError, match="nowhere"):
+        start_weights(s3_server.uri("nowhere"), SMALL)
+    with s3_server.environment(), pytest.raises(ValueError, match=r"nowhere\.npz"):
+        start_weights(s3_server.uri("nowhere.npz"), SMALL)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    export_timm(build_model(SMALL, seed=1).state_dict(), SMALL, tmp_path / "timm")
+    with pytest.raises(ValueError, match=r"blocks\.1\."):
+        start_weights(str(tmp_path / "timm"), replace(SMALL, depth=2))
+
+
+def test_bare_weights_of_another_resolution_are_resized(tmp_path: Path) -> None:
+    model = build_model(SMALL, seed=1)
+    export_timm(model.state_dict(), SMALL, tmp_path / "timm")
+    bare = tmp_path / "bare.safetensors"
+    bare.write_bytes((tmp_path / "timm" / "model.safetensors").read_bytes())
+    larger = replace(SMALL, image_size=24)
+    with pytest.raises(ValueError, match="position table"):
+        start_weights(str(bare), larger)
+    found, changes = start_weights(str(bare), larger, image_size=16)
+    assert "pos_embed 4x4 -> 6x6" in changes
+    assert found["pos_embed"].shape == (1, 1 + 6 * 6, 32)

@@ -1,0 +1,135 @@
+"""`pipelines/pack.py` as a user calls it."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipelines.packing import command as packing
+from pipelines.packing import ray_tasks as packing_tasks
+from storage.objects import open_store
+from tests.pipelines.conftest import Said
+from tests.s3 import S3Server
+from tests.storage.test_pack_hf import good
+
+
+@pytest.fixture
+def pack(called: Callable[..., Said]) -> Callable[..., Said]:
+    return partial(called, packing.main, "pack")
+
+
+def test_tars_of_others_are_indexed_in_place(
+    pack: Callable[..., Said], local_data: str, tmp_path: Path
+) -> None:
+    for tar in (Path(local_data) / "digits").glob("*.tar"):
+        shutil.copy(tar, tmp_path)
+    said = pack("tar", "--out", str(tmp_path))
+    assert said.code == 0, said.err
+    assert "1420 train, 377 val, 10 classes" in said.out
+    assert pack("verify", "--out", str(tmp_path)).code == 0
+
+
+def test_packing_on_ray_gives_the_same_dataset(
+    pack: Callable[..., Said], ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = pack("digits", "--out", str(tmp_path / "here"), "--shard-mebibytes", "1")
+    monkeypatch.setattr(packing_tasks, "WORTH_RAY_BYTES", 0)
+    there = pack("digits", "--out", str(tmp_path / "there"), "--shard-mebibytes", "1", "--verify")
+    assert there.code == 0, there.err
+    assert "4 shards are as the manifest says" in there.out
+    files = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    assert here.out.rpartition(":")[2] in there.out
+
+
+def test_packing_and_indexing_on_ray_reach_s3(
+    pack: Callable[..., Said],
+    ray_session: str,
+    s3_server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing_tasks, "WORTH_RAY_BYTES", 0)
+    uri = s3_server.uri("packed-on-ray", tmp_path.name)
+    with s3_server.environment():
+        said = pack("digits", "--out", uri, "--shard-mebibytes", "1", "--verify")
+        assert said.code == 0, said.err
+        open_store(uri).delete("dataset.json")
+        indexed = pack("tar", "--out", uri, "--verify")
+    assert indexed.code == 0, indexed.err
+    assert said.out.rpartition(":")[2] in indexed.out  # counts, classes, digest
+
+
+def test_hugging_face_parquet_is_packed(pack: Callable[..., Said], tmp_path: Path) -> None:
+    good(tmp_path / "in/data/train-00000-of-00001.parquet", 0, 9)
+    good(tmp_path / "in/data/validation-00000-of-00001.parquet", 0, 6)
+    said = pack("hf", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--verify")
+    assert said.code == 0, said.err
+    assert "9 train, 6 val, 3 classes" in said.out
+
+
+def test_much_that_is_left_out_is_summed_up(pack: Callable[..., Said], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for half in ("train", "val"):
+        folder = tmp_path / "in" / half / "a"
+        folder.mkdir(parents=True)
+        Image.new("L", (4, 4)).save(folder / "a.png")
+        for i in range(15):
+            (folder / f"{i}.txt").write_bytes(b"")
+    said = pack("folder", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert said.code == 0, said.err
+    assert "left out 30 in all, named in " in said.out
+    assert "  30 x not the name of an image file" in said.out
+    assert len(said.out.splitlines()) == 1 + 1 + 20 + 2  # a note: one class only
+
+
+def test_verify_names_the_damaged_sample(
+    pack: Callable[..., Said], local_data: str, tmp_path: Path
+) -> None:
+    shutil.copytree(Path(local_data) / "digits", tmp_path / "digits")
+    shard = tmp_path / "digits" / "val-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[1600] ^= 1  # in the first image
+    shard.write_bytes(data)
+    said = pack("verify", "--out", str(tmp_path / "digits"))
+    assert said.code == 2
+    assert "val-000000.tar" in said.err
+    assert "digit-" in said.err
+
+
+def test_a_folder_of_images_is_packed(pack: Callable[..., Said], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for name, shade in (("cat", 40), ("dog", 200)):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (20, 16), (shade, i, 0)).save(folder / f"{i}.jpg")
+    said = pack("folder", "--folder", str(tmp_path / "images"), "--out", str(tmp_path / "packed"))
+    assert said.code == 0, said.err
+    assert "6 train, 6 val, 2 classes" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["folder", "--folder", "nowhere", "--out", "x"], "nowhere"),
+        (["idx", "--folder", "nowhere", "--out", "x"], "nowhere"),
+        (["verify", "--out", "nowhere"], "nowhere"),
+        (["hf", "--folder", "nowhere", "--out", "x"], "nowhere"),
+        (["digits", "--shard-mebibytes", "0"], "shard_mebibytes 0 must be at least 1"),
+        (["cats"], "cats"),
+        ([], "Expected one of {digits, idx,"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    pack: Callable[..., Said], arguments: list[str], message: str
+) -> None:
+    said = pack(*arguments)
+    assert said.code == 2
+    (line,) = said.err.splitlines()
+    assert message in line

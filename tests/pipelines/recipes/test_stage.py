@@ -1,0 +1,146 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from pipelines.recipes import RECIPES, find_recipe
+from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
+from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain
+from pipelines.recipes.streams import train_spec, val_spec
+from storage.selection import Selection
+from vit import ViTConfig, config_from_dict
+
+
+def name_of(stage=PRETRAIN, digest="d", parent=None) -> str:
+    return fingerprint(stage, dataset_digest=digest, parent=parent)
+
+
+def test_fingerprint_is_the_same_for_the_same_content() -> None:
+    assert name_of() == name_of(replace(PRETRAIN, seed=PRETRAIN.seed))
+    assert len(name_of()) == 16
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"stage": replace(PRETRAIN, seed=1)},
+        {"stage": replace(PRETRAIN, model=replace(PRETRAIN.model, depth=5))},
+        {
+            "stage": replace(
+                PRETRAIN, data=replace(PRETRAIN.data, selection=Selection(classes=(1,)))
+            )
+        },
+        {"digest": "e"},
+        {"parent": "0123456789abcdef"},
+    ],
+)
+def test_fingerprint_changes_with_config_data_and_parent(other: dict) -> None:
+    assert name_of(**other) != name_of()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"selection": Selection(classes=tuple(range(7)), samples=100)},
+        {"selection": Selection(classes=tuple(range(7)), skip=1)},
+        {"selection": Selection(classes=tuple(range(7)), labels=(0, 1, 2, 3, 4, 5, 5))},
+        {"val_selection": Selection(samples=100)},
+    ],
+)
+def test_fingerprint_tells_selections_apart(data: dict) -> None:
+    assert name_of(replace(PRETRAIN, data=replace(PRETRAIN.data, **data))) != name_of()
+
+
+def test_what_was_committed_before_fields_were_added_keeps_its_name() -> None:
+    assert name_of() == "718eb30c2c293fdb"  # as version 0.1.0 computed it
+
+
+def test_evaluation_takes_the_classes_that_are_trained_on_unless_it_names_some() -> None:
+    chosen = Selection(classes=(7, 2), labels=(1, 0), per_class=3)
+    for val, expected in (
+        (Selection(), Selection(classes=(7, 2), labels=(1, 0))),
+        (Selection(samples=5), Selection(classes=(7, 2), labels=(1, 0), samples=5)),
+        (Selection(classes=(2, 7)), Selection(classes=(2, 7))),
+    ):
+        data = replace(PRETRAIN.data, selection=chosen, val_selection=val)
+        assert val_spec(replace(PRETRAIN, data=data), "d").selection == expected
+
+
+def test_evaluation_keeps_the_samples_that_fill_no_batch() -> None:
+    """A validation split smaller than the global batch is fine: evaluation pads it."""
+    dropped = replace(PRETRAIN, data=replace(PRETRAIN.data, tail="drop"), global_batch=4096)
+    assert train_spec(dropped, "d").tail == "drop"
+    assert val_spec(dropped, "d").tail == "carry"
+
+
+def test_a_stage_survives_json() -> None:
+    stage = json.loads(json.dumps(plain(asdict(UPSCALE))))
+    assert config_from_dict(stage["model"]) == UPSCALE.model
+
+
+def test_flatten_gives_dotted_names() -> None:
+    flat = flatten(asdict(FINETUNE))
+    assert flat["optim.peak_lr"] == FINETUNE.optim.peak_lr
+    assert flat["data.selection.per_class"] == 10
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_upscale_differs_from_pretrain_in_resolution_and_schedule_only() -> None:
+    changed = {
+        k
+        for k in flatten(asdict(UPSCALE))
+        if flatten(asdict(UPSCALE))[k] != flatten(asdict(PRETRAIN))[k]
+    }
+    assert changed == {
+        "name",
+        "parent",
+        "model.image_size",
+        "optim.peak_lr",
+        "steps",
+        "eval_every_steps",
+    }
+
+
+def test_finetune_sees_all_classes_and_few_labels() -> None:
+    assert FINETUNE.data.selection == Selection(per_class=10)
+    assert isinstance(FINETUNE.model, ViTConfig)
+    assert FINETUNE.model.head == "linear"
+    assert FINETUNE.model.num_classes == 10
+    assert PRETRAIN.model.num_classes < 10
+
+
+def test_every_recipe_has_the_name_it_is_found_by() -> None:
+    for name, recipe in RECIPES.items():
+        assert find_recipe(name) is recipe
+        assert recipe.name == name
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no recipe 'cats' - there are: .*digits"):
+        find_recipe("cats")
+
+
+def test_an_unknown_stage_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match="no stage 'distil', only pretrain, upscale, finetune"):
+        DIGITS.stage("distil")
+
+
+def test_a_parent_must_come_earlier() -> None:
+    with pytest.raises(AssertionError):
+        Recipe(name="wrong", stages=(UPSCALE, PRETRAIN))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"global_batch": 0}, "global_batch: wanted at least 1, found 0"),
+        ({"steps": -1}, "steps: wanted at least 0, found -1"),
+        ({"steps": 5}, r"warmup_steps 10 .* exceed the 5 steps"),
+        ({"parent": "pretrain", "init": "x"}, "both give weights - set one of them to None"),
+        ({"label_smoothing": 1.0}, r"label_smoothing: wanted within \[0, 1\), found 1.0"),
+        ({"model": replace(PRETRAIN.model, image_size=(16, 32))}, "give one number"),
+    ],
+)
+def test_an_impossible_stage_says_why(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PRETRAIN, **change)
