@@ -93,7 +93,7 @@ def tar_case(draw: random.Random, folder: Path) -> None:
             assert member.refused or member.offset + len(member.data) <= len(data)
     except StorageError:
         pass
-    if draw.random() < 0.05:
+    if draw.random() < 0.02:
         (folder / "a.tar").write_bytes(data)
         rule = Labels(key=draw.choice((None, "label", "cls")))
         shard, why = ScanTar(uri=str(folder), parts=str(folder), labels=rule)("a.tar")
@@ -104,7 +104,7 @@ def _with_checksums(data: bytes) -> bytes:
     """The same blocks; those that look like headers get the checksum that fits them."""
     found = bytearray(data)
     for at in range(0, len(found) - 511, 512):
-        if found[at + 257 : at + 262] == b"ustar":
+        if found.startswith(b"ustar", at + 257):
             found[at + 148 : at + 156] = b" " * 8
             found[at + 148 : at + 156] = b"%06o\0 " % sum(found[at : at + 512])
     return bytes(found)
@@ -125,8 +125,8 @@ def _tars() -> list[bytes]:
                         out.addfile(info, io.BytesIO(data))
                     except ValueError:  # a name that USTAR cannot hold
                         break
-            made.append(buffer.getvalue())
-    return made
+            made.append(buffer.getvalue().rstrip(b"\0"))
+    return [data + bytes(-len(data) % 512 + 1024) for data in made]
 
 
 # images

@@ -101,7 +101,7 @@ class Rule:
 
 def _readable(data: bytes) -> tuple[str, ...]:
     """Pillow's formats to try. Raises BadImage for HEIC without its package."""
-    if data[4:8] != b"ftyp" or data[8:12] not in _HEIC_BRANDS or data[8:16].startswith(b"avif"):
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIC_BRANDS or b"avif" in data[8:40]:
         return (*FORMATS, *CONVERTED)
     try:
         import pillow_heif  # type: ignore[import-not-found]  # the optional extra `heic`
