@@ -184,7 +184,7 @@ def _adapt_positions(
 def _adapt_head(
     weights: dict[str, Tensor], source: Config, target: Config, *, reset: bool
 ) -> list[str]:
-    old, new = _head(source), _head(target)
+    old, new = head_of(source), head_of(target)
     if old == new and not (reset and target.num_classes):
         return []
     changes = [f"head {a} -> {b}: reset" for a, b in zip(old, new, strict=True) if a != b]
@@ -200,5 +200,6 @@ def _adapt_head(
     return changes
 
 
-def _head(config: Config) -> tuple[str, int]:
+def head_of(config: Config) -> tuple[str, int]:
+    """Kind and classes of a model's head: a head fits another model if both are equal."""
     return config.head if isinstance(config, ViTConfig) else "linear", config.num_classes

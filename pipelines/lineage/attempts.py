@@ -14,6 +14,7 @@ from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join
+from vit import Config, config_from_dict
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Attempt:
     def fingerprint(self) -> str:
         """The content it is an attempt at."""
         return self.name.split("-", 1)[0]
+
+    @property
+    def model(self) -> Config | None:
+        """The model of its stage, if it is committed and its manifest says."""
+        described = ((self.manifest or {}).get("stage") or {}).get("model")
+        return config_from_dict(described) if described else None
 
     @property
     def number(self) -> int:
@@ -104,4 +111,5 @@ def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None
     except ValueError:  # its data may be gone by now; its weights need not be
         return None
     parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
-    return fingerprint(stage, dataset_digest=digest, parent=parent)
+    model = recipe.stage(stage.parent).model if stage.parent else None
+    return fingerprint(stage, dataset_digest=digest, parent=parent, parent_model=model)

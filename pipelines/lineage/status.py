@@ -128,28 +128,32 @@ def _judge(
             stage=stage.name, state="data missing", fingerprint=None, reason=_line(error)
         )
     of_parent = own.get(stage.parent) if stage.parent else None
+    model = next((s.model for s in command.recipe.stages if s.name == stage.parent), None)
     if not stage.parent or of_parent:
-        own[stage.name] = fingerprint(stage, dataset_digest=digest, parent=of_parent)
+        own[stage.name] = fingerprint(
+            stage, dataset_digest=digest, parent=of_parent, parent_model=model
+        )
     parent, after = of_parent, ""
     if stage.parent and stage.parent in to_train:
         after = f"after {stage.parent}"
     elif stage.parent:
         try:
-            parent = choose_parent(
+            chosen = choose_parent(
                 [one.attempt for one in mine if one.stage == stage.parent and one.attempt.manifest],
                 of_recipe=of_parent,
                 asked=command.options.parent,
                 place=join(command.place.storage_root, command.options.run, stage.parent),
                 command=f"pipelines/{stage.parent}.py --recipe {command.options.recipe}"
                 f" --run {command.options.run}",
-            ).fingerprint
+            )
+            parent, model = chosen.fingerprint, chosen.model
         except ValueError as error:
             return Verdict(
                 stage=stage.name, state="parent missing", fingerprint=None, reason=_line(error)
             )
     if stage.parent and parent is None:
         return Verdict(stage=stage.name, state="would be trained", fingerprint=None, reason=after)
-    name = fingerprint(stage, dataset_digest=digest, parent=parent)
+    name = fingerprint(stage, dataset_digest=digest, parent=parent, parent_model=model)
     done = [one.attempt for one in attempts if one.attempt.manifest]
     there = newest(done, name)
     if there is not None and not command.options.force and not after:

@@ -7,19 +7,20 @@ its content: config, dataset, parent.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
 from vit import AugmentConfig, Config, OptimConfig, ViTConfig, lr_at
+from vit.surgery import head_of
 
 FORMAT_VERSION = 1
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
 # keeps its name.
 _ADDED: dict[str, dict[str, Any]] = {
-    "stage": {"nonfinite": "stop"},
+    "stage": {"nonfinite": "stop", "init_mean": None, "init_std": None, "reset_head": False},
     "data": {"val_selection": asdict(Selection())},
     "selection": {"labels": None, "samples": None, "skip": 0},
 }
@@ -86,6 +87,14 @@ class Stage:
     init_image_size: int | None = None
     """Resolution of the checkpoint in `init`, where it differs from the model's and its files do
     not say (npz and bare weights)."""
+    init_mean: tuple[float, float, float] | None = None
+    """Mean of the pixels, in [0, 1], that the checkpoint in `init` was trained on, where nothing
+    beside it says. ImageNet's is 0.485 0.456 0.406."""
+    init_std: tuple[float, float, float] | None = None
+    """Standard deviation of those pixels. ImageNet's is 0.229 0.224 0.225."""
+    reset_head: bool = False
+    """Start with a new head even if the parent's has as many classes: another task. Heads of other
+    class counts are always reset."""
     model: Config = field(default_factory=ViTConfig)
     """The network. Weights of another resolution or class count are adapted to it."""
     data: Data = field(default_factory=Data)
@@ -166,14 +175,25 @@ class Recipe:
         raise ValueError(f"recipe {self.name!r} has no stage {name!r}, only {known}")
 
 
-def fingerprint(stage: Stage, *, dataset_digest: str, parent: str | None) -> str:
+def fingerprint(
+    stage: Stage,
+    *,
+    dataset_digest: str,
+    parent: str | None,
+    parent_model: Config | None = None,
+) -> str:
     """Name of a stage's content: the same 16 hex digits for the same experiment, anywhere.
 
     Args:
         stage: the whole stage.
         dataset_digest: of the dataset it trains on.
         parent: fingerprint of the stage it starts from.
+        parent_model: model of that stage. Where its head does not fit, `reset_head` changes nothing
+            and is no part of the name.
     """
+    resets_anyway = parent_model is not None and head_of(parent_model) != head_of(stage.model)
+    if resets_anyway or not (stage.parent or stage.init):
+        stage = replace(stage, reset_head=False)
     content = {
         "format_version": FORMAT_VERSION,
         "stage": _as_first_written(asdict(stage)),

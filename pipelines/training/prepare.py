@@ -107,7 +107,13 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     start = init_place(stage.init)
     if start is not None:
         # Read and adapted once here, before a GPU is asked for.
-        start_weights(start, stage.model, image_size=stage.init_image_size)
+        start_weights(
+            start,
+            stage.model,
+            image_size=stage.init_image_size,
+            mean=stage.init_mean,
+            std=stage.init_std,
+        )
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
@@ -134,7 +140,10 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     dataset = checked.dataset
     parent = _parent(stage, command)
     name = fingerprint(
-        stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
+        stage,
+        dataset_digest=dataset.digest,
+        parent=parent.fingerprint if parent else None,
+        parent_model=parent.model if parent else None,
     )
     attempts = committed_attempts(place.storage_root, run, stage.name)
     attempt = newest(attempts, name)

@@ -104,6 +104,8 @@ def _say_what_is_taken(source: Source, config: ViTConfig) -> None:
 
 def _fold(source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
     mean, std, _ = pixels_of(source, mean, std)
+    if (mean is None) != (std is None):
+        raise source.error("--stage.init-mean and --stage.init-std go together: give both")
     if mean is None or std is None:
         source.notes.append(
             "pixels of mean 0.5 and std 0.5 taken: nothing beside the weights says - for others"

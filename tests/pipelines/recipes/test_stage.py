@@ -140,3 +140,17 @@ def test_a_parent_must_come_earlier() -> None:
 def test_an_impossible_stage_says_why(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(PRETRAIN, **change)
+
+
+def test_a_finetune_resets_its_head_and_keeps_its_name_where_that_changes_nothing() -> None:
+    tuned = DIGITS.stage("finetune")
+    assert tuned.reset_head
+    before = replace(tuned, reset_head=False)
+
+    def name(stage, model) -> str:
+        return fingerprint(stage, dataset_digest="d", parent="p", parent_model=model)
+
+    other = replace(tuned.model, num_classes=3)
+    assert name(tuned, other) == name(before, other)
+    assert name(tuned, tuned.model) != name(before, tuned.model)
+    assert name_of(replace(PRETRAIN, reset_head=True)) == name_of()  # it starts from no head
