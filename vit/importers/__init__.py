@@ -1,10 +1,10 @@
-"""Read public checkpoints: Google's npz, timm, Hugging Face, torchvision.
+"""Read public checkpoints: Google's npz, timm, Hugging Face, torchvision, mmpretrain.
 
 files pickled damage   read tensors from disk, nothing unpickled; say what a broken file is
 wrappings              take the state dict out of what training scripts wrap around it
 settings timm_names    what config.json and the names in it say
 rules                  translate names and shapes
-flax bit hugging_face torchvision    the names of each layout
+flax bit hugging_face mmpretrain torchvision    the names of each layout
 layouts                the table by which a layout is recognised
 fixes                  LayerScale, missing biases, other pixels: rewritten exactly
 shapes positions pooling    what the tensors show of their model

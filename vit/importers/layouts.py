@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from vit.importers import bit, flax, hugging_face, torchvision
+from vit.importers import bit, flax, hugging_face, mmpretrain, torchvision
 from vit.importers.rules import Rule
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,6 +79,14 @@ LAYOUTS: tuple[Layout, ...] = (
         norm_eps=1e-6,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
+    ),
+    Layout(
+        name="mmpretrain ViT",
+        marker=r"layers\.0\.attn\.qkv\.weight",
+        rules=mmpretrain.RULES,
+        gelu="exact",
+        norm_eps=None,
+        pool_is_shown=False,
     ),
     Layout(
         name="timm ViT",

@@ -16,7 +16,6 @@ _FAMILIES = (
     (r".*attn\.(?:q_bias|v_bias)", "biases of q and v alone (BEiT, EVA)"),
     (r".*attn\.lambda_[qk][12]", "differential attention"),
     (r".*(?:attns|ffns|in_proj|mlp_out_proj)\.?.*", "blocks of parallel layers"),
-    (r"(?:backbone\.)?layers\.\d+\.ln1\..+", "names of mmpretrain, which are not read"),
     (r"(?:.*\.)?(?:layer[1-4]|conv1|bn1)\..+", "a convolutional network"),
 )
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -162,3 +163,26 @@ def test_the_decoder_of_mae_is_left_out_and_said(tmp_path):
         "the decoder or mask token of pre-training left out: decoder_norm.weight, mask_token"
         in notes
     )
+
+
+def test_mmpretrains_backbone_is_read_and_its_classifier_left_out(tmp_path):
+    words = (
+        ("blocks.", "layers."),
+        ("patch_embed.proj.", "patch_embed.projection."),
+        ("mlp.fc1.", "ffn.layers.0.0."),
+        ("mlp.fc2.", "ffn.layers.1."),
+        (".norm1.", ".ln1."),
+        (".norm2.", ".ln2."),
+    )
+    state = {}
+    for name, tensor in STATE.items():
+        for here, there in words:
+            name = name.replace(here, there)
+        name = "head.layers." + name if name.startswith("head.") else "backbone." + name
+        state[name.replace("backbone.norm.", "backbone.ln1.")] = tensor
+    path = save({"state_dict": state, "meta": {"epoch": 3}}, tmp_path / "mm.pth")
+    ours, notes = imported(path, replace(TINY, num_classes=0))
+    assert any("left out what is outside it: head.layers.*" in note for note in notes)
+    pixels = torch.rand(2, 3, 32, 32)
+    wanted = THEIRS.forward_head(THEIRS.forward_features(pixels), pre_logits=True)
+    torch.testing.assert_close(ours(pixels), wanted, atol=1e-5, rtol=0)
