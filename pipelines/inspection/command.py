@@ -16,7 +16,7 @@ from pipelines.inspection.subject import (
 )
 from pipelines.lineage.attempts import Attempt, committed_attempts
 from pipelines.lineage.manifest import read_manifest
-from pipelines.lineage.start_weights import init_place
+from pipelines.lineage.start_weights import init_place, is_file
 from pipelines.recipes.stage import Data
 from storage.dataset import load_dataset
 from storage.uri import join
@@ -86,11 +86,10 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
         return [_committed(attempt.uri) for attempt in newest]
     place = init_place(uri)
     assert place is not None
-    file = place.endswith((".npz", ".safetensors", ".pt", ".pth", ".bin"))
-    if not file and read_manifest(place) is not None:
+    if not is_file(place) and read_manifest(place) is not None:
         return [_committed(place)]
     stage = command.recipe.stage(only) if only else command.recipe.stages[0]
-    subject = imported_subject(place, stage.model, image_size=stage.init_image_size)
+    subject = imported_subject(place, stage)
     return [Target(folder=Path(subject.name).stem, subjects=(subject,), data=stage.data)]
 
 

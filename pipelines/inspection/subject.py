@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipelines.lineage.manifest import WEIGHTS, Manifest, manifest_from_json, read_manifest
 from pipelines.lineage.start_weights import start_weights
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.errors import BadInput, StorageError
 from storage.uri import join
@@ -51,14 +52,20 @@ def committed_subject(uri: str) -> Subject:
     return Subject(name=manifest.stage_name, model=model.eval())
 
 
-def imported_subject(uri: str, config: Config, *, image_size: int | None = None) -> Subject:
-    """The model of a public checkpoint, in the shape of `config`.
+def imported_subject(uri: str, stage: Stage) -> Subject:
+    """The model of a public checkpoint, in the shape of `stage`'s.
 
     Raises:
         ValueError: there is nothing, or it does not fit; names the place and the tensors.
     """
-    found, notes = start_weights(uri, config, image_size=image_size)
-    model = build_model(config)
+    found, notes = start_weights(
+        uri,
+        stage.model,
+        image_size=stage.init_image_size,
+        mean=stage.init_mean,
+        std=stage.init_std,
+    )
+    model = build_model(stage.model)
     model.load_state_dict(found)
     name = uri.rstrip("/").rpartition("/")[2]
     return Subject(name=name, model=model.eval(), notes=notes)

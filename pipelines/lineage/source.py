@@ -22,7 +22,7 @@ from pipelines.lineage.attempts import (
     parent_of,
 )
 from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent, manifest_from_json, read_manifest
-from pipelines.lineage.start_weights import FILES, init_place, start_weights
+from pipelines.lineage.start_weights import init_place, is_file, start_weights
 from pipelines.recipes.stage import Data, Recipe, Stage
 from storage import weights
 from storage.uri import join
@@ -104,7 +104,7 @@ def find_source(
         )
         return _committed(attempt, average, image_size)
     uri = init_place(uri) or uri
-    manifest = None if uri.endswith(FILES) else read_manifest(uri)
+    manifest = None if is_file(uri) else read_manifest(uri)
     if manifest is not None:
         name = uri.rstrip("/").rpartition("/")[2]
         return _committed(Attempt(name, uri, manifest), average, image_size)
@@ -144,7 +144,13 @@ def _imported(
     if average == "ema":
         raise ValueError(f"--average ema: {uri} is no committed stage, it has no average beside it")
     config = replace(stage.model, image_size=image_size or stage.image_size)
-    tensors, notes = start_weights(uri, config, image_size=init_image_size or stage.init_image_size)
+    tensors, notes = start_weights(
+        uri,
+        config,
+        image_size=init_image_size or stage.init_image_size,
+        mean=stage.init_mean,
+        std=stage.init_std,
+    )
     resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
     return Source(
         name=uri.rstrip("/").rpartition("/")[2],

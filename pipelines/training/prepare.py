@@ -102,7 +102,13 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     start = init_place(stage.init)
     if start is not None:
         # Read and adapted once here, before a GPU is asked for.
-        start_weights(start, stage.model, image_size=stage.init_image_size)
+        start_weights(
+            start,
+            stage.model,
+            image_size=stage.init_image_size,
+            mean=stage.init_mean,
+            std=stage.init_std,
+        )
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))

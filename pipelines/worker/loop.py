@@ -159,7 +159,12 @@ class Worker:
             return ("fresh weights",)
         stage = self.job.stage
         found, notes = start_weights(
-            self.job.start_uri, stage.model, image_size=stage.init_image_size
+            self.job.start_uri,
+            stage.model,
+            image_size=stage.init_image_size,
+            mean=stage.init_mean,
+            std=stage.init_std,
+            reset_head=stage.reset_head,
         )
         model.load_state_dict(found)
         return notes

@@ -144,3 +144,10 @@ def test_a_parent_must_come_earlier() -> None:
 def test_an_impossible_stage_says_why(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(PRETRAIN, **change)
+
+
+def test_a_finetune_resets_its_head_and_its_name_says_so() -> None:
+    tuned = DIGITS.stage("finetune")
+    assert tuned.reset_head
+    assert name_of(replace(tuned, reset_head=False)) != name_of(tuned)
+    assert name_of(replace(PRETRAIN, reset_head=False)) == name_of()  # as it was before the field
