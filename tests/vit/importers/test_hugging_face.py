@@ -168,6 +168,7 @@ def test_features_of_dinov2_are_its_own(registers, tmp_path):
     randomize(theirs)
     theirs.save_pretrained(tmp_path)
     found = vit.infer_config(tmp_path)
+    assert isinstance(found.config, vit.ViTConfig)
     assert (found.config.norm_eps, found.config.registers) == (1e-6, registers)
     ours, notes = imported(tmp_path, found.config)
     assert "LayerScale folded into attn.proj and mlp.fc2 (4 tensors)" in notes
