@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Reports and final states of 2 and then 1 worker, at every level, unbroken and continued."""
     folder = tmp_path_factory.mktemp("zero")
     for world in WORLDS:
-        run_group(zero_worker.__name__, world, folder, seconds=240)
+        run_group(zero_worker.__name__, world, folder, seconds=600)
     return folder
 
 
@@ -59,6 +59,18 @@ def test_state_saved_by_two_workers_continues_at_any_level(
     assert resumed.keys() == unbroken.keys()
     for key, value in unbroken.items():
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_masters_and_average_start_from_the_float32_weights_that_were_given(
+    trained: Path, name: str, world: int
+) -> None:
+    model, _ = zero_worker.build()
+    start = read_state(trained / f"{name}-w{world}-start")
+    for parameter, given in model.named_parameters():
+        assert torch.equal(start[f"weights/{parameter}"], given), parameter
+        assert torch.equal(start[f"average/{parameter}"], given), parameter
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
