@@ -20,7 +20,7 @@ from cluster.settings import Place
 from pipelines.options import Command
 from pipelines.prepare import Checked, Plan, check_root, check_stage, make_plan
 from pipelines.ray_session import ray_session
-from pipelines.run import run_stage
+from pipelines.run import run_stage, with_gpus_settled
 from pipelines.stage import Stage
 from pipelines.summary import Outcome
 
@@ -48,6 +48,7 @@ def run_concurrently(
         return outcomes
     with ray_session(verbose=command.place.verbose):
         signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        command = with_gpus_settled(command)
         place, at_once = room(command.place, ray.cluster_resources(), parallel)
         command = replace(command, place=place)
         if at_once > 1:

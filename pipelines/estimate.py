@@ -103,12 +103,12 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
     memory = tuple(
         memory_at(level, stage, place, cluster, cost.parameters, workers=workers)
         for level in get_args(ZeroLevel)
-        if level or stage.precision == "float32"
+        if level or stage.precision != "bfloat16"
     )
     batch = batch_of(stage, place, workers)
     own = next((line for line in memory if line.level == place.zero.level), memory[0])
-    peak = cluster.bfloat16_tflops if stage.precision == "bfloat16" else cluster.float32_tflops
-    speed = peak * 1e12 * cluster.mfu * (workers if cluster.gpus else nodes)  # FLOP/s of all
+    peak = cluster.tflops(stage.precision) * 1e12
+    speed = peak * cluster.mfu * (workers if cluster.gpus else nodes)  # FLOP/s of all
     trained = stage.steps * stage.global_batch
     evaluated = (1 + _evaluations(stage)) * images.val
     # the backward pass takes twice the forward's: vit.cost

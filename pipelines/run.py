@@ -17,7 +17,7 @@ from ray.util.queue import Queue
 
 from cluster.elastic import ElasticTrainer
 from cluster.placement import decoding_selector
-from cluster.scaling import check_room, scaling_config, worker_cpus
+from cluster.scaling import check_room, scaling_config, settle_gpus, worker_cpus
 from cluster.settings import Place
 from pipelines.background import Background
 from pipelines.exits import errors_as_exits, unwrapped
@@ -77,11 +77,21 @@ def run_stages(command: Command) -> list[Outcome]:
         return outcomes
     with ray_session(verbose=command.place.verbose):
         signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        command = with_gpus_settled(command)
         for stage in rest:
             plan = make_plan(stage, command, checked[stage.name])
             done = plan.done
             outcomes.append(_done(plan, client) if done else run_stage(plan, command, client))
     return outcomes
+
+
+def with_gpus_settled(command: Command) -> Command:
+    """The command with `workers.gpus` as the connected cluster has them; says what stays idle."""
+    have = ray.cluster_resources().get("GPU", 0.0)
+    place, note = settle_gpus(command.place, have_gpus=have)
+    if note:
+        print(f"note: {note}", flush=True)
+    return replace(command, place=place)
 
 
 def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
@@ -173,7 +183,7 @@ def _trainer(
         ends=is_mistake,
         train_loop_per_worker=partial(train, job),
         scaling_config=scaling_config(
-            fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
+            fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus_each
         ),
         run_config=RunConfig(
             # A name of its own: Ray Train would restore a run of the same name by itself.
@@ -198,7 +208,7 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
         check_room(
             fewest=fewest,
             cpus=cpus,
-            gpus=place.workers.gpus,
+            gpus=place.workers.gpus_each,
             decode_cpus=place.decode_cpus,
             have_cpus=resources.get("CPU", 0.0),
             have_gpus=resources.get("GPU", 0.0),

@@ -25,6 +25,7 @@ from pipelines.prepare import resolve_place
 from pipelines.progress import clock
 from pipelines.ray_session import ray_session
 from pipelines.reports import root_cause
+from pipelines.run import with_gpus_settled
 from pipelines.stage import flatten
 from pipelines.tracker import FAILED, FINISHED, KILLED, Tracker
 from pipelines.tracking import open_client, open_tracker, settle
@@ -53,6 +54,8 @@ def main(description: str) -> NoReturn:
         else:
             with ray_session(verbose=command.place.verbose):
                 signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+                place = with_gpus_settled(command).place
+                plan = replace(plan, place=place)
                 manifest = evaluate(plan, client)
     print_metrics(plan, manifest["metrics"])
     sys.exit(0)

@@ -13,6 +13,7 @@ import numpy as np
 import ray
 import torch
 
+from cluster.precision import set_arithmetic
 from cluster.settings import Place
 from pipelines.evaluation.fewshot import drawn, few_shot
 from pipelines.ray_session import ray_session
@@ -50,7 +51,9 @@ def few_shot_of(
     missing = {name: uri for name, uri in attempts.items() if not store.exists(keys[name])}
     if missing:
         with ray_session(verbose=place.verbose):
-            remote = ray.remote(num_cpus=1, num_gpus=place.workers.gpus)(measure)
+            have = ray.cluster_resources().get("GPU", 0.0)
+            gpus = int(have > 0) if place.workers.gpus is None else place.workers.gpus
+            remote = ray.remote(num_cpus=1, num_gpus=gpus)(measure)
             found = {
                 name: remote.remote(uri, dataset.uri, dataset.digest, task)
                 for name, uri in missing.items()
@@ -69,7 +72,9 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
     config = config_from_dict(manifest["stage"]["model"])
     model = build_model(config)
     model.load_state_dict(weights.read_weights(attempt_uri)[0])
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic("float32")
+    # What Ray gave this task, not what torch sees: without GPUs of their own all would share one.
+    model.eval().to("cuda" if ray.get_gpu_ids() else "cpu")
     data = manifest["stage"]["data"]
     crop = Crop(
         image_size=manifest["stage"]["model"]["image_size"],

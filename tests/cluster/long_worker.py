@@ -115,7 +115,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     from cluster.engine import prepare_worker
 
     torch.set_num_threads(1)
-    prepare_worker(rank=rank, local_rank=rank, world_size=world, verbose=False)
+    prepare_worker(rank=rank, local_rank=rank, world_size=world, gpu=False, verbose=False)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     _, expected = plain_torch() if rank == 0 else ([], {})
     found = {}
