@@ -136,7 +136,7 @@ def model_states(
     copied = min(parameters, REDUCE_BUCKET)
     if float32_sums and level == 1 and not offload:
         # DeepSpeed's BF16_Optimizer: it keeps one sum of all gradients, steps on its part of it,
-        # and reduces it whole, by way of a float32 and a bfloat16 copy.
+        # and reduces a copy of it, whole.
         return States(
             weights=element_bytes * parameters,
             master=master,
@@ -147,7 +147,7 @@ def model_states(
             bucket=0,
             bucket_grows=not on_gpu,
             gradients_stand=True,
-            reducing=(MASTER_BYTES + element_bytes) * parameters,
+            reducing=MASTER_BYTES * parameters,
             stepping=gradients + MASTER_BYTES * part * roots,
             host=0,
         )
@@ -176,7 +176,13 @@ def model_states(
 
 
 def network_bytes(
-    parameters: int, *, workers: int, level: ZeroLevel, element_bytes: int, accumulation: int = 1
+    parameters: int,
+    *,
+    workers: int,
+    level: ZeroLevel,
+    element_bytes: int,
+    accumulation: int = 1,
+    float32_sums: bool = False,
 ) -> int:
     """Bytes that each worker sends in one optimizer step (and as many that it receives).
 
@@ -185,14 +191,15 @@ def network_bytes(
     in DeepSpeed 0.19.8 (`use_multi_rank_bucket_allreduce`) and gather the stepped weights: half
     as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
     Level 3 gathers the weights once a micro-batch, where they stay until its backward pass, and
-    twice where they do not fit (`LIVE_WEIGHTS`).
+    twice where they do not fit (`LIVE_WEIGHTS`). With `float32_sums` level 1 reduces those.
     """
     whole = element_bytes * parameters
     share = (workers - 1) / workers
     if level == 0:
         passes = 2.0
     elif level < 3:
-        passes = 2.0 * (accumulation if level == 2 else 1) + 1
+        wide = MASTER_BYTES / element_bytes if float32_sums and level == 1 else 1
+        passes = 2.0 * (accumulation if level == 2 else wide) + 1
     else:
         gathers = 1 if parameters <= LIVE_WEIGHTS else 2
         passes = float(accumulation * (1 + gathers))

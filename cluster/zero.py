@@ -60,8 +60,11 @@ def zero_config(
     }
     if accumulates_in_float32(precision, batch.accumulation):
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-        # Level 1: each gradient is added, and forgotten, as the backward pass makes it.
-        config["bf16"]["immediate_grad_update"] = True
+        if zero.level == 1:
+            # Each gradient is added, and forgotten, as the backward pass makes it; the sum is
+            # reduced once a step, and not rounded for it.
+            config["bf16"]["immediate_grad_update"] = True
+            config["communication_data_type"] = "fp32"
     return config
 
 

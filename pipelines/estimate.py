@@ -12,6 +12,7 @@ from cluster.budget import MASTER_BYTES, network_bytes
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place, ZeroLevel
+from cluster.zero import accumulates_in_float32
 from pipelines.footprint import (
     Memory,
     batch_of,
@@ -121,6 +122,7 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
         level=place.zero.level,
         element_bytes=element_bytes(stage),
         accumulation=batch.accumulation,
+        float32_sums=accumulates_in_float32(stage.precision, batch.accumulation),
     )
     link = cluster.link_gigabytes if nodes == 1 else cluster.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)

@@ -89,6 +89,11 @@ def test_network_bytes_are_passes_of_a_ring(
     assert found == passes * 3 / 4 * 2 * 10**6
 
 
+def test_level_1_reduces_float32_sums_at_their_own_width() -> None:
+    sent = network_bytes(10**6, workers=4, level=1, element_bytes=2, float32_sums=True)
+    assert sent == (2 * 4 + 2) * 3 / 4 * 10**6
+
+
 def test_one_worker_sends_nothing_and_large_weights_are_gathered_twice() -> None:
     assert network_bytes(10**6, workers=1, level=2, element_bytes=4) == 0
     large = network_bytes(2 * LIVE_WEIGHTS, workers=2, level=3, element_bytes=2)
