@@ -94,15 +94,21 @@ def build_engine(
     """
     import deepspeed
     import deepspeed.ops
+    from deepspeed.runtime import bf16_optimizer
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # gloo alone: the shared-memory collectives are compiled on first use (a laptop may have no
         # compiler) and their flags keep the surviving workers waiting when one is killed.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    bf16_optimizer.see_memory_usage = _unsaid
     deepspeed.init_distributed(verbose=False)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     prime_optimizer(engine, average=average)
     return engine
+
+
+def _unsaid(message: str, force: bool = False) -> None:
+    """In place of DeepSpeed's report of memory, which it prints several times a parameter group."""
 
 
 def gradient_norm(engine: "DeepSpeedEngine") -> float | None:

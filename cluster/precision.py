@@ -5,7 +5,7 @@ of mantissa) by default, and the patch embedding is a convolution. `tf32` is a p
 """
 
 import os
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -32,5 +32,6 @@ def set_arithmetic(precision: Precision, *, deterministic: bool = False) -> None
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it with its first product
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # for finding bugs, and slow
+        switches: Any = torch.utils.deterministic  # its type leaves the switch out
+        switches.fill_uninitialized_memory = False  # it is for finding bugs, and slow
         torch.backends.cudnn.benchmark = False

@@ -74,7 +74,7 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
     model.load_state_dict(weights.read_weights(attempt_uri)[0])
     set_arithmetic("float32")
     # What Ray gave this task, not what torch sees: without GPUs of their own all would share one.
-    model.eval().to("cuda" if ray.get_gpu_ids() else "cpu")
+    model.eval().to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
     data = manifest["stage"]["data"]
     crop = Crop(
         image_size=manifest["stage"]["model"]["image_size"],

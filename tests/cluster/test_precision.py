@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from cluster.precision import Precision, element_type, set_arithmetic
 @pytest.fixture(autouse=True)
 def switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: Any = torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     yield
     matmul.allow_tf32, cudnn.allow_tf32 = before
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    switches: Any = torch.utils.deterministic
+    switches.fill_uninitialized_memory = True
 
 
 @pytest.mark.parametrize(

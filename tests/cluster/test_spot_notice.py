@@ -41,7 +41,7 @@ class Metadata(ThreadingHTTPServer):
 
 
 class Answers(BaseHTTPRequestHandler):
-    server: Metadata
+    server: Metadata  # type: ignore[assignment]  # the only one that these answers are for
 
     def do_PUT(self) -> None:
         assert self.path == "/latest/api/token"

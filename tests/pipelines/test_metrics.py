@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.settings import Place
+from cluster.settings import Place, Workers
 from pipelines.metrics import Watch, slow_decoding
 
 
@@ -25,7 +25,8 @@ def report(step: int, waited: float) -> dict[str, Any]:
 
 
 def watch(notes: list[str], **place: Any) -> Watch:
-    return Watch("tried", "pretrain", Place(**place), workers=2, worker_cpus=0.5, note=notes.append)
+    given = Place(workers=Workers(gpus=0), **place)
+    return Watch("tried", "pretrain", given, workers=2, worker_cpus=0.5, note=notes.append)
 
 
 def scraped() -> str:
