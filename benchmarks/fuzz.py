@@ -34,7 +34,7 @@ from storage.pack.scan import ScanTar
 from storage.pack.stored import Rule
 from storage.reader import read_samples
 from storage.tar import members
-from vit.importers.files import read_checkpoint
+from vit.importers.source import read_source
 
 Case = Callable[[random.Random, Path], None]
 
@@ -248,19 +248,19 @@ def _dataset() -> tuple[str, dict[str, bytes]]:
 
 def npz_case(draw: random.Random, folder: Path) -> None:
     """A damaged npz."""
-    _read_checkpoint(folder / "a.npz", damaged(_npz(), draw))
+    _read_source(folder / "a.npz", damaged(_npz(), draw))
 
 
 def safetensors_case(draw: random.Random, folder: Path) -> None:
     """A damaged header of a safetensors file."""
     data = _safetensors()
-    _read_checkpoint(folder / "a.safetensors", damaged(data, draw, head=len(data) - 100))
+    _read_source(folder / "a.safetensors", damaged(data, draw, head=len(data) - 100))
 
 
-def _read_checkpoint(path: Path, data: bytes) -> None:
+def _read_source(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     try:
-        read_checkpoint(path)
+        read_source(path)
     except UnicodeError:
         raise
     except ValueError:  # what the importers say of a file that is none

@@ -89,9 +89,10 @@ def _steps(
     from cluster.engine import prepare_worker
 
     torch.set_num_threads(1)
-    place = prepare_worker(rank=rank, local_rank=rank, world_size=workers, verbose=False)
+    gpu = device == "cuda"
+    place = prepare_worker(rank=rank, local_rank=rank, world_size=workers, gpu=gpu, verbose=False)
     torch.distributed.init_process_group(
-        "nccl" if device == "cuda" else "gloo",
+        "nccl" if gpu else "gloo",
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=workers,

@@ -165,7 +165,7 @@ def _process(rank: int, meeting: str, arguments: argparse.Namespace) -> None:
     from cluster.engine import prepare_worker
 
     torch.set_num_threads(1)
-    prepare_worker(rank=rank, local_rank=rank, world_size=WORKERS, verbose=False)
+    prepare_worker(rank=rank, local_rank=rank, world_size=WORKERS, gpu=False, verbose=False)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORKERS)
     torch.manual_seed(0)
     if arguments.what in ("save", "all"):

@@ -46,7 +46,8 @@ class States:
     """Whether the bucket takes memory as it is written to, while activations go (a CPU's), or all
     of it from the start (a GPU's; that of level 3, which outlives the step)."""
     gradients_stand: bool
-    """Whether the gradients' memory outlives the step (level 3)."""
+    """Whether the gradients' memory outlives the step: at level 3, and where level 1 sums those of
+    bfloat16 in float32."""
     reducing: int
     """Copies made while the last gradients are reduced; activations are gone then."""
     stepping: int
@@ -85,6 +86,7 @@ def model_states(
     adam: bool,
     offload: bool = False,
     on_gpu: bool = True,
+    float32_sums: bool = False,
 ) -> States:
     """Bytes of one worker.
 
@@ -96,11 +98,16 @@ def model_states(
         optimizer_states: kept for each weight, in float32: moments and average.
         adam: whether the step makes the root of a second moment.
         offload: whether optimizer states lie in host memory.
-        on_gpu: a GPU allocates the bucket whole; of the CPU's only what is written to counts.
+        on_gpu: a GPU allocates the bucket whole, and a second one to fill while the first travels;
+            of the CPU's only what is written to counts.
+        float32_sums: whether gradients in bfloat16 are summed over micro-batches in float32
+            (`cluster.zero.accumulates_in_float32`).
     """
     part = -(-parameters // workers)
     held = part if level else parameters  # of master, states
     bucket = REDUCE_BUCKET if on_gpu else min(parameters, REDUCE_BUCKET)
+    if on_gpu and workers > 1 and level < 3:
+        bucket *= 2  # overlap_comm
     # AdamW's denominator: the GPU's is made of all tensors at once and changed in place, the CPU's
     # tensor by tensor (a parameter, or a worker's whole part) and copied once.
     roots = (1 if on_gpu else 2 if level else 0) if adam else 0
@@ -120,12 +127,30 @@ def model_states(
             stepping=MASTER_BYTES * parameters * (1 + roots),
             host=0,
         )
-    gradients = element_bytes * (parameters if level == 1 else part)
+    summed_bytes = MASTER_BYTES if float32_sums else element_bytes
+    gradients = summed_bytes * (parameters if level == 1 else part)
     master = MASTER_BYTES * part
     # The part's gradients are flattened, made float32 and then forgotten, before the step.
-    becoming = 2 * element_bytes * part + (MASTER_BYTES * part if element_bytes < 4 else 0)
+    becoming = 2 * summed_bytes * part + (MASTER_BYTES * part if summed_bytes < 4 else 0)
     stepping = max(becoming, MASTER_BYTES * part * (1 + roots))
     copied = min(parameters, REDUCE_BUCKET)
+    if float32_sums and level == 1 and not offload:
+        # DeepSpeed's BF16_Optimizer: it keeps one sum of all gradients, steps on its part of it,
+        # and reduces a copy of it, whole.
+        return States(
+            weights=element_bytes * parameters,
+            master=master,
+            optimizer=states,
+            gathered=0,
+            arriving=0,
+            gradients=gradients,
+            bucket=0,
+            bucket_grows=not on_gpu,
+            gradients_stand=True,
+            reducing=MASTER_BYTES * parameters,
+            stepping=gradients + MASTER_BYTES * part * roots,
+            host=0,
+        )
     gathered = arriving = 0
     if level == 3:
         copied += min(part, REDUCE_BUCKET)  # in the order of the workers, and what comes back
@@ -143,14 +168,21 @@ def model_states(
         bucket=element_bytes * bucket,
         bucket_grows=level < 3 and not on_gpu,
         gradients_stand=level == 3,
-        reducing=element_bytes * copied,
+        # float32 sums: of what has just been reduced, before it is added
+        reducing=element_bytes * copied + (MASTER_BYTES * part if float32_sums else 0),
         stepping=gradients if offload else stepping + (gradients if level == 3 else 0),
         host=on_host,
     )
 
 
 def network_bytes(
-    parameters: int, *, workers: int, level: ZeroLevel, element_bytes: int, accumulation: int = 1
+    parameters: int,
+    *,
+    workers: int,
+    level: ZeroLevel,
+    element_bytes: int,
+    accumulation: int = 1,
+    float32_sums: bool = False,
 ) -> int:
     """Bytes that each worker sends in one optimizer step (and as many that it receives).
 
@@ -159,14 +191,15 @@ def network_bytes(
     in DeepSpeed 0.19.8 (`use_multi_rank_bucket_allreduce`) and gather the stepped weights: half
     as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
     Level 3 gathers the weights once a micro-batch, where they stay until its backward pass, and
-    twice where they do not fit (`LIVE_WEIGHTS`).
+    twice where they do not fit (`LIVE_WEIGHTS`). With `float32_sums` level 1 reduces those.
     """
     whole = element_bytes * parameters
     share = (workers - 1) / workers
     if level == 0:
         passes = 2.0
     elif level < 3:
-        passes = 2.0 * (accumulation if level == 2 else 1) + 1
+        wide = MASTER_BYTES / element_bytes if float32_sums and level == 1 else 1
+        passes = 2.0 * (accumulation if level == 2 else wide) + 1
     else:
         gathers = 1 if parameters <= LIVE_WEIGHTS else 2
         passes = float(accumulation * (1 + gathers))

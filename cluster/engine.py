@@ -5,28 +5,80 @@ DeepSpeed picks its accelerator when it is first imported, so `prepare_worker` r
 
 import logging
 import os
+import socket
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from cluster.errors import BadPlace
 from cluster.resume_state import prime_optimizer
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
+LEAST_DRIVER = 580
+"""Major version of the NVIDIA driver that CUDA 13 wants, which PyPI's torch 2.13 is built with."""
 
-def prepare_worker(*, rank: int, local_rank: int, world_size: int, verbose: bool) -> torch.device:
-    """Set what DeepSpeed reads from the environment; return this worker's device."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(world_size))
-    cuda = torch.cuda.is_available()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
+
+def prepare_worker(
+    *, rank: int, local_rank: int, world_size: int, gpu: bool, verbose: bool
+) -> torch.device:
+    """Set what DeepSpeed reads from the environment; return this worker's device.
+
+    Args:
+        rank: of this worker in the group.
+        local_rank: of this worker on its node.
+        world_size: workers of the group.
+        gpu: whether the place gives the worker a GPU. What torch sees decides nothing: on a machine
+            with GPUs Ray shows all of them to workers that hold none.
+        verbose: pass on what DeepSpeed logs.
+
+    Raises:
+        BadPlace: CUDA does not start here; says torch's reason.
+    """
+    device = _gpu(local_rank) if gpu else torch.device("cpu")
+    # DeepSpeed makes LOCAL_RANK its device. Ray shares GPUs out in the order of their ids as text
+    # (0, 1, 10, ...) and ranks by number: from 11 GPUs a node on, the two differ.
+    index = local_rank if device.index is None else device.index
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(index), WORLD_SIZE=str(world_size))
+    os.environ["DS_ACCELERATOR"] = device.type
     if not verbose:
         os.environ.setdefault("DS_LOG_LEVEL", "warning")
         warnings.filterwarnings("ignore", module="deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return device
+
+
+def _gpu(local_rank: int) -> torch.device:
+    """The GPU that Ray gave this process, made current; outside Ray that of the local rank."""
+    reason = cuda_trouble()
+    if reason:
+        raise BadPlace(
+            f"workers.gpus is 1, but torch cannot use CUDA on {socket.gethostname()}: {reason} -"
+            f" torch {torch.__version__} needs an NVIDIA driver of version {LEAST_DRIVER} or newer;"
+            " or set --place.workers.gpus 0"
+        )
+    import ray  # a second that workers on CPUs need not spend
+
+    if ray.is_initialized() and ray.get_gpu_ids():
+        from ray.train.torch import get_device
+
+        device = get_device()
+    else:
+        device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def cuda_trouble() -> str:
+    """Why torch cannot use CUDA on this machine, in its own words; empty where it can."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # the latter: torch was built without CUDA
+        return " ".join(str(error).split()).rstrip(".")
+    return ""
 
 
 def build_engine(
@@ -42,14 +94,21 @@ def build_engine(
     """
     import deepspeed
     import deepspeed.ops
+    from deepspeed.runtime import bf16_optimizer
 
-    # gloo alone: the shared-memory collectives are compiled on first use (a laptop may have no
-    # compiler) and their flags keep the surviving workers waiting when one is killed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # gloo alone: the shared-memory collectives are compiled on first use (a laptop may have no
+        # compiler) and their flags keep the surviving workers waiting when one is killed.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    bf16_optimizer.see_memory_usage = _unsaid
     deepspeed.init_distributed(verbose=False)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     prime_optimizer(engine, average=average)
     return engine
+
+
+def _unsaid(message: str, force: bool = False) -> None:
+    """In place of DeepSpeed's report of memory, which it prints several times a parameter group."""
 
 
 def gradient_norm(engine: "DeepSpeedEngine") -> float | None:

@@ -1,9 +1,11 @@
 """How many workers, and what each holds - pure decisions that say the numbers they come from."""
 
+from dataclasses import replace
+
 from ray.train import ScalingConfig
 
 from cluster.errors import BadPlace
-from cluster.settings import Workers
+from cluster.settings import Place, Workers
 
 
 def worker_range(workers: Workers, *, global_batch: int) -> tuple[int, int]:
@@ -22,6 +24,33 @@ def worker_range(workers: Workers, *, global_batch: int) -> tuple[int, int]:
             f" {workers.max} workers - change workers.min, workers.max or the recipe's global_batch"
         )
     return dividing[0], dividing[-1]
+
+
+def settle_gpus(place: Place, *, have_gpus: float) -> tuple[Place, str]:
+    """Replace a `workers.gpus` of null by what the cluster has; a note where GPUs stay idle.
+
+    Raises:
+        BadPlace: nodes are still to come, so that nobody can know.
+    """
+    workers = place.workers
+    if workers.gpus is not None:
+        return place, ""
+    if have_gpus < workers.min and place.wait_for_nodes:
+        raise BadPlace(
+            f"workers.gpus is null, and there are {have_gpus:g} GPUs for {workers.min} workers"
+            " while nodes are still to come (wait_for_nodes) - set --place.workers.gpus 1 to wait"
+            " for GPUs, 0 to train on CPUs"
+        )
+    gpus = 1 if have_gpus >= workers.min else 0
+    note = ""
+    if have_gpus and not gpus:
+        use = f"--place.workers.min {have_gpus:g} --place.workers.max {have_gpus:g}"
+        note = (
+            f"{workers.min} workers train on CPUs: the cluster's {have_gpus:g} GPU"
+            f"{'s are' if have_gpus > 1 else ' is'} too few for one each - {use} uses"
+            f" {'them' if have_gpus > 1 else 'it'}"
+        )
+    return replace(place, workers=replace(workers, gpus=gpus)), note
 
 
 def worker_cpus(workers: Workers, *, most: int, cluster_cpus: float) -> float:

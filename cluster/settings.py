@@ -28,8 +28,9 @@ class Workers:
     """Fewest workers to train with; training waits until the cluster has them."""
     max: int = 2
     """Most workers to train with. Above `min`, Ray Train resizes the group as nodes come and go."""
-    gpus: int = 0
-    """GPUs a worker holds: 0 (train on the CPU) or 1."""
+    gpus: int | None = None
+    """GPUs a worker holds: 0 trains on CPUs, 1 on GPUs. None: 1 where the cluster has a GPU for
+    each of the fewest workers, else 0."""
     cpus: float | None = None
     """CPUs a worker holds. None: 1 beside a GPU; on CPUs, the workers share half the cluster's, so
     that Ray Data keeps the other half."""
@@ -37,10 +38,16 @@ class Workers:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.max:
             raise BadPlace(f"workers: wanted 1 <= min <= max, found min {self.min}, max {self.max}")
-        if self.gpus not in (0, 1):
-            raise BadPlace(f"workers.gpus: wanted 0 or 1 per worker, found {self.gpus}")
+        if self.gpus not in (0, 1, None):
+            raise BadPlace(f"workers.gpus: wanted 0, 1 or null per worker, found {self.gpus}")
         if self.cpus is not None and self.cpus <= 0:
             raise BadPlace(f"workers.cpus: wanted more than 0 or null, found {self.cpus}")
+
+    @property
+    def gpus_each(self) -> int:
+        """GPUs a worker holds, once `cluster.scaling.settle_gpus` has looked at the cluster."""
+        assert self.gpus is not None, "workers.gpus is null still: nobody looked at the cluster"
+        return self.gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,9 @@ class Zero:
 
     __pydantic_config__ = STRICT
 
-    level: ZeroLevel = 2
-    """ZeRO level: 0 replicates all, 1 partitions optimizer states, 2 also gradients, 3 weights."""
+    level: ZeroLevel = 1
+    """ZeRO level: 0 replicates all, 1 partitions optimizer states, 2 also gradients, 3 weights.
+    Level 1 is the fastest; `pipelines/plan.py` says when the memory wants 2 or 3."""
     offload_optimizer: bool = False
     """Keep optimizer states in host memory and step there (levels 1 to 3)."""
 
@@ -106,6 +114,9 @@ class Place:
     """Keep only the input of each block and compute the rest again in the backward pass: a third
     more work, a fraction of the memory."""
     zero: Zero = field(default_factory=Zero)
+    deterministic: bool = False
+    """Take only those kernels of a GPU that give the same bits each time, so that an interrupted
+    run ends like an unbroken one. It costs speed. CPUs do without."""
     decode_cpus: float = 0.5
     """CPUs one reading-and-decoding task of Ray Data holds: two share a CPU, so that one decodes
     while the other's block is moved."""

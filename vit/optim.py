@@ -136,12 +136,20 @@ def is_kernel(name: str, parameter: Tensor) -> bool:
     return name.endswith(".weight") and parameter.ndim >= 2
 
 
-def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Torch's AdamW or SGD over `param_groups`, at the peak rate until `set_lr`."""
+def build_optimizer(
+    groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """Torch's AdamW or SGD over `param_groups`, at the peak rate until `set_lr`.
+
+    With `fused` AdamW reads and writes each number once, in one kernel: 28 bytes of a GPU's memory
+    traffic in place of 80. Its results differ from the other's in the last bits.
+    """
     groups = [group | {"lr": config.peak_lr * group["lr_scale"]} for group in groups]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, eps=config.eps)
+    return torch.optim.AdamW(
+        groups, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=fused or None
+    )
 
 
 def set_lr(groups: list[dict[str, Any]], lr: float) -> None:

@@ -185,6 +185,7 @@ def _write_shell(folder: Path, state: State, account: S3Account | None) -> None:
         "data_root": f"{root}/data",
         "storage_root": f"{root}/runs",
         "mlflow_uri": f"http://127.0.0.1:{state.ports['mlflow']}",
+        "workers": {"gpus": 0},  # its nodes bring CPUs alone
         "wait_for_nodes": True,
         "save_every_steps": 25,
     }

@@ -17,6 +17,7 @@ import ray
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place
+from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
@@ -49,6 +50,7 @@ def run_concurrently(
         return outcomes
     with ray_session(verbose=command.place.verbose):
         signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        command = with_gpus_settled(command)
         place, at_once = room(command.place, ray.cluster_resources(), parallel)
         command = replace(command, place=place)
         if at_once > 1:

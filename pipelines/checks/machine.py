@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from packaging.requirements import Requirement
 
+from cluster.engine import cuda_trouble
 from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.cli.options import Command
 from pipelines.planning.estimate import estimate
@@ -64,18 +65,37 @@ def check_environment(command: Command) -> Finding:
     return ok(name, "nothing that lets data run code")
 
 
+def gpus_here() -> int:
+    """GPUs of this machine that torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def on_gpus(command: Command) -> bool:
+    """Whether workers would hold GPUs; a `workers.gpus` of null as a Ray of this machine has it."""
+    workers = command.place.workers
+    if workers.gpus is None:
+        return not os.environ.get("RAY_ADDRESS") and gpus_here() >= workers.min
+    return workers.gpus > 0
+
+
 def check_devices(command: Command) -> Finding:
     """GPUs of this machine, if workers are to hold any."""
     name, workers = "devices", command.place.workers
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not workers.gpus:
-        spare = f"; its {count} GPUs stay idle (workers.gpus 0)" if count else ""
+    count = gpus_here()
+    if workers.gpus is None and os.environ.get("RAY_ADDRESS"):
+        return ok(name, "workers.gpus is null: GPUs where the cluster has them")
+    if not on_gpus(command):
+        why = "workers.gpus 0" if workers.gpus == 0 else f"fewer than workers.min {workers.min}"
+        spare = f"; its {count} GPUs stay idle ({why})" if count else ""
         text = f"{os.cpu_count()} CPUs{spare}"
         return warn(name, text) if count else ok(name, text)
     if not count and os.environ.get("RAY_ADDRESS"):
         return ok(name, "no GPU here; the cluster's are counted by the Ray check")
     if not count:
-        return fail(name, "workers.gpus is 1, torch finds no GPU - set it to 0, or mend the driver")
+        reason = cuda_trouble() or "it finds none"
+        return fail(
+            name, f"workers.gpus is 1, torch uses no GPU: {reason} - set it to 0, or mend it"
+        )
     if any(stage.precision == "bfloat16" for stage in command.stages):
         major, minor = torch.cuda.get_device_capability(0)
         if major < 8:
@@ -92,9 +112,9 @@ def check_collectives(command: Command) -> Finding:
         group.barrier().wait()
     except RuntimeError as error:
         return fail(name, f"gloo does not start: {error} - set GLOO_SOCKET_IFNAME to an interface")
-    if command.place.workers.gpus and not dist.is_nccl_available():
+    if on_gpus(command) and not dist.is_nccl_available():
         return fail(name, "this torch has no NCCL - install a CUDA build of it")
-    return ok(name, "gloo and NCCL" if command.place.workers.gpus else "gloo")
+    return ok(name, "gloo and NCCL" if on_gpus(command) else "gloo")
 
 
 def check_disk(command: Command) -> Finding:
@@ -156,7 +176,7 @@ def hardware_here(command: Command) -> Cluster | None:
     """This machine as a node; None where workers hold GPUs and it has none."""
     laptop = find_cluster("laptop")
     cpus = os.cpu_count() or 1
-    if not command.place.workers.gpus:
+    if not on_gpus(command):
         memory = psutil.virtual_memory().total / GIB
         return replace(laptop, memory_gibibytes=memory, cpus=cpus)
     if not torch.cuda.is_available():

@@ -16,9 +16,10 @@ from pathlib import Path
 import boto3.session
 
 from cluster.errors import BadPlace
-from cluster.scaling import check_room, worker_cpus
+from cluster.scaling import check_room, settle_gpus, worker_cpus
 from cluster.settings import Place
 from pipelines.checks.finding import Finding, fail, ok, warn
+from pipelines.checks.machine import gpus_here
 from pipelines.cli.options import Command
 from pipelines.cli.ray_session import check_reachable
 from pipelines.cli.redaction import scrub
@@ -89,13 +90,16 @@ def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
     name, place = "Ray", command.place
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     shown = f"{text}, {cpus:g} CPUs" + (f", {gpus:g} GPUs" if 0 < gpus < float("inf") else "")
-    if place.wait_for_nodes:
+    if place.wait_for_nodes and place.workers.gpus is not None:
         return ok(name, f"{shown} now, more on demand (wait_for_nodes)")
     try:
+        place, _ = settle_gpus(place, have_gpus=gpus if gpus < float("inf") else gpus_here())
+        if place.wait_for_nodes:
+            return ok(name, f"{shown} now, more on demand (wait_for_nodes)")
         check_room(
             fewest=place.workers.min,
             cpus=worker_cpus(place.workers, most=place.workers.max, cluster_cpus=cpus),
-            gpus=place.workers.gpus,
+            gpus=place.workers.gpus_each,
             decode_cpus=place.decode_cpus,
             have_cpus=cpus,
             have_gpus=gpus,

@@ -18,6 +18,7 @@ from rich.table import Table
 import storage.errors
 from pipelines.cli.console import clock
 from pipelines.cli.exits import Failed, errors_as_exits
+from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import program_name, read_command
 from pipelines.cli.ray_errors import root_cause
 from pipelines.cli.ray_session import ray_session
@@ -36,7 +37,7 @@ _MANY = 100  # classes whose accuracies are metrics too; of more, the table has 
 
 
 def main(description: str) -> NoReturn:
-    """Evaluate what the command line says; exit as `pipelines.exits` says."""
+    """Evaluate what the command line says; exit as `pipelines.cli.exits` says."""
     with errors_as_exits():
         signal.signal(signal.SIGTERM, _stop)
         command = read_command(
@@ -52,6 +53,8 @@ def main(description: str) -> NoReturn:
         else:
             with ray_session(verbose=command.place.verbose):
                 signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+                place = with_gpus_settled(command).place
+                plan = replace(plan, place=place)
                 manifest = evaluate(plan, client)
     print_metrics(plan, manifest.metrics)
     sys.exit(0)

@@ -89,7 +89,7 @@ def of_features(
     plan: Plan, train: Columns, test: Columns, note: Callable[[str], None]
 ) -> Iterator[tuple[str, float]]:
     """What the features before the head are worth; as tasks, whose threads are counted."""
-    protocol, gpus = plan.protocol, plan.place.workers.gpus
+    protocol, gpus = plan.protocol, plan.place.workers.gpus_each
     classes = len(plan.class_names)
     arrays = train["features"], train["label"], test["features"], test["label"]
     if "knn" in protocol.evaluators:

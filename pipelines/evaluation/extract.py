@@ -13,6 +13,7 @@ import ray
 import torch
 
 from cluster.placement import decoding_selector
+from cluster.precision import set_arithmetic
 from cluster.scaling import check_room, worker_cpus
 from cluster.settings import Place
 from pipelines.cli.place import shard_cache
@@ -44,6 +45,7 @@ class Forward:
     ) -> None:
         torch.set_num_threads(1)  # their number would show in the last bits
         torch.backends.cudnn.deterministic = True
+        set_arithmetic("bfloat16" if precision == "bfloat16" else "float32")
         self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.answers, self.features = answers, features
@@ -86,7 +88,7 @@ class Extraction:
             check_room(
                 fewest=workers.min,
                 cpus=self.cpus,
-                gpus=workers.gpus,
+                gpus=workers.gpus_each,
                 decode_cpus=place.decode_cpus,
                 have_cpus=have.get("CPU", 0.0),
                 have_gpus=have.get("GPU", 0.0),

@@ -50,7 +50,7 @@ class Target:
 
 
 def main(description: str) -> NoReturn:
-    """Write the pictures; exit as `pipelines.exits` says."""
+    """Write the pictures; exit as `pipelines.cli.exits` says."""
     with errors_as_exits():
         command = read_command(
             sys.argv[1:],

@@ -24,7 +24,7 @@ class StatusOptions:
 
 
 def main(description: str) -> NoReturn:
-    """Print the status; exit as `pipelines.exits` says."""
+    """Print the status; exit as `pipelines.cli.exits` says."""
     with errors_as_exits():
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
         found = attempts_under(command.place.storage_root, run=only_run)

@@ -252,7 +252,7 @@ Command = (
 
 
 def main(description: str) -> NoReturn:
-    """Pack a dataset as the command line says; exit as `pipelines.exits` says."""
+    """Pack a dataset as the command line says; exit as `pipelines.cli.exits` says."""
     with errors_as_exits(stopped="stopped: the same command, run again, keeps what is done"):
         command = parse(Command, sys.argv[1:], prog=program_name(), description=description)
         dataset = command.run()

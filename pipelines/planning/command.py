@@ -38,7 +38,7 @@ class PlanOptions:
 
 
 def main(description: str) -> NoReturn:
-    """Print the plan; exit as `pipelines.exits` says."""
+    """Print the plan; exit as `pipelines.cli.exits` says."""
     with errors_as_exits():
         command = read_plan(sys.argv[1:], prog=program_name(), description=description)
         estimates = plan(command)

@@ -2,7 +2,7 @@
 
 Every figure names its source: the closed forms of `vit.cost` and `vit.memory` (which tests compare
 with what torch counts), the states of `cluster.budget` (ZeRO), `benchmarks/memory.py` for all of
-them together, and the assumptions of `pipelines.hardware`, which are yours to change.
+them together, and the assumptions of `pipelines.planning.hardware`, which are yours to change.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from cluster.budget import MASTER_BYTES, network_bytes
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place, ZeroLevel
+from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import Cluster
 from pipelines.planning.images import PHOTOGRAPH_BYTES, Images
 from pipelines.planning.memory import (
@@ -87,12 +88,12 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
     memory = tuple(
         memory_at(level, stage, place, cluster, cost.parameters, workers=workers)
         for level in get_args(ZeroLevel)
-        if level or stage.precision == "float32"
+        if level or stage.precision != "bfloat16"
     )
     batch = batch_of(stage, place, workers)
     own = next((line for line in memory if line.level == place.zero.level), memory[0])
-    peak = cluster.bfloat16_tflops if stage.precision == "bfloat16" else cluster.float32_tflops
-    speed = peak * 1e12 * cluster.mfu * (workers if cluster.gpus else nodes)  # FLOP/s of all
+    peak = cluster.tflops(stage.precision) * 1e12
+    speed = peak * cluster.mfu * (workers if cluster.gpus else nodes)  # FLOP/s of all
     trained = stage.steps * stage.global_batch
     evaluated = (1 + _evaluations(stage)) * images.val
     # the backward pass takes twice the forward's: vit.cost
@@ -105,6 +106,7 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
         level=place.zero.level,
         element_bytes=element_bytes(stage),
         accumulation=batch.accumulation,
+        float32_sums=accumulates_in_float32(stage.precision, batch.accumulation),
     )
     link = cluster.link_gigabytes if nodes == 1 else cluster.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)

@@ -54,6 +54,14 @@ class Cluster:
     dollars_per_gigabyte_read: float = 0.0
     """Price of bytes from the storage: nothing within a region, $0.02 between two, $0.09 out."""
 
+    def tflops(self, precision: str) -> float:
+        """Peak of a GPU (of a node without one) in a stage's precision, TFLOP/s."""
+        if precision == "bfloat16":
+            return self.bfloat16_tflops
+        if precision == "tf32" and self.gpus:  # half of bfloat16's in each data sheet named above
+            return self.bfloat16_tflops / 2
+        return self.float32_tflops
+
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)

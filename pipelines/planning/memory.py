@@ -2,7 +2,7 @@
 
 States and buffers are `cluster.budget`'s, activations `vit.memory`'s; `benchmarks/memory.py`
 compares their sum with what processes really grow by. Allocator and CUDA come on top as
-`pipelines.hardware` assumes.
+`pipelines.planning.hardware` assumes.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.batching import BatchPlan, plan_batch
-from cluster.budget import model_states
+from cluster.budget import States, model_states
 from cluster.settings import Place, ZeroLevel
+from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import Cluster
 from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
@@ -66,16 +67,20 @@ def memory_at(
     """One worker's memory at a ZeRO level, with the micro-batch that is the largest to fit."""
     _, nodes = nodes_for(place, cluster)
     element, gpu = element_bytes(stage), cluster.gpus > 0
-    states = model_states(
-        parameters,
-        workers=workers,
-        level=level,
-        element_bytes=element,
-        optimizer_states=optimizer_states(stage),
-        adam=stage.optim.name == "adamw",
-        offload=place.zero.offload_optimizer and level > 0,
-        on_gpu=gpu,
-    )
+
+    def states_of(accumulation: int) -> States:
+        return model_states(
+            parameters,
+            workers=workers,
+            level=level,
+            element_bytes=element,
+            optimizer_states=optimizer_states(stage),
+            adam=stage.optim.name == "adamw",
+            offload=place.zero.offload_optimizer and level > 0,
+            on_gpu=gpu,
+            float32_sums=accumulates_in_float32(stage.precision, accumulation),
+        )
+
     share = max(1, -(-stage.global_batch // workers))  # of a worker
     reserve = cluster.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
 
@@ -95,12 +100,14 @@ def memory_at(
         )
 
     def peak(batch: int) -> int:
-        used = states.peak(held(batch), accumulates=batch < share)
+        accumulation = -(-share // batch)
+        used = states_of(accumulation).peak(held(batch), accumulates=accumulation > 1)
         return round(used * (1 + cluster.fragmentation) + reserve)
 
     limit = limit_of(cluster, workers, nodes)
     largest = _largest(lambda batch: peak(batch) <= limit, share)
-    batch = batch_of(stage, place, workers).micro
+    plan = batch_of(stage, place, workers)
+    batch, states = plan.micro, states_of(plan.accumulation)
     return Memory(
         level=level,
         states=states.standing,
@@ -115,7 +122,12 @@ def memory_at(
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest n in [0, most] that fits, by bisection: what fits once fits below."""
+    """The largest n in [0, most] that fits, by bisection: what fits once fits below.
+
+    But for `most`, a worker's whole share: it needs no sum of gradients beside it.
+    """
+    if fits(most):
+        return most
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

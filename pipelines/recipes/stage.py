@@ -112,8 +112,9 @@ class Stage:
     """Optimizer steps; 0 only adapts the parent's weights and evaluates them."""
     eval_every_steps: int = 0
     """Steps between evaluations; 0 evaluates only at the end."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward and backward pass; weights and optimizer states are float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the forward and backward pass; weights and optimizer states are float32. `tf32`
+    is float32 whose products a GPU may round to 10 bits of mantissa; a CPU does not."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """A micro-batch whose loss is no number: stop the stage, naming its samples, or train on
     without it (ten such steps in a row stop too; asking costs a wait for the device)."""

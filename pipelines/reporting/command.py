@@ -25,7 +25,7 @@ class ReportOptions:
 
 
 def main(description: str) -> NoReturn:
-    """Write the report of a run and log it; exit as `pipelines.exits` says."""
+    """Write the report of a run and log it; exit as `pipelines.cli.exits` says."""
     with errors_as_exits():
         command = read_command(
             sys.argv[1:], prog=program_name(), description=description, own=ReportOptions()

@@ -77,11 +77,11 @@ def gather(command: Command, client: Any) -> Content:
 
     Args:
         command: names recipe, run and place.
-        client: from `pipelines.tracking.open_client`.
+        client: from `pipelines.tracking.client.open_client`.
 
     Raises:
         ValueError: MLflow knows no such run.
-        pipelines.tracking.TrackingUnavailable: it does not answer.
+        pipelines.tracking.client.TrackingUnavailable: it does not answer.
     """
     recipe, run = command.options.recipe, command.options.run
     uri, root = redact(command.place.mlflow_uri), command.place.storage_root

@@ -5,6 +5,7 @@ import sys
 from typing import Any, NoReturn
 
 from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
@@ -48,6 +49,7 @@ def run_stages(command: Command) -> list[Outcome]:
         return outcomes
     with ray_session(verbose=command.place.verbose):
         signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        command = with_gpus_settled(command)
         for stage in rest:
             plan = make_plan(stage, command, checked[stage.name])
             done = plan.done

@@ -131,7 +131,7 @@ def _trainer(
         ends=is_mistake,
         train_loop_per_worker=partial(train, job),
         scaling_config=scaling_config(
-            fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus
+            fewest=fewest, most=most, cpus=cpus, gpus=job.place.workers.gpus_each
         ),
         run_config=RunConfig(
             # A name of its own: Ray Train would restore a run of the same name by itself.
@@ -158,7 +158,7 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
         check_room(
             fewest=fewest,
             cpus=cpus,
-            gpus=place.workers.gpus,
+            gpus=place.workers.gpus_each,
             decode_cpus=place.decode_cpus,
             have_cpus=resources.get("CPU", 0.0),
             have_gpus=resources.get("GPU", 0.0),

@@ -76,7 +76,7 @@ class Gauges:
             on_gpu_nodes=self._place.decode_on_gpu_nodes,
             workers=self._workers,
             worker_cpus=self._worker_cpus,
-            worker_gpus=self._place.workers.gpus,
+            worker_gpus=self._place.workers.gpus_each,
         )
         missing = more_cpus(cpus, wait_fraction=waited)
         self._missing.set(missing)

@@ -19,6 +19,7 @@ from torch import Tensor
 from cluster import resume_state
 from cluster.batching import BatchPlan, plan_batch
 from cluster.engine import build_engine, prepare_worker
+from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.inspection.image_grid import image_grid
@@ -50,6 +51,7 @@ from vit import (
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
+LEAF_CLASSES = ("vit.blocks.Block",)
 BATCH_PICTURE = "pictures/augmented-batch.png"
 
 
@@ -92,9 +94,11 @@ class Worker:
             rank=self.rank,
             local_rank=context.get_local_rank(),
             world_size=self.world_size,
+            gpu=job.place.workers.gpus_each > 0,
             verbose=job.place.verbose,
         )
-        self.dtype = getattr(torch, job.stage.precision)
+        set_arithmetic(job.stage.precision, deterministic=job.place.deterministic)
+        self.dtype = element_type(job.stage.precision)
         self.plan: BatchPlan = plan_batch(
             job.stage.global_batch,
             workers=self.world_size,
@@ -130,16 +134,28 @@ class Worker:
             notes = self.fill(model, saved) if self.rank == 0 else ()
             self.survival.beat(0, "start")
             model.set_grad_checkpointing(self.job.place.recompute_activations)
-            optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
+            gpu = self.device.type == "cuda"
+            optimizer = build_optimizer(
+                param_groups(model, stage.optim),
+                stage.optim,
+                fused=gpu and not self.job.place.zero.offload_optimizer,
+            )
             config = zero_config(
                 self.job.place.zero,
                 self.plan,
                 precision=stage.precision,
                 clip_norm=stage.optim.clip_norm,
+                gpu=gpu,
+                leaf_classes=LEAF_CLASSES,
             )
             average = stage.optim.ema_decay is not None
+            given = {}
+            if self.dtype != torch.float32 and saved is None and self.rank == 0:
+                given = {name: p.detach().clone() for name, p in model.named_parameters()}
             self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
             self.survival.beat(0, "start")
+            if self.dtype != torch.float32 and saved is None:
+                resume_state.set_masters(self.engine, given)
             records: list[Record] = []
             if saved is not None:
                 records = saved.manifest["told"]

@@ -32,13 +32,12 @@ def peak_flops(device: str, precision: str) -> float | None:
 
     Args:
         device: from `device_name`.
-        precision: `bfloat16` or `float32`.
+        precision: of the stage.
     """
     nodes = [node for name, node in _NODES.items() if device.startswith(name)]
     if not nodes:
         return None
-    node = CLUSTERS[nodes[0]]
-    return 1e12 * (node.bfloat16_tflops if precision == "bfloat16" else node.float32_tflops)
+    return 1e12 * CLUSTERS[nodes[0]].tflops(precision)
 
 
 class Utilisation:

@@ -109,6 +109,21 @@ def _cluster(spec: Manifest) -> Iterator[str]:
             yield f"{group['groupName']} must start at 0 and have a limit"
         if group["template"]["spec"].get("terminationGracePeriodSeconds", 30) < 110:
             yield f"{group['groupName']} does not use a spot notice"
+        yield from _worker(group)
+
+
+def _worker(group: Manifest) -> Iterator[str]:
+    name, pod = group["groupName"], group["template"]["spec"]
+    (container,) = pod["containers"]
+    said = {each["name"]: each.get("value", "") for each in container.get("env", [])}
+    grace = pod.get("terminationGracePeriodSeconds", 30)
+    drain = float(said.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 30))  # Ray's own default
+    if not grace - 20 <= drain < grace:
+        yield f"{name} drains for {drain:g} s of {grace}"
+    if list(values(container, "nvidia.com/gpu")):
+        for variable in ("NCCL_SOCKET_IFNAME", "NCCL_DEBUG"):
+            if variable not in said:
+                yield f"{name}: NCCL is not told {variable}"
 
 
 def _pod(spec: Manifest, accounts: set[str], maps: set[str]) -> Iterator[str]:

@@ -44,10 +44,24 @@ def test_offloading_moves_master_and_states_to_the_host() -> None:
 
 
 def test_a_gpu_holds_the_bucket_whole_and_a_cpu_what_is_written() -> None:
-    small = {"workers": 2, "element_bytes": 4, "optimizer_states": 2, "adam": True}
-    gpu = model_states(1000, level=2, **small)
-    cpu = model_states(1000, level=2, on_gpu=False, **small)
+    small = {"element_bytes": 4, "optimizer_states": 2, "adam": True}
+    gpu, gpus = (model_states(1000, level=2, workers=n, **small) for n in (1, 2))
+    cpu = model_states(1000, level=2, workers=2, on_gpu=False, **small)
     assert (gpu.bucket, cpu.bucket) == (4 * REDUCE_BUCKET, 4000)
+    assert gpus.bucket == 2 * gpu.bucket  # one is filled while the other travels
+
+
+@pytest.mark.parametrize(("level", "share"), [(1, 1), (2, WORKERS), (3, WORKERS)])
+def test_float32_sums_of_bfloat16_gradients_take_two_bytes_more(
+    level: ZeroLevel, share: int
+) -> None:
+    narrow, wide = (states(level, float32_sums=some) for some in (False, True))
+    more = wide.gradients - narrow.gradients
+    assert more == pytest.approx(2 * PARAMETERS / share, rel=1e-6)
+    assert wide.standing == narrow.standing
+    large = 10**12
+    peaks = [one.peak(large, accumulates=True) for one in (narrow, wide)]
+    assert peaks[1] - peaks[0] >= more - narrow.bucket
 
 
 @pytest.mark.parametrize("level", get_args(ZeroLevel))
@@ -73,6 +87,11 @@ def test_network_bytes_are_passes_of_a_ring(
 ) -> None:
     found = network_bytes(10**6, workers=4, level=level, element_bytes=2, accumulation=accumulation)
     assert found == passes * 3 / 4 * 2 * 10**6
+
+
+def test_level_1_reduces_float32_sums_at_their_own_width() -> None:
+    sent = network_bytes(10**6, workers=4, level=1, element_bytes=2, float32_sums=True)
+    assert sent == (2 * 4 + 2) * 3 / 4 * 10**6
 
 
 def test_one_worker_sends_nothing_and_large_weights_are_gathered_twice() -> None:

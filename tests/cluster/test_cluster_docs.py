@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.engine import LEAST_DRIVER
 from cluster.settings import read_place
 from pipelines.cli.options import Command, read_command
 from tests.cluster.kuberay_rules import MADE_BY_HAND
@@ -21,6 +22,7 @@ VALUES = {
     "ACCOUNT": "123456789012",
     "GROUP": "sg-0123",
     "AMI": "ami-0123",
+    "SUBNET": "subnet-0123",
     "PROJECT": "my-project-1",
     "IMAGE": "common-cu128",
     "ADDRESS": "203.0.113.7/32",
@@ -123,3 +125,10 @@ def test_the_eks_roles_are_those_of_the_overlay() -> None:
             assert f"ManagedPolicyName: {policy.split('/')[1]}\n" in account
     spot = {group["name"]: group.get("spot", False) for group in eks["managedNodeGroups"]}
     assert spot == {"head": False, "gpu-spot": True, "cpu-spot": True}
+
+
+@pytest.mark.parametrize("guide", ["AWS", "Google Cloud", "Kubernetes"])
+def test_each_guide_says_which_driver_the_nodes_need(guide: str) -> None:
+    section = PAGE.split(f"\n## {guide}\n")[1].split("\n## ")[0]
+    assert f"{LEAST_DRIVER} or newer" in section
+    assert "CUDA 13" in section

@@ -111,6 +111,12 @@ def test_the_overlay_sends_each_group_to_its_nodes() -> None:
     capacity = "eks.amazonaws.com/capacityType"
     selectors = [template["spec"]["nodeSelector"][capacity] for _, template in pods([ray])]
     assert selectors == ["ON_DEMAND", "SPOT", "SPOT"]
+    workers = [
+        group["template"]["spec"]["containers"][0] for group in ray["spec"]["workerGroupSpecs"]
+    ]
+    efa = [one["resources"]["limits"].get("vpc.amazonaws.com/efa", 0) for one in workers]
+    assert efa == [4, 0]
+    assert {"name": "FI_PROVIDER", "value": "efa"} in workers[0]["env"]
 
 
 def test_a_patch_for_another_group_stops_the_build(tmp_path: Path) -> None:
@@ -155,6 +161,10 @@ SLIPS: list[tuple[str, Change]] = [
     ("hold no task", lambda m: head(m)["rayStartParams"].clear()),
     ("open to the outside", lambda m: head(m).update(serviceType="LoadBalancer")),
     ("must start at 0", lambda m: group(m).update(minReplicas=1)),
+    ("gpu-spot drains for 30 s of 110", lambda m: pod(m, 0)["containers"][0]["env"].clear()),
+    ("cpu-spot drains for 30 s of 110", lambda m: pod(m, 1)["containers"][0]["env"].clear()),
+    ("drains for 100 s of 90", lambda m: pod(m, 0).update(terminationGracePeriodSeconds=90)),
+    ("not told NCCL_SOCKET_IFNAME", lambda m: pod(m, 0)["containers"][0]["env"].clear()),
     ("spot notice", lambda m: pod(m, 0).pop("terminationGracePeriodSeconds")),
     ("Kubernetes token", lambda m: pod(m, 1).pop("automountServiceAccountToken")),
     ("account nobody", lambda m: pod(m, 0).update(serviceAccountName="nobody")),

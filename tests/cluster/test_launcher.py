@@ -53,7 +53,13 @@ def part(name: str) -> Callable[[Config], Config]:
     return lambda config: config[name]
 
 
+def options(group: str, *kept: str) -> Any:
+    """The group's containers started with these options alone, as the rest of a slip."""
+    return node(group), "docker", {"worker_run_options": list(kept)}
+
+
 NOTHING = object()
+WAIT = "until nvidia-smi; do sleep 5; done"
 HEAD_START = "ulimit -n 65536; RAY_AUTH_MODE=token ray start --head --port=6379"
 SLIPS: list[tuple[str, Callable[[Config], Config], str, Any, str]] = [
     ("aws", top, "setup_commands", NOTHING, "setup_commands is left to Ray's default"),
@@ -71,7 +77,8 @@ SLIPS: list[tuple[str, Callable[[Config], Config], str, Any, str]] = [
     ("aws", settings("gpu-spot"), "InstanceMarketOptions", NOTHING, "workers must be on spot"),
     ("aws", node("cpu-spot"), "min_workers", 1, "must start at 0"),
     ("aws", settings("cpu-spot"), "IamInstanceProfile", NOTHING, "has no role of its own"),
-    ("aws", settings("gpu-spot"), "SecurityGroupIds", NOTHING, "SSH to the world"),
+    ("aws", settings("cpu-spot"), "SecurityGroupIds", NOTHING, "SSH to the world"),
+    ("aws", settings("gpu-spot"), "NetworkInterfaces", [{"SubnetId": "x"}], "SSH to the world"),
     ("aws", settings("head"), "MetadataOptions", NOTHING, "takes IMDSv1"),
     ("aws", settings("head"), "BlockDeviceMappings", [{"Ebs": {}}], "not encrypted"),
     ("aws", settings("head"), "ImageId", NOTHING, "has no image"),
@@ -80,6 +87,35 @@ SLIPS: list[tuple[str, Callable[[Config], Config], str, Any, str]] = [
     ("gcp", settings("cpu-spot"), "metadata", {"items": []}, "every key of the project"),
     ("gcp", settings("head"), "tags", NOTHING, "firewall rules do not apply"),
     ("gcp", settings("head"), "networkInterfaces", [{"subnetwork": "default"}], "own network"),
+    *[
+        slip
+        for cloud in ("aws", "gcp")
+        for slip in (
+            (cloud, node("gpu-spot"), "docker", {}, "gpu-spot: its containers see no GPU"),
+            (cloud, *options("gpu-spot", "--gpus=all"), "may not lock memory"),
+            (cloud, *options("gpu-spot", "--ulimit memlock=-1"), "told NCCL_SOCKET_IFNAME=^lo"),
+            (cloud, *options("gpu-spot"), "told NCCL_DEBUG=WARN"),
+            (cloud, node("gpu-spot"), "initialization_commands", [], "not wait for the driver"),
+            (
+                cloud,
+                node("gpu-h100-spot"),
+                "initialization_commands",
+                [WAIT],
+                "leaves out what all",
+            ),
+            (cloud, node("cpu-spot"), "initialization_commands", [WAIT], "GPUs that it has not"),
+            (cloud, node("gpu-h100-spot"), "max_workers", 4, "several kinds may train together"),
+            (cloud, part("available_node_types"), "gpu-h100-spot", NOTHING, "A100 and with H100"),
+            (cloud, top, "worker_start_ray_commands", ["ray start"], "tells Ray of a spot notice"),
+            (cloud, part("provider"), "availability_zone", "a,b", "in several zones"),
+        )
+    ],
+    ("aws", part("provider"), "availability_zone", NOTHING, "in several zones"),
+    ("aws", settings("gpu-spot"), "Placement", NOTHING, "far from each other"),
+    ("gcp", settings("gpu-spot"), "resourcePolicies", [], "far from each other"),
+    ("aws", settings("gpu-spot"), "NetworkInterfaces", [{"Groups": ["sg"]}], "without EFA"),
+    ("aws", *options("gpu-spot"), "see no EFA"),
+    ("gcp", settings("gpu-spot"), "networkInterfaces", NOTHING, "without gVNIC"),
 ]
 
 

@@ -63,6 +63,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         for cached in (resource_cache, client_cache):
             cached.cache_clear()
         vpc = boto3.client("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
+        routes = boto3.client("ec2").describe_route_tables()["RouteTables"][0]["RouteTableId"]
         formation = boto3.client("cloudformation")
         formation.create_stack(
             StackName="vit-on-ray",
@@ -70,6 +71,8 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
             Capabilities=["CAPABILITY_NAMED_IAM"],
             Parameters=[
                 {"ParameterKey": "VpcId", "ParameterValue": vpc},
+                {"ParameterKey": "SubnetId", "ParameterValue": subnet_of_zone()},
+                {"ParameterKey": "RouteTableId", "ParameterValue": routes},
                 {"ParameterKey": "SshFrom", "ParameterValue": "203.0.113.7/32"},
             ],
         )
@@ -103,6 +106,7 @@ def launched(account: Account) -> Launched:
     for word, value in (
         ("MY_ACCOUNT", ACCOUNT),
         ("MY_SECURITY_GROUP", account.security_group),
+        ("MY_SUBNET", subnet_of_zone()),
         ("MY_AMI", images[0]["ImageId"]),
     ):
         text = text.replace(word, value)
@@ -125,6 +129,12 @@ def launched(account: Account) -> Launched:
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return Launched(done.stdout, (home / "told.jsonl").read_text(), home)
+
+
+def subnet_of_zone() -> str:
+    """The default subnet of the zone that aws.yaml names."""
+    filters = [{"Name": "availability-zone", "Values": ["us-west-2a"]}]
+    return boto3.client("ec2").describe_subnets(Filters=filters)["Subnets"][0]["SubnetId"]
 
 
 def instances(**tags: str) -> list[dict[str, Any]]:
@@ -188,6 +198,7 @@ def test_the_head_was_told_to_start_ray_with_a_token(launched: Launched) -> None
     ("group", "kind", "role"),
     [
         ("gpu-spot", "p4d.24xlarge", "vit-on-ray-gpu"),
+        ("gpu-h100-spot", "p5.48xlarge", "vit-on-ray-gpu"),
         ("cpu-spot", "c6i.8xlarge", "vit-on-ray-data"),
     ],
 )
@@ -202,7 +213,18 @@ def test_the_config_sent_to_the_head_starts_spot_workers(
     assert (worker["InstanceType"], worker["InstanceLifecycle"]) == (kind, "spot")
     assert worker["IamInstanceProfile"]["Arn"].endswith(f"/{role}")
     assert worker["MetadataOptions"]["HttpTokens"] == "required"
-    assert wanted["resources"].get("GPU", 0) == (8 if group == "gpu-spot" else 0)  # Ray asked EC2
+    assert wanted["resources"].get("GPU", 0) == (8 if "gpu" in group else 0)  # Ray asked EC2
+    if "gpu" in group:
+        assert worker["SubnetId"] == subnet_of_zone()
+        assert "vit-on-ray" in wanted["node_config"]["Placement"]["GroupName"]
+
+
+def test_gpu_nodes_reach_storage_and_images_without_a_public_address(account: Account) -> None:
+    endpoints = boto3.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
+    ways = {one["ServiceName"].removeprefix("com.amazonaws.us-west-2."): one for one in endpoints}
+    assert set(ways) == {"s3", "ecr.api", "ecr.dkr"}
+    assert ways["s3"]["RouteTableIds"]
+    assert ways["ecr.api"]["SubnetIds"] == ways["ecr.dkr"]["SubnetIds"] == [subnet_of_zone()]
 
 
 def test_the_buckets_are_private_and_runs_keeps_versions(account: Account) -> None:
@@ -249,6 +271,8 @@ MAY: list[tuple[str, str, str, Context, bool]] = [
     ("head", "ec2:RunInstances", VOLUME, {"ec2:Encrypted": "true"}, True),
     ("head", "ec2:RunInstances", VOLUME, {"ec2:Encrypted": "false"}, False),
     ("head", "ec2:RunInstances", f"{EC2}:security-group/sg-other", {}, False),
+    ("head", "ec2:RunInstances", f"{EC2}:placement-group/vit-on-ray", {}, True),
+    ("head", "ec2:RunInstances", f"{EC2}:placement-group/other", {}, False),
     ("head", "ec2:TerminateInstances", f"{EC2}:instance/i-1", OURS, True),
     ("head", "ec2:TerminateInstances", f"{EC2}:instance/i-1", {}, False),
     ("head", "ec2:AuthorizeSecurityGroupIngress", f"{EC2}:security-group/sg-1", {}, False),

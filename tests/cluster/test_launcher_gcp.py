@@ -93,7 +93,7 @@ def test_ray_would_start_machines_that_the_api_knows(google: Google) -> None:
     provider = _get_node_provider(config["provider"], config["cluster_name"])
     head = {**config["head_node"], **config["available_node_types"]["head"]["node_config"]}
     provider.create_node(head, {"ray-node-type": "head", "ray-node-name": "head"}, 1)
-    for group in ("gpu-spot", "cpu-spot"):
+    for group in ("gpu-spot", "gpu-h100-spot", "cpu-spot"):
         node_config = config["available_node_types"][group]["node_config"]
         provider.create_node(node_config, {"ray-node-type": "worker", "ray-node-name": group}, 1)
 
@@ -104,12 +104,15 @@ def test_ray_would_start_machines_that_the_api_knows(google: Google) -> None:
     assert [machine["machineType"].rsplit("/", 1)[-1] for machine in google.machines] == [
         "n2-standard-8",
         "a2-highgpu-8g",
+        "a3-highgpu-8g",
         "n2-standard-32",
     ]
     spot = [m.get("scheduling", {}).get("provisioningModel") == "SPOT" for m in google.machines]
-    assert spot == [False, True, True]
+    assert spot == [False, True, True, True]
     accounts = [m["serviceAccounts"][0]["email"].split("@")[0] for m in google.machines]
-    assert accounts == ["vit-on-ray-head", "vit-on-ray-node", "vit-on-ray-node"]
+    assert accounts == ["vit-on-ray-head", *["vit-on-ray-node"] * 3]
+    near = [bool(machine.get("resourcePolicies")) for machine in google.machines]
+    assert near == [False, True, True, False]
 
 
 def test_ray_adds_no_ssh_key_to_the_project(google: Google) -> None:

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
+from deepspeed.utils.config import get_timers_config
 
 from cluster.batching import plan_batch
 from cluster.errors import BadPlace
@@ -23,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Reports and final states of 2 and then 1 worker, at every level, unbroken and continued."""
     folder = tmp_path_factory.mktemp("zero")
     for world in WORLDS:
-        run_group(zero_worker.__name__, world, folder, seconds=240)
+        run_group(zero_worker.__name__, world, folder, seconds=600)
     return folder
 
 
@@ -61,12 +63,53 @@ def test_state_saved_by_two_workers_continues_at_any_level(
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_masters_and_average_start_from_the_float32_weights_that_were_given(
+    trained: Path, name: str, world: int
+) -> None:
+    model, _ = zero_worker.build()
+    start = read_state(trained / f"{name}-w{world}-start")
+    for parameter, given in model.named_parameters():
+        assert torch.equal(start[f"weights/{parameter}"], given), parameter
+        assert torch.equal(start[f"average/{parameter}"], given), parameter
+
+
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_bfloat16_resumes_from_the_float32_master_weights(trained: Path, level: int) -> None:
     unbroken = read_state(trained / f"bfloat16-{level}-w2")
     resumed = read_state(trained / f"bfloat16-{level}-to-{level}-w2")
     for key, value in unbroken.items():
         assert torch.equal(resumed[key], value), key
+
+
+def config(level: Literal[0, 1, 2, 3], *, workers: int = 2, **more: Any) -> dict[str, Any]:
+    plan = plan_batch(8, workers=workers, max_micro_batch=4)
+    given: dict[str, Any] = {"precision": "float32", "clip_norm": None, **more}
+    return zero_config(Zero(level=level), plan, **given)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_no_timer_of_deepspeeds_waits_for_the_device(level: Literal[0, 1, 2, 3]) -> None:
+    parsed = get_timers_config(config(level))
+    assert not parsed.enabled
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("gpu", "workers", "overlaps"), [(True, 2, True), (True, 1, False), (False, 2, False)]
+)
+def test_gradients_travel_beside_the_backward_pass_between_gpus(
+    level: Literal[1, 2, 3], gpu: bool, workers: int, overlaps: bool
+) -> None:
+    sharding = config(level, gpu=gpu, workers=workers)["zero_optimization"]
+    assert sharding["overlap_comm"] == overlaps
+
+
+def test_level_3_alone_gathers_a_block_at_once() -> None:
+    leaves = ("vit.blocks.Block",)
+    asked = [config(level, leaf_classes=leaves)["zero_optimization"] for level in (1, 2, 3)]
+    assert [one.get("leaf_module") for one in asked] == [None, None, {"classes": [*leaves]}]
 
 
 def test_bfloat16_at_level_0_is_refused() -> None:

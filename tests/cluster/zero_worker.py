@@ -6,6 +6,7 @@ Run as `python zero_worker.py RANK WORLD PORT FOLDER`, so that each world size h
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,7 +83,12 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     model, optimizer = build()
     config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
     if saved is None:
+        if rank:  # the weights of rank 0 are those that count
+            nn.init.zeros_(model[0].weight)  # type: ignore[index]  # a Sequential
+        given = {name: p.detach().clone() for name, p in model.named_parameters()}
         engine = build_engine(model, optimizer, config, average=True)
+        resume_state.set_masters(engine, given)
+        store(engine, to.with_name(f"{to.name}-start"))
     else:
         with open_pieces(str(saved), reader=rank, readers=world) as state:
             if rank == 0:  # the others get them from it
@@ -107,20 +113,28 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     copy, _ = build()
     resume_state.fill_with_average(engine, copy)
     losses.append(float(nn.functional.cross_entropy(copy(batch(0)[0]), batch(0)[1]).detach()))
+    store(engine, to)
+    engine.destroy()
+    return losses
+
+
+def store(engine: Any, to: Path) -> None:
+    """Commit the state of all ranks."""
+    from cluster import resume_state
+
+    rank, world = dist.get_rank(), dist.get_world_size()
     write_part(str(to), "t", rank, world, resume_state.own_pieces(engine))
     dist.barrier()
     if rank == 0:
         assert commit_parts(str(to), "t", world, {})
     dist.barrier()
-    engine.destroy()
-    return losses
 
 
 def main(rank: int, world: int, port: int, folder: Path) -> None:
     from cluster.engine import prepare_worker
 
     torch.set_num_threads(1)
-    prepare_worker(rank=rank, local_rank=rank, world_size=world, verbose=False)
+    prepare_worker(rank=rank, local_rank=rank, world_size=world, gpu=False, verbose=False)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     report: dict[str, list[float]] = {}
     for case in CASES:

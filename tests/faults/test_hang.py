@@ -58,7 +58,7 @@ def test_a_worker_that_goes_on_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_process_that_hangs_ends_and_leaves_its_stacks(tmp_path: Path) -> None:
     program = (
-        "import time; from pipelines.watchdog import Watchdog\n"
+        "import time; from pipelines.worker.watchdog import Watchdog\n"
         f"dog = Watchdog({str(tmp_path)!r}, rank=1, world_size=2, seconds=1)\n"
         "dog.beat(5, 'fetch')\n"
         "def a_call_that_never_returns(): time.sleep(600)\n"

@@ -4,6 +4,7 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_torn_archive_is_named(tmp_path: Path) -> None:
 CLASSES = ("n01440764", "n01443537", "n02102040")
 
 
-def imagenet(root: Path) -> dict[str, Path]:
+def imagenet(root: Path) -> dict[str, Any]:
     """Three classes of four images, a PNG among them; six validation images."""
     root.mkdir(exist_ok=True)
     inner = []

@@ -49,7 +49,7 @@ class StudyOptions(CampaignOptions):
 
 
 def main(description: str) -> NoReturn:
-    """Run the study that the command line names; exit as `pipelines.exits` says."""
+    """Run the study that the command line names; exit as `pipelines.cli.exits` says."""
     stopped = "stopped; run the same command again: what is committed is not run twice"
     with errors_as_exits(stopped=stopped):
         options, place = read_options(

@@ -13,6 +13,7 @@ import numpy as np
 import ray
 import torch
 
+from cluster.precision import set_arithmetic
 from cluster.settings import Place
 from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.cli.ray_session import ray_session
@@ -51,7 +52,9 @@ def few_shot_of(
     missing = {name: uri for name, uri in attempts.items() if not store.exists(keys[name])}
     if missing:
         with ray_session(verbose=place.verbose):
-            remote = ray.remote(num_cpus=1, num_gpus=place.workers.gpus)(measure)
+            have = ray.cluster_resources().get("GPU", 0.0)
+            gpus = int(have > 0) if place.workers.gpus is None else place.workers.gpus
+            remote = ray.remote(num_cpus=1, num_gpus=gpus)(measure)
             found = {
                 name: remote.remote(uri, dataset.uri, dataset.digest, task)
                 for name, uri in missing.items()
@@ -69,7 +72,9 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
     manifest = manifest_from_json(values, attempt_uri)
     model = build_model(manifest.config())
     model.load_state_dict(found)
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic("float32")
+    # What Ray gave this task, not what torch sees: without GPUs of their own all would share one.
+    model.eval().to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
     size = manifest.config().image_size
     assert isinstance(size, int)
     crop = manifest.data().val_crop(size)

@@ -62,7 +62,7 @@ class SuiteOptions(CampaignOptions):
 
 
 def main(description: str) -> NoReturn:
-    """Run the suite that the command line names; exit as `pipelines.exits` says."""
+    """Run the suite that the command line names; exit as `pipelines.cli.exits` says."""
     stopped = "stopped; run the same command again: what is committed is not run twice"
     with errors_as_exits(stopped=stopped):
         options, place = read_options(

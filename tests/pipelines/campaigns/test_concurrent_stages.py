@@ -9,7 +9,7 @@ from cluster.settings import Place, Workers
 from pipelines.campaigns.concurrent_stages import ready, room
 from pipelines.recipes.digits import DIGITS, PRETRAIN
 
-CPU = Place(workers=Workers(min=2, max=2))
+CPU = Place(workers=Workers(min=2, max=2, gpus=0))
 GPU = Place(workers=Workers(min=8, max=8, gpus=1))
 
 

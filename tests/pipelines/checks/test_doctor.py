@@ -63,6 +63,20 @@ def test_missing_gpus_say_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine_checks.check_devices(asked("--place.workers.gpus", "1")).status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("gpus", "status", "said"),
+    [(0, "ok", "CPUs"), (1, "warn", "its 1 GPUs stay idle (fewer than workers.min 2)")],
+)
+def test_null_gpus_are_those_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, status: str, said: str
+) -> None:
+    monkeypatch.setattr(machine_checks, "gpus_here", lambda: gpus)
+    found = machine_checks.check_devices(asked())
+    assert (found.status, said in found.text) == (status, True), found
+    assert not machine_checks.on_gpus(asked())
+    assert machine_checks.on_gpus(asked("--place.workers.min", "1")) == (gpus > 0)
+
+
 def test_a_model_too_large_for_this_memory_names_the_micro_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,7 +47,7 @@ def test_another_config_file_gives_the_defaults(tmp_path: Path) -> None:
 def test_print_config_is_yaml_of_everything() -> None:
     shown = yaml.safe_load(read("--stage.seed", "5").as_yaml())
     assert shown["stages"]["pretrain"]["seed"] == 5
-    assert shown["place"]["zero"]["level"] == 2
+    assert shown["place"]["zero"]["level"] == 1
 
 
 @pytest.mark.parametrize(

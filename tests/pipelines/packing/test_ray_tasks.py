@@ -80,7 +80,7 @@ def test_a_packer_that_is_killed_on_ray_is_continued(always: None, tmp_path: Pat
     names = {f"{half}/c/{i}.png": PNG for half in ("train", "val") for i in range(2000)}
     source, place = Folder(tree(tmp_path / "in", names)), tmp_path / "place"
     code = (
-        "import sys; from pipelines import packing_tasks as on; on.WORTH_RAY_BYTES = 0;"
+        "import sys; from pipelines.packing import ray_tasks as on; on.WORTH_RAY_BYTES = 0;"
         "from storage.pack import pack; from storage.pack.folder import Folder;"
         "pack(Folder(sys.argv[1]), sys.argv[2], shard_bytes=40960, run=on.on_ray)"
     )

@@ -83,7 +83,7 @@ def parse(page: str) -> Parsed:
 def log_stage(
     uri: str, stage: Stage, place: tuple[str, dict[str, Any]], *, run: str, status: str = FINISHED
 ) -> None:
-    """Log a stage as `pipelines.run` does."""
+    """Log a stage as `training.driver` does."""
     attempt, manifest = place
     tags = {"fingerprint": manifest["fingerprint"], "dataset": stage.data.dataset}
     if manifest["parent"]:

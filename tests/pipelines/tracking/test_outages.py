@@ -132,7 +132,7 @@ def test_the_end_is_bounded_and_the_next_call_delivers(gate: Gate, fault: str) -
     assert "run the same command again to deliver them" in lines[-1]
     gate.heal()
     code = (
-        "import sys; from pipelines.tracking import open_client, settle\n"
+        "import sys; from pipelines.tracking.client import open_client, settle\n"
         "print(*settle(open_client(sys.argv[1]), {'mlflow_run_id': sys.argv[2]}), sep='\\n')"
     )
     command = [sys.executable, "-c", code, gate.uri, run.run_id]
@@ -147,7 +147,7 @@ def test_the_end_is_bounded_and_the_next_call_delivers(gate: Gate, fault: str) -
 
 def test_the_run_of_a_killed_driver_goes_on(gate: Gate) -> None:
     code = (
-        "import os, sys, time; from tests.pipelines.test_tracking_outages import *\n"
+        "import os, sys, time; from tests.pipelines.tracking.test_outages import *\n"
         "gate = Gate(0); gate.port = int(sys.argv[1])\n"
         "run = open_one(gate, 'runs/killed'); run.log_start(0); run.log_steps(steps(1, 10))\n"
         "while waiting(run): time.sleep(0.05)\n"

@@ -97,7 +97,7 @@ def test_nobody_waits_for_a_receiver_that_hangs(tmp_path: Path) -> None:
 def test_the_next_process_delivers_what_a_killed_one_left(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     code = (
-        "import os, signal, sys, pathlib; from pipelines.spool import Spool\n"
+        "import os, signal, sys, pathlib; from pipelines.tracking.spool import Spool\n"
         "def send(records): raise ConnectionError\n"
         "queue = Spool(pathlib.Path(sys.argv[1]), send); queue.start()\n"
         "for i in range(5): queue.put({'i': i})\n"
@@ -148,7 +148,7 @@ def test_one_process_a_spool(tmp_path: Path) -> None:
 
 def test_a_full_disk_loses_records_and_no_more(tmp_path: Path) -> None:
     code = (
-        "import resource, sys, pathlib, signal; from pipelines.spool import Spool\n"
+        "import resource, sys, pathlib, signal; from pipelines.tracking.spool import Spool\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "def send(records): raise ConnectionError\n"

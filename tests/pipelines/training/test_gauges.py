@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.settings import Place
+from cluster.settings import Place, Workers
 from pipelines.training.gauges import Gauges, slow_decoding
 from pipelines.worker.messages import Evaluated, Preempted, StepsTrained
 
@@ -26,7 +26,7 @@ def report(step: int, waited: float) -> StepsTrained:
 
 
 def watch(notes: list[str], **place: Any) -> Gauges:
-    settings = Place(**place)
+    settings = Place(workers=Workers(gpus=0), **place)
     return Gauges("tried", "pretrain", settings, workers=2, worker_cpus=0.5, note=notes.append)
 
 

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 
 from pipelines.lineage.attempts import Attempt, committed_attempts
 from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.start_weights import start_weights
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
@@ -64,6 +65,7 @@ def test_three_stages_on_s3(
         "upscale",
         *arguments,
         *("--stage.steps", "0", "--stage.optim.warmup-steps", "0", "--stage.model.depth", "1"),
+        *("--stage.precision", "bfloat16"),
     )
     assert rerun.code == 0, rerun.err
     assert f"from pretrain {attempts['pretrain'].name}" in rerun.out
@@ -78,6 +80,10 @@ def test_three_stages_on_s3(
     assert after["blocks.0.attn.qkv.weight"].equal(before["blocks.0.attn.qkv.weight"])
     assert before["pos_embed"].shape == (1, 1 + 4 * 4, 96)
     assert after["pos_embed"].shape == (1, 1 + 6 * 6, 96)
+    assert changed[0].manifest is not None
+    adapted, _ = start_weights(attempts["pretrain"].uri, changed[0].manifest.config())
+    for name, tensor in adapted.items():  # nothing was rounded to bfloat16 on the way
+        assert after[name].equal(tensor), name
 
 
 def check_lineage(attempts: dict[str, Attempt]) -> None:

@@ -11,6 +11,7 @@ def test_a_peak_is_of_the_format_and_of_exactly_that_card() -> None:
     assert peak_flops("NVIDIA A100-SXM4-40GB", "bfloat16") == 312e12
     assert peak_flops("NVIDIA A100-SXM4-80GB", "float32") == 19.5e12
     assert peak_flops("NVIDIA H200", "bfloat16") == 989e12
+    assert peak_flops("NVIDIA A100-SXM4-40GB", "tf32") == 156e12
     assert peak_flops("NVIDIA H100 PCIe", "bfloat16") is None  # slower than the SXM module
     assert peak_flops("NVIDIA GeForce RTX 4090", "bfloat16") is None
 
