@@ -19,7 +19,14 @@ from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig, config_from_dict
 from vit.dropout import drops, sample_keys
 from vit.export import export_hugging_face, export_onnx, export_program, export_timm
-from vit.importers import BadCheckpoint, InferredConfig, import_checkpoint, infer_config
+from vit.importers import (
+    BadCheckpoint,
+    InferredConfig,
+    checkpoint_digest,
+    import_checkpoint,
+    infer_config,
+    tensor_digest,
+)
 from vit.losses import loss_fn
 from vit.model import ViT
 from vit.optim import (
@@ -49,6 +56,7 @@ __all__ = [
     "augment_batch",
     "build_model",
     "build_optimizer",
+    "checkpoint_digest",
     "config_from_dict",
     "drops",
     "export_hugging_face",
@@ -63,5 +71,6 @@ __all__ = [
     "param_groups",
     "sample_keys",
     "set_lr",
+    "tensor_digest",
     "update_average",
 ]

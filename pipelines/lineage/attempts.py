@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cluster.settings import Place
 from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
+from pipelines.lineage.start_weights import init_digest
 from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
 from storage.dataset import load_dataset
@@ -106,10 +107,11 @@ def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None
     stage = recipe.stage(name)
     try:
         digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
+        init = init_digest(stage.init)
     except ValueError:  # its data may be gone by now; its weights need not be
         return None
     parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
-    return fingerprint(stage, dataset_digest=digest, parent=parent)
+    return fingerprint(stage, dataset_digest=digest, parent=parent, init=init)
 
 
 def parent_of(attempt: Attempt) -> Parent:

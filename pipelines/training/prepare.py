@@ -26,8 +26,8 @@ from pipelines.lineage.attempts import (
     fingerprint_in_recipe,
     parent_of,
 )
-from pipelines.lineage.manifest import DatasetName, Manifest
-from pipelines.lineage.start_weights import init_place, start_weights
+from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
+from pipelines.lineage.start_weights import init_digest, init_place, start_weights
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
 from pipelines.recipes.streams import train_spec, val_spec
@@ -49,6 +49,8 @@ class Plan:
     parent: Attempt | None
     start_uri: str | None
     """Weights to start from: the parent's, or those `init` names."""
+    init: str | None
+    """Digest of the checkpoint that `stage.init` names."""
     dataset: Dataset
     workers: tuple[int, int]
     steps_per_epoch: float
@@ -68,6 +70,9 @@ class Plan:
             fingerprint=self.fingerprint,
             attempt=self.attempt.name,
             parent=parent_of(self.parent) if self.parent else None,
+            init=Checkpoint(uri=self.stage.init, sha256=self.init)
+            if self.stage.init and self.init
+            else None,
             dataset=DatasetName(name=self.stage.data.dataset, digest=self.dataset.digest),
             git_commit=git_commit(),
             versions=package_versions(),
@@ -82,6 +87,8 @@ class Checked:
     dataset: Dataset
     workers: tuple[int, int]
     """Fewest and most."""
+    init: str | None
+    """Digest of the checkpoint that `stage.init` names."""
 
 
 def check_stage(stage: Stage, place: Place) -> Checked:
@@ -120,7 +127,7 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:
         order_of(train_spec(stage, dataset.uri), dataset)
-    return Checked(dataset, (fewest, most))
+    return Checked(dataset, (fewest, most), init_digest(stage.init))
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
@@ -134,7 +141,10 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     dataset = checked.dataset
     parent = _parent(stage, command)
     name = fingerprint(
-        stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
+        stage,
+        dataset_digest=dataset.digest,
+        parent=parent.fingerprint if parent else None,
+        init=checked.init,
     )
     attempt = attempt_for(place.storage_root, run, stage.name, name, force=command.options.force)
     order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
@@ -147,6 +157,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         fingerprint=name,
         parent=parent,
         start_uri=parent.uri if parent else init_place(stage.init),
+        init=checked.init,
         dataset=dataset,
         workers=checked.workers,
         steps_per_epoch=1 / one_step,
