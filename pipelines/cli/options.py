@@ -42,6 +42,9 @@ class Options:
     parent: str | None = None
     """Fingerprint of the parent to start from, where the run holds several."""
 
+    def __post_init__(self) -> None:
+        check_run(self.run)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
@@ -230,6 +233,15 @@ def one_line(message: str) -> str:
     if similar and "Unrecognized" in said:
         said += f" - perhaps {' or '.join(similar[:2])}"
     return said
+
+
+def check_run(name: str) -> None:
+    """Raise ValueError for a name that is no folder of its own under the storage root."""
+    if not name.strip() or name.startswith(".") or "/" in name or not name.isprintable():
+        raise ValueError(
+            f"--run {name!r}: a run is one folder under storage_root - wanted a name that is not"
+            " empty, does not begin with a dot and holds no '/'"
+        )
 
 
 def program_name() -> str:

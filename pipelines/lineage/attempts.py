@@ -3,9 +3,11 @@
     <storage_root>/<run>/<stage>/<fingerprint>       the first attempt
                                 /<fingerprint>-2     a second one, made by --force
 
-A committed attempt is never written to again.
+A committed attempt is never written to again. Other folders there, such as a copy named
+<fingerprint>-backup, are no attempts.
 """
 
+import re
 from dataclasses import dataclass
 
 from cluster.settings import Place
@@ -15,6 +17,8 @@ from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join
+
+_NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,18 @@ class Attempt:
         return int(number or 1)
 
 
+def is_attempt(name: str) -> bool:
+    """Whether a folder's name is one that an attempt can have."""
+    return _NAME.fullmatch(name) is not None
+
+
 def committed_attempts(storage_root: str, run: str, stage: str) -> list[Attempt]:
     """The committed attempts of a stage in a run, by name."""
     folder = join(storage_root, run, stage)
     return [
         Attempt(name, uri := join(folder, name), manifest_from_json(values, uri))
         for name, values in weights.committed(folder)
+        if is_attempt(name)
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.cli.options import Command
-from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, newest
+from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, is_attempt, newest
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
@@ -101,7 +101,8 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
 
 def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
     """What the pipeline would do with each stage of the recipe, in order, and why."""
-    mine = [one for one in found if one.run == command.options.run]
+    own_run = (one for one in found if one.run == command.options.run)
+    mine = [one for one in own_run if is_attempt(one.attempt.name)]
     verdicts: list[Verdict] = []
     own: dict[str, str | None] = {}  # fingerprints, where all ancestors are the recipe's
     to_train: set[str] = set()

@@ -116,11 +116,14 @@ class Worker:
         assert job.manifest.dataset is not None
         digest = job.manifest.dataset.digest
         self.train_quarantine, self.val_quarantine = (
-            Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
-            for spec in (
-                train_spec(job.stage, job.dataset_uri),
-                val_spec(job.stage, job.dataset_uri),
+            Quarantine(
+                role,
+                spec(job.stage, job.dataset_uri),
+                digest,
+                attempt_uri=job.attempt_uri,
+                limit=job.place.max_bad_fraction,
             )
+            for role, spec in ((TRAIN, train_spec), (VAL, val_spec))
         )
 
     def start(self) -> tuple[int, Iterator[dict[str, np.ndarray]]]:

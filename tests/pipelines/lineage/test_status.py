@@ -218,3 +218,19 @@ def test_a_checkpoint_that_moved_is_no_difference_and_a_replaced_one_is() -> Non
     assert differences(manifest, moved, "d", None, "1" * 64) == ()
     (line,) = differences(manifest, moved, "d", None, "2" * 64)
     assert line == f"checkpoint: {'1' * 12} -> {'2' * 12}"
+
+
+def test_a_copied_attempt_is_listed_and_not_used(
+    tmp_path: Path, local_data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, digest = str(tmp_path / "runs"), load_dataset(join(local_data, "digits")).digest
+    name = commit(root, PRETRAIN, digest, None)
+    folder = Path(root) / "digits" / "pretrain"
+    (folder / name).rename(folder / f"{name}-backup")
+    found = attempts_under(root)
+    assert [one.attempt.name for one in found] == [f"{name}-backup"]
+    command = status(root, local_data)
+    verdict, *_ = verdicts = what_would_run(command, found)
+    assert (verdict.state, verdict.reason) == ("would be trained", "nothing is committed")
+    standing.print_status(found, verdicts, command)
+    assert "not used" in capsys.readouterr().out
