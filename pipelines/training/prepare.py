@@ -95,8 +95,8 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     """Everything about a stage that can be known before its parent is there.
 
     Raises:
-        ValueError: one line - the batch cannot be split, the data is missing, empty or of another
-            number of classes, a feature is not there.
+        ValueError: one line - the batch cannot be split, the data is missing, empty, of one class
+            that nobody asked for or of another number of classes, a feature is not there.
     """
     fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
     for workers in {fewest, most}:
@@ -119,6 +119,13 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
+    chosen = stage.data.selection
+    if classes == 1 and stage.steps and chosen.classes is None and chosen.labels is None:
+        raise ValueError(
+            f"stage {stage.name}: {dataset.uri} has one class alone, {dataset.classes[0]!r}, and"
+            " nothing to tell apart - pack the folder that holds the folders of the classes, or"
+            " train on it all the same by --stage.data.selection.classes 0"
+        )
     if classes != stage.model.num_classes:
         raise ValueError(
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
