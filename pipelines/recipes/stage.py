@@ -83,7 +83,8 @@ class Stage:
     parent: str | None = None
     """Stage whose weights this one starts from; None starts from scratch or from `init`."""
     init: str | None = None
-    """Checkpoint (path or URI) to start from instead of a parent."""
+    """Checkpoint (path or URI) to start from instead of a parent. The stage is named by what it
+    holds, wherever it lies."""
     init_image_size: int | None = None
     """Resolution of the checkpoint in `init`, where it differs from the model's and its files do
     not say (npz and bare weights)."""
