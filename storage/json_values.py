@@ -42,6 +42,14 @@ def text_of(content: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def texts_of(content: Mapping[str, Any], name: str) -> list[str]:
+    """A value that is a list of texts. Raises BadValue."""
+    found = list_of(content, name)
+    if not all(isinstance(each, str) for each in found):
+        raise BadValue(f"{name} does not hold texts alone")
+    return found
+
+
 def whole_of(content: Mapping[str, Any], name: str) -> int:
     """A value that is a whole number of at least 0, below 2**63. Raises BadValue."""
     value = _value(content, name)

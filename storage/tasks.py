@@ -1,5 +1,4 @@
-"""Numbered tasks on Ray Data: one block an item, in the order of the items, planned as they are
-due.
+"""Numbered tasks on Ray Data: a block per item, in the order of the items, planned when due.
 
 Ray makes an object of every block it is going to read before it reads the first: a run of a million
 steps would spend minutes on that. Here the plan is a range of integers.
@@ -77,8 +76,7 @@ class _Items(Datasource):
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """As few tasks as hold all items; equal ones, so that Ray's split factor gives single
-        rows."""
+        """As few tasks as hold all items, of equal size: Ray's split factor gives single rows."""
         tasks = -(-self._items // _ITEMS_PER_READ_TASK)
         edges = [self._items * i // tasks for i in range(tasks + 1)]
         return [
