@@ -25,7 +25,7 @@ from storage.errors import (
     Unavailable,
     WeightsExist,
 )
-from storage.json_values import BadValue, parse_object, text_of, whole_of
+from storage.json_values import BadValue, object_of, parse_object, text_of, whole_of
 from storage.objects import open_store
 from storage.store import ObjectStore
 
@@ -99,12 +99,10 @@ def read_manifest(uri: str) -> dict[str, Any] | None:
         return None
     try:
         manifest = parse_object(data)
-        files = manifest["files"]
-        if not isinstance(files, dict):
-            raise BadValue("files is no object")
-        for file, entry in cast("dict[str, Any]", files).items():
-            Promise.of(file, entry)
-    except (BadValue, KeyError) as error:
+        files = object_of(manifest, "files")
+        for file in files:
+            Promise.of(file, object_of(files, file))
+    except BadValue as error:
         raise CorruptWeights(
             f"{store.uri}/{MANIFEST} is not a manifest of weights ({error})"
         ) from None

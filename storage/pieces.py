@@ -183,4 +183,6 @@ def _places(
         if len(numbers) < 2 or not all(map(is_whole, numbers)):
             raise CorruptWeights(f"{where}: its manifest gives {name} the place {place!r}")
         start, count, *shape = cast("list[int]", numbers)
+        if count * torch.float32.itemsize > entry["bytes"]:
+            raise CorruptWeights(f"{where}: {name} has {count} elements, which it cannot hold")
         yield name, start, count, tuple(shape)
