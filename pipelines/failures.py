@@ -3,7 +3,7 @@
 import storage.errors
 from pipelines.exits import Failed
 from pipelines.reports import root_cause
-from storage.errors import BadInput
+from storage.errors import BadInput, NoCredentials
 
 
 def explain_failure(stage: str, error: Exception) -> Exception:
@@ -29,4 +29,6 @@ def _causes(error: Exception) -> list[tuple[str, str]]:
 
 def _is_bad_input(name: str) -> bool:
     kind = getattr(storage.errors, name, None)
+    if kind is NoCredentials:  # the driver had some: a metadata service throttles now and then
+        return False
     return kind is not None and issubclass(kind, BadInput)

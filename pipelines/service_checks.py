@@ -26,7 +26,7 @@ from pipelines.tracking import SQLITE, TrackingUnavailable, open_client
 from storage.errors import ObjectExists, StorageError
 from storage.local import LocalStore
 from storage.s3 import S3Store
-from storage.store import ObjectStore
+from storage.store import ONE_WRITER, ObjectStore
 from storage.uri import join, parse
 
 RAY_SECONDS = 25.0
@@ -126,7 +126,8 @@ def check_storage(command: Command) -> Finding:
                 return fail(
                     name,
                     f"{root} overwrites in spite of If-None-Match: two writers of one manifest"
-                    " would not notice each other - take a server with conditional writes",
+                    f" would not notice each other - take a server with conditional writes, or"
+                    f" {ONE_WRITER}",
                 )
             except ObjectExists:
                 pass
