@@ -20,7 +20,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class CachedShards:
             self._give_up(error)
 
     @contextlib.contextmanager
-    def _opened(self, shard: Shard) -> Iterator[int]:
+    def _opened(self, shard: Shard) -> Generator[int]:
         """Its file; it may be removed meanwhile, and then serves this one read."""
         handle = os.open(self._folder / shard.sha256, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -176,7 +176,7 @@ def _shards_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def _locked(path: Path) -> Generator[bool]:
     """Whether the lock was free; it is let go with its process."""
     with open(path, "wb") as file:
         try:

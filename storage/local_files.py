@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -31,7 +31,7 @@ def write_all(handle: int, data: bytes, at: int) -> None:
 
 
 @contextmanager
-def arriving(target: Path, size: int) -> Iterator[BinaryIO]:
+def arriving(target: Path, size: int) -> Generator[BinaryIO]:
     """A file to fill with `size` bytes, which gets its name when the block ends.
 
     Raises:

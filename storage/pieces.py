@@ -12,7 +12,7 @@ next one's.
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
@@ -76,7 +76,7 @@ def _done(store: ObjectStore, key: str) -> dict[str, Any]:
 
 
 @contextmanager
-def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Iterator[Pieces]":
+def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Generator[Pieces]":
     """The tensors of a commit while the block runs.
 
     Each of the `readers` checks its share of the files first: together they check all. The others

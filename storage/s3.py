@@ -306,7 +306,7 @@ class S3Store:
         raise found from (error if isinstance(found, Unavailable) else None)
 
     def _server(self) -> str:
-        found = urlsplit(self._client.made().meta.endpoint_url)
+        found = urlsplit(str(self._client.made().meta.endpoint_url))
         return found.netloc.rpartition("@")[2] or "S3"  # a URL may carry a password
 
 

@@ -6,7 +6,7 @@ Only codes and class names are repeated: a server's own text may echo a request.
 import os
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import botocore.exceptions as botocore_errors
 import urllib3.exceptions as urllib3_errors
@@ -45,7 +45,7 @@ PLAIN_CHECKSUMS = (
 def code_of(error: BaseException) -> str:
     """The server's error code; empty where it did not answer."""
     if isinstance(error, botocore_errors.ClientError):
-        response: Any = error.response
+        response = cast("dict[str, Any]", error.response)  # type: ignore[reportUnknownMemberType]
         return str(response.get("Error", {}).get("Code", ""))
     return ""
 

@@ -13,6 +13,7 @@ quarter of the throughput goes into moving blocks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import ray
@@ -129,7 +130,8 @@ def _resolved(spec: StreamSpec, dataset: Dataset) -> StreamSpec:
 def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> int:
     """Room for blocks that wait: all CPUs stay busy and every rank is served, however long the
     stream is."""
-    at_work = ray.cluster_resources().get("CPU", 1.0) / num_cpus
+    cluster: Any = ray
+    at_work = float(cluster.cluster_resources().get("CPU", 1.0)) / num_cpus
     blocks = max(_AHEAD_BLOCKS * world_size, 4 * int(at_work))
     return max(_AHEAD_BYTES, blocks * rows * 3 * spec.crop.image_size**2)
 

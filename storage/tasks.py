@@ -36,7 +36,8 @@ def blocks_in_order(
     Ray's label selector for where tasks may run."""
     # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
     # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
-    source = ray.data.read_datasource(
+    data: Any = ray.data  # its types leave out those of the rows
+    source = data.read_datasource(
         _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
     )
     run: Any = _blocks  # Ray's type for functions leaves out fn_kwargs
@@ -93,5 +94,6 @@ class _Items(Datasource):
         ]
 
 
-def _item_rows(start: int, stop: int) -> list[pyarrow.Table]:
-    return [pyarrow.table({"item": np.arange(start, stop, dtype=np.int64)})]
+def _item_rows(start: int, stop: int) -> list[Any]:
+    arrow: Any = pyarrow
+    return [arrow.table({"item": np.arange(start, stop, dtype=np.int64)})]

@@ -5,18 +5,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from storage.errors import CorruptWeights, Unavailable
+
+_FILES: Any = safetensors.torch  # its types name a path of unknown content
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a file on this machine's disk. Raises Unavailable, where that is full."""
     try:
-        save_file(dict(tensors), path)
+        _FILES.save_file(dict(tensors), path)
     except (SafetensorError, OSError) as error:  # SafetensorError: how it says ENOSPC
         raise Unavailable(
             f"{path}: this machine's disk took no tensors: {error}. Free some space there, or set"
@@ -27,7 +29,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def load_tensors(path: Path, where: str) -> dict[str, Tensor]:
     """All tensors of a file, float32. Raises CorruptWeights, which names `where` it is from."""
     try:
-        found: dict[str, Tensor] = load_file(path)
+        found: dict[str, Tensor] = _FILES.load_file(path)
     except Exception as error:
         _refuse(where, error)
     for name, tensor in found.items():
