@@ -19,18 +19,17 @@ class Selection:
     """A subset of a split. The default selects everything."""
 
     classes: tuple[int, ...] | None = None
-    """Only these classes of the dataset; they become labels 0, 1, ... in this order. Default:
-    all."""
+    """Only these classes of the dataset, as labels 0, 1, ... in this order. Default: all."""
     labels: tuple[int, ...] | None = None
     """Label of each of those classes, where several become one: 0 1 0 1 ... tells odd from even."""
     per_class: int | None = None
-    """At most so many examples a class (few-shot), drawn by `seed`; a larger number contains a
-    smaller one's."""
+    """At most this many examples per class (few-shot), drawn by `seed`: a larger draw contains the
+    smaller ones."""
     samples: int | None = None
-    """At most so many examples in all, drawn by `seed`; a larger number contains a smaller
-    one's."""
+    """At most this many examples in all, drawn by `seed`: a larger draw contains the smaller
+    ones."""
     skip: int = 0
-    """Leave out the first so many of that draw: what a selection of so many samples takes."""
+    """Leave out the first examples of that draw, as many as another selection takes."""
     seed: int = 0
     """Seed of the draw of `per_class` or `samples`."""
 

@@ -28,7 +28,7 @@ from pipelines.training.prepare import check_stage
 from storage.errors import ObjectExists, StorageError
 from storage.local import LocalStore
 from storage.s3 import S3Store
-from storage.store import ObjectStore
+from storage.store import ONE_WRITER, ObjectStore
 from storage.uri import join, parse
 
 RAY_SECONDS = 25.0
@@ -131,7 +131,8 @@ def check_storage(command: Command) -> Finding:
                 return fail(
                     name,
                     f"{root} overwrites in spite of If-None-Match: two writers of one manifest"
-                    " would not notice each other - take a server with conditional writes",
+                    f" would not notice each other - take a server with conditional writes, or"
+                    f" {ONE_WRITER}",
                 )
             except ObjectExists:
                 pass

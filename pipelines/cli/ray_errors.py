@@ -4,7 +4,7 @@ import re
 
 import storage.errors
 from pipelines.cli.exits import Failed
-from storage.errors import BadInput
+from storage.errors import BadInput, NoCredentials
 
 
 def explain_failure(stage: str, error: Exception) -> Exception:
@@ -32,6 +32,8 @@ def _is_bad_input(name: str) -> bool:
     if name == "BadPlace":  # a node without the CUDA that workers.gpus wants
         return True
     kind = getattr(storage.errors, name, None)
+    if kind is NoCredentials:  # the driver had some: a metadata service throttles now and then
+        return False
     return kind is not None and issubclass(kind, BadInput)
 
 

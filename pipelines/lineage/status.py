@@ -81,7 +81,9 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
             place = (parts[0], parts[1], parts[2])
-            saved[place] = max(saved.get(place, 0), step_of(parts[4]))
+            step = step_of(parts[4])
+            if step is not None:
+                saved[place] = max(saved.get(place, 0), step)
     found = []
     for place in sorted(committed | set(saved)):
         uri = join(storage_root, *place)

@@ -108,11 +108,12 @@ def submit(laptop: Laptop, *options: str) -> subprocess.Popen[str]:
 
 
 def left_behind(laptop: Laptop, run: str) -> set[str]:
-    """Files of the run's attempts on S3, by name; `resume/...` for those of a resume state."""
+    """Files of the run's attempts on S3, by name without checksum; `resume/...` for states."""
     place = yaml.safe_load((laptop.folder / "place.yaml").read_text())
     assert place["storage_root"].startswith("s3://")
     keys = set(open_store(f"{place['storage_root']}/{run}").list())
-    return {key[key.find("resume/") :] if "/resume/" in key else Path(key).name for key in keys}
+    names = {key[key.find("resume/") :] if "/resume/" in key else Path(key).name for key in keys}
+    return {re.sub(r"^(weights(?:_ema)?)-[0-9a-f]{12}\.", r"\1.", name) for name in names}
 
 
 @pytest.fixture
