@@ -397,8 +397,8 @@ def test_missing_dataset_names_the_pack_command(place: str) -> None:
     ("change", "message"),
     [
         (lambda m: m.update(format_version=99), "format version 99, this code reads 1"),
-        (lambda m: m.pop("splits"), "lacks or garbles 'splits'"),
-        (lambda m: m.pop("digest"), "lacks or garbles 'digest'"),
+        (lambda m: m.pop("splits"), "there is no splits"),
+        (lambda m: m.pop("digest"), "there is no digest"),
         (lambda m: m["classes"].append("cow"), "was edited"),
         (lambda m: m["splits"]["train"]["shards"][0].update(samples=1), "was edited"),
     ],

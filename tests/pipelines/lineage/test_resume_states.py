@@ -154,7 +154,10 @@ def test_what_only_one_machine_cannot_read_is_not_put_aside(
 
     asked = iter([missing, open_pieces])  # only the first look fails
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.states.open_pieces", lambda uri, **more: next(asked)(uri, **more))
+        patch.setattr(
+            "pipelines.lineage.resume_states.open_pieces",
+            lambda uri, **more: next(asked)(uri, **more),
+        )
         with pytest.raises(Unavailable, match="nothing was put aside"):
             open_state(attempt).__enter__()
     assert not damaged_states(attempt)
