@@ -2,3 +2,5 @@
 
 The only package that knows all the others.
 """
+
+import pipelines.cli.ray_environment  # noqa: F401  # before any module here imports Ray
