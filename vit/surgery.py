@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vit.build import build_model
 from vit.config import Config, ViTConfig
+from vit.errors import BadModel
 from vit.init import init_tensor_
 from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
@@ -35,7 +36,7 @@ def adapt_state_dict(
     The position table follows the grid, by the paper's convention unless told otherwise; the patch
     kernel follows the patch size by its pseudo-inverse. A head of other classes or another kind is
     reset: zero kernel, bias `target.head_bias_init`.
-    Raises ValueError for unknown, missing or misshapen keys and for changes no surgery can make.
+    Raises BadModel for unknown, missing or misshapen keys and for changes no surgery can make.
     """
     check_state_dict(weights, source)
     changes = _other_function(source, target)
@@ -50,7 +51,7 @@ def adapt_state_dict(
 
 
 def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
-    """Raise ValueError that names every unknown, missing or misshapen key of `config`'s model."""
+    """Raise BadModel that names every unknown, missing or misshapen key of `config`'s model."""
     expected = build_model(config, device="meta").state_dict()
     problems = [f"unknown {name}" for name in weights.keys() - expected.keys()]
     problems += [f"missing {name}" for name in expected.keys() - weights.keys()]
@@ -60,20 +61,20 @@ def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
         if weights[name].shape != expected[name].shape
     ]
     if problems:
-        raise ValueError("weights do not fit the model: " + "; ".join(sorted(problems)))
+        raise BadModel("weights do not fit the model: " + "; ".join(sorted(problems)))
 
 
 def _other_function(source: Config, target: Config) -> list[str]:
     """Lines for what makes another function of the same weights; raises for what needs others."""
     if source.family != target.family:
-        raise ValueError(f"cannot turn a {source.family} into a {target.family}")
+        raise BadModel(f"cannot turn a {source.family} into a {target.family}")
     changes: list[str] = []
     for field in fields(source):
         old, new = getattr(source, field.name), getattr(target, field.name)
         if old == new or field.name in _FREE | _ADAPTED:
             continue
         if field.name not in _NOTED:
-            raise ValueError(f"cannot turn {field.name} {old} into {new}: other weights altogether")
+            raise BadModel(f"cannot turn {field.name} {old} into {new}: other weights altogether")
         changes.append(f"{field.name} {old} -> {new}")
     return changes
 
@@ -83,7 +84,7 @@ def _adapt_patches(weights: dict[str, Tensor], source: ViTConfig, target: ViTCon
     if old == new:
         return []
     if source.stem_blocks:
-        raise ValueError(f"cannot turn patch_size {old} into {new}: the patches are of features")
+        raise BadModel(f"cannot turn patch_size {old} into {new}: the patches are of features")
     name = "patch_embed.proj.weight"
     weights[name] = resize_patch_kernel(weights[name], new)
     return [f"patch_embed {old}x{old} -> {new}x{new}"]
@@ -122,7 +123,7 @@ def _adapt_positions(
     if old == new or source.pos_embed in ("none", "sincos-2d"):
         return []
     if source.pos_embed == "relative":
-        raise ValueError(
+        raise BadModel(
             f"pos_embed 'relative' counts distances along the rows of a {old[0]}x{old[1]} grid; "
             f"they mean something else on {new[0]}x{new[1]}"
         )

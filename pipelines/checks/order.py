@@ -27,6 +27,7 @@ from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_states
 from pipelines.lineage.start_weights import init_place
 from pipelines.recipes import find_recipe
+from pipelines.recipes.errors import Mistake
 from pipelines.worker.feed import Feed
 from storage.dataset import load_dataset
 from storage.index import load_index
@@ -94,7 +95,7 @@ def prove(settings: Settings) -> list[Run]:
     )
     for workers in settings.workers:
         if workers < 1 or stage.global_batch % workers:
-            raise ValueError(
+            raise Mistake(
                 f"--workers {workers}: the global batch {stage.global_batch} of stage {stage.name}"
                 " does not divide by it"
             )
@@ -108,8 +109,9 @@ def prove(settings: Settings) -> list[Run]:
     order = order_of(feed.train_spec())
     steps = settings.steps or min(2 * steps_per_epoch(order), 200)
     if steps < 1 or settings.kills < 0 or settings.kills >= steps:
-        raise ValueError(f"wanted at least 1 step and fewer kills than steps, found {steps} steps")
-    feed = replace(feed, stage=replace(stage, steps=steps))
+        raise Mistake(f"wanted at least 1 step and fewer kills than steps, found {steps} steps")
+    optim = replace(stage.optim, warmup_steps=0, cooldown_steps=0)  # would not fit few steps
+    feed = replace(feed, stage=replace(stage, steps=steps, optim=optim))
     runs: list[Run] = []
     print(f"{stage.name} of {settings.recipe}: {steps} steps; Ray reports the kills below")
     with ray_session(verbose=place.verbose):

@@ -19,6 +19,7 @@ from cluster.settings import Place
 from pipelines.cli.place import CONFIG, place_of
 from pipelines.cli.redaction import redact
 from pipelines.recipes import find_recipe
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage, plain
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def read_command(
     `--place.FIELD`. `more` are arguments of this script alone: name -> (type, default, meaning).
 
     Raises:
-        ValueError: one line for whatever is wrong with them.
+        Mistake: one line for whatever is wrong with them.
         SystemExit: after --help and --print-config.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -108,7 +109,7 @@ def read_command(
     chosen = {name: getattr(parsed, name) for name in stages}
     for name, stage in chosen.items():
         if stage.name != stages[name].name:
-            raise ValueError(f"--{name}.name cannot be changed: stages are found by their name")
+            raise Mistake(f"--{name}.name cannot be changed: stages are found by their name")
     known = {stage.name: stage for stage in chosen.values()}
     command = Command(
         options=parsed,
@@ -153,11 +154,11 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
         with contextlib.redirect_stderr(said):
             return parse()
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from None
+        raise Mistake(str(error)) from None
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{one_line(said.getvalue())} - see {prog} --help") from None
+        raise Mistake(f"{one_line(said.getvalue())} - see {prog} --help") from None
 
 
 def one_line(message: str) -> str:

@@ -32,6 +32,7 @@ from pipelines.evaluation.real_labels import read_real
 from pipelines.lineage.attempts import Attempt, attempt_to_make, committed_attempts, newest
 from pipelines.lineage.manifest import PACKAGES, git_commit
 from pipelines.lineage.source import Average, Source, find_source, model_record
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import plain
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset
@@ -170,7 +171,7 @@ def make_plan(command: Command) -> Plan:
     """Find the weights and the data, check that they fit, and whether it was done before.
 
     Raises:
-        ValueError: one line.
+        Mistake: one line.
         storage.errors.Unavailable: the storage does not answer.
     """
     options, place, more = command.options, command.place, command.more
@@ -192,7 +193,7 @@ def make_plan(command: Command) -> Plan:
     real = None
     if more["real"]:
         if not protocol.answers or not protocol.selection.everything:
-            raise ValueError("--real is of a classifier of all classes of the dataset")
+            raise Mistake("--real is of a classifier of all classes of the dataset")
         real = read_real(more["real"], index)
         protocol = replace(protocol, real_sha256=sha256_file(more["real"]))
     _check_data(protocol, dataset)
@@ -225,7 +226,7 @@ def make_plan(command: Command) -> Plan:
 def _protocol(source: Source, more: Mapping[str, Any]) -> Protocol:
     data, side = source.data, source.config.image_size
     if not isinstance(side, int):
-        raise ValueError(f"{source.name} takes images of {side} pixels: only square ones are cut")
+        raise Mistake(f"{source.name} takes images of {side} pixels: only square ones are cut")
     selection = Selection()
     if more["classes"] is not None:
         selection = Selection(classes=more["classes"])
@@ -261,7 +262,7 @@ def _check_data(protocol: Protocol, dataset: Dataset) -> None:
     for spec in protocol.train_specs(dataset.uri):
         order_of(spec, dataset)
     if protocol.features and protocol.split == protocol.train_split:
-        raise ValueError(
+        raise Mistake(
             f"{', '.join(protocol.evaluators)} would learn from the split that is measured on,"
             f" {protocol.split!r}: give another --split or --train-split"
         )
@@ -271,11 +272,9 @@ def _check_head(protocol: Protocol, source: Source, dataset: Dataset) -> None:
     classes = protocol.selection.num_classes(len(dataset.classes))
     advice = "measure its features instead: --evaluators few-shot knn probe"
     if source.head_reset:
-        raise ValueError(
-            f"{source.uri} has no head for this model ({source.head_reset}) - {advice}"
-        )
+        raise Mistake(f"{source.uri} has no head for this model ({source.head_reset}) - {advice}")
     if classes != source.config.num_classes:
-        raise ValueError(
+        raise Mistake(
             f"{source.name} tells {source.config.num_classes} classes apart, but the selected data"
             f" of {dataset.uri} ({protocol.split}) has {classes} - choose --classes, or {advice}"
         )

@@ -18,6 +18,7 @@ from pipelines.inspection.subject import (
 from pipelines.lineage.attempts import Attempt, committed_attempts
 from pipelines.lineage.source import data_of
 from pipelines.lineage.start_weights import init_place
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data
 from storage import weights
 from storage.dataset import load_dataset
@@ -62,7 +63,7 @@ def main(description: str) -> NoReturn:
         )
         command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
         if command.more["images"] < 1:
-            raise ValueError(f"--images: wanted at least 1, found {command.more['images']}")
+            raise Mistake(f"--images: wanted at least 1, found {command.more['images']}")
         for target in targets(command):
             _write(target, _inspect(target, command), Path(command.more["out"]))
     sys.exit(0)
@@ -72,7 +73,7 @@ def targets(command: Command) -> list[Target]:
     """The weights that the command line names.
 
     Raises:
-        ValueError: there are none; says where was looked and what makes them.
+        Mistake: there are none; says where was looked and what makes them.
     """
     uri, only = command.more["weights"], command.more["only"]
     if uri is None:
@@ -81,7 +82,7 @@ def targets(command: Command) -> list[Target]:
         if not newest:
             options = command.options
             asked = f" ({options.parent})" if options.parent else ""
-            raise ValueError(
+            raise Mistake(
                 f"no committed weights of {', '.join(stage.name for stage in stages)}{asked} under"
                 f" {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
                 f" --recipe {options.recipe} --run {options.run}, or name others by --weights"

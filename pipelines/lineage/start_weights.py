@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from pipelines.recipes.errors import Mistake
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
@@ -25,7 +26,7 @@ def start_weights(
         image_size: the checkpoint's resolution, where neither its files nor `config` say.
 
     Raises:
-        ValueError: there is nothing, or it does not fit; names the place and the tensors.
+        Mistake: there is nothing, or it does not fit; names the place and the tensors.
     """
     is_file = uri.endswith(FILES)
     if not is_file and weights.read_manifest(uri) is not None:
@@ -40,15 +41,13 @@ def _fetched(uri: str, folder: Path, *, is_file: bool) -> Path:
     """A local path of the checkpoint; objects on S3 are downloaded."""
     if "://" not in uri:
         if not Path(uri).exists():
-            raise ValueError(
-                f"init {uri}: no such file or folder - give a checkpoint or an attempt"
-            )
+            raise Mistake(f"init {uri}: no such file or folder - give a checkpoint or an attempt")
         return Path(uri)
     place, _, name = uri.rpartition("/")
     store = open_store(place if is_file else uri)
     keys = [name] if is_file else [key for key in store.list() if "/" not in key]
     if not keys:
-        raise ValueError(f"init {join(uri)}: nothing lies there - give a checkpoint or an attempt")
+        raise Mistake(f"init {join(uri)}: nothing lies there - give a checkpoint or an attempt")
     for key in keys:
         store.download(key, folder / key)
     return folder / name if is_file else folder

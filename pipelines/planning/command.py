@@ -18,6 +18,7 @@ from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitti
 from pipelines.planning.hardware import CLUSTERS, Cluster, default_kind, find_cluster
 from pipelines.planning.images import images_of, with_images
 from pipelines.planning.tables import print_plan
+from pipelines.recipes.errors import Mistake
 
 
 def main(description: str) -> NoReturn:
@@ -36,7 +37,7 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command:
     """Parse the arguments: those of `pipeline.py`, or with `--only STAGE` those of that stage.
 
     Raises:
-        ValueError: one line for whatever is wrong with them.
+        Mistake: one line for whatever is wrong with them.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--on", default=None)
@@ -58,7 +59,7 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command:
     )
     for name in ("images", "mean_bytes"):
         if command.more[name] is not None and not command.more[name] > 0:
-            raise ValueError(
+            raise Mistake(
                 f"--{name.replace('_', '-')}: wanted more than 0, found {command.more[name]}"
             )
     return command

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vit.config import BiTConfig, Config, ViTConfig
+from vit.errors import BadModel
 from vit.importers.files import Settings, read_checkpoint
 from vit.importers.layouts import Layout, sniff
 from vit.importers.rules import translate
@@ -37,7 +38,7 @@ def import_checkpoint(
     `path` is a file (.npz .safetensors .pt .pth .bin) or a Hugging Face or timm folder, whose
     config.json is read too. Weights come in float32 and take pixels in [-1, 1]: a checkpoint for
     other means and deviations gets another first layer, which is exact.
-    Raises ValueError naming every tensor that is unknown, missing or misshapen, and if the position
+    Raises BadModel naming every tensor that is unknown, missing or misshapen, and if the position
     table is of a size that neither `config` nor `source_image_size` explains.
     """
     tensors, settings = read_checkpoint(Path(path))
@@ -48,8 +49,8 @@ def import_checkpoint(
         source = _source_config(weights, config, layout, settings, source_image_size)
         changes += _fold_pixels(weights, layout, settings)
         weights, adapted = adapt_state_dict(weights, source, config, convention=convention)
-    except ValueError as error:
-        raise ValueError(f"{path} ({layout.name}): {error}") from error
+    except BadModel as error:
+        raise BadModel(f"{path} ({layout.name}): {error}") from error
     if isinstance(config, ViTConfig) and not (layout.gelu or settings.gelu):
         changes.append(f"gelu {config.gelu} taken: the file does not say, timm's default is exact")
     return weights, (f"layout {layout.name}, {len(tensors)} tensors", *changes, *adapted)
@@ -107,7 +108,7 @@ def _source_config(
     source = replace(config, pos_embed="learned-1d", **shown)
     rows, patches = table.shape[1], source.grid_size[0] * source.grid_size[1]
     if rows not in (patches, patches + source.num_prefix_tokens):
-        raise ValueError(
+        raise BadModel(
             f"position table of {rows} rows, wanted {patches} (+ {source.num_prefix_tokens}) at "
             f"{source.image_size} pixels: pass the checkpoint's own size as source_image_size"
         )
@@ -121,7 +122,7 @@ def _fold_pixels(weights: dict[str, Tensor], layout: Layout, settings: Settings)
         return []
     name, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
     if name not in weights or any("backbone" in key for key in weights):
-        raise ValueError(f"pixels of mean {mean} and std {std} cannot be folded into this stem")
+        raise BadModel(f"pixels of mean {mean} and std {std} cannot be folded into this stem")
     scale = torch.tensor([0.5 / s for s in std], dtype=torch.float64)
     shift = torch.tensor([(0.5 - m) / s for m, s in zip(mean, std, strict=True)])
     kernel = weights[name].double()

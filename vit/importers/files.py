@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vit.errors import BadModel
+
 # Where training scripts put the state dict among other things.
 _WRAPPERS = ("state_dict", "model")
 _FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -30,7 +32,7 @@ class Settings:
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Settings]:
     """Tensors in float32 and settings of a file, or of a Hugging Face or timm folder.
 
-    Raises ValueError for what is no checkpoint, FileNotFoundError for what is not there.
+    Raises BadModel for what is no checkpoint, FileNotFoundError for what is not there.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -38,7 +40,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Settings]:
     if path.is_dir():
         found = [name for name in _FOLDER if (path / name).exists()]
         if not found:
-            raise ValueError(f"{path} has none of {', '.join(_FOLDER)}")
+            raise BadModel(f"{path} has none of {', '.join(_FOLDER)}")
         path = path / found[0]
     belongs = path.name in _FOLDER
     return _read_tensors(path), _read_settings(folder) if belongs else Settings()
@@ -60,14 +62,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
                 content = content[wrapper]
         if not isinstance(content, dict):
-            raise ValueError(f"{path} holds a {type(content).__name__}, wanted a state dict")
+            raise BadModel(f"{path} holds a {type(content).__name__}, wanted a state dict")
         return _floats({k.removeprefix("module."): v for k, v in content.items()}, path)
-    raise ValueError(f"{path}: known are .npz .safetensors .pt .pth .bin, found {path.suffix!r}")
+    raise BadModel(f"{path}: known are .npz .safetensors .pt .pth .bin, found {path.suffix!r}")
 
 
 def _floats(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     if strange := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"{path}: {strange} are no tensors")
+        raise BadModel(f"{path}: {strange} are no tensors")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -115,7 +117,7 @@ def _gelu(activation: str) -> str:
         "gelu_fast": "tanh",
     }
     if activation not in known:
-        raise ValueError(f"unknown activation {activation!r}; known: {sorted(known)}")
+        raise BadModel(f"unknown activation {activation!r}; known: {sorted(known)}")
     return known[activation]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vit.errors import BadModel
+
 
 def as_is(tensor: Tensor) -> Tensor:
     """Keep the tensor."""
@@ -30,7 +32,7 @@ def counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
 def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
     """Rename and reshape by `rules`, then fuse q, k, v into one matrix as the model has them.
 
-    Raises ValueError naming every tensor that no rule knows, or that two names lead to.
+    Raises BadModel naming every tensor that no rule knows, or that two names lead to.
     """
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     translated: dict[str, Tensor] = {}
@@ -40,13 +42,13 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
             if match := pattern.fullmatch(name):
                 new = match.expand(rule.name) if isinstance(rule.name, str) else rule.name(match)
                 if new in translated:
-                    raise ValueError(f"{name} is a second tensor for {new}")
+                    raise BadModel(f"{name} is a second tensor for {new}")
                 translated[new] = rule.change(tensor)
                 break
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"no rule for {sorted(unknown)}")
+        raise BadModel(f"no rule for {sorted(unknown)}")
     _fuse(translated, ("q", "k", "v"), "qkv")
     _fuse(translated, ("k", "v"), "kv")
     return translated
