@@ -1,6 +1,7 @@
 """What an entry script of a stage calls: parse, check, train, say what happened."""
 
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.inspection.inspection import inspect_after_stage
+from pipelines.lineage.resume_states import newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
@@ -39,8 +41,17 @@ from storage.errors import StorageError
 from storage.objects import open_store
 
 
-def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
-    """Train one attempt under an MLflow run; the run ends as what happened."""
+def run_stage(
+    plan: Plan, command: Command, client: Any, *, stop: threading.Event | None = None
+) -> Outcome:
+    """Train one attempt under an MLflow run; the run ends as what happened.
+
+    Args:
+        plan: what to train.
+        command: where, and how it is called.
+        client: of the tracker.
+        stop: ends a stage that runs on a thread of its own, as Ctrl-C does on the main thread.
+    """
     place, stage = command.place, plan.stage
     fewest, most, cpus = _fit_to_cluster(plan, place)
     lineage = plan.manifest(mlflow_run_id="")  # not known yet
@@ -56,7 +67,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     tracker.log_file("config.yaml", command.as_yaml().encode())
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
-    progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    progress.note(f"{origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
     watch = Watch(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
     job = Job(
         feed=plan.feed,
@@ -77,7 +88,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
                 lambda message: handle_message(
                     watch.seen(message), tracker, progress, plan, stopped
                 ),
-                ended=lambda: not fit.is_alive(),
+                ended=lambda: _ended(fit, stop),
             )
             fit.result()
         if stopped:
@@ -104,6 +115,13 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     reached = f"val accuracy {accuracy_of(whole['metrics'])} in {clock(seconds)}"
     progress.note(f"{reached}, weights in {plan.attempt.uri}")
     return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
+
+
+def _ended(fit: Background, stop: threading.Event | None) -> bool:
+    """Whether the training is over. Raises KeyboardInterrupt where it shall stop."""
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+    return not fit.is_alive()
 
 
 def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
@@ -177,7 +195,11 @@ def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
     return tags
 
 
-def _origin(plan: Plan) -> str:
+def origin(plan: Plan) -> str:
+    """What the stage starts from, in words: a resume state goes before everything else."""
+    saved = newest_state(plan.attempt.uri)
+    if saved is not None:
+        return f"continues after step {saved.step}"
     if plan.parent:
         return f"from {plan.stage.parent} {plan.parent.name}"
     return f"from {plan.stage.init}" if plan.stage.init else "from scratch"

@@ -25,7 +25,7 @@ def handle_message(
     """One message of the workers, on the driver."""
     kind = message.get("kind")
     if kind == "start":
-        progress.note(f"{message['plan']}; {', '.join(message['notes'])}")
+        progress.note("; ".join(filter(None, (message["plan"], ", ".join(message["notes"])))))
         tracker.log_start(message["step"])
         tracker.log_steps(message["records"])  # trained, though perhaps nobody heard of it
     elif kind == "steps":
