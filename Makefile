@@ -1,8 +1,9 @@
-# make demo    set up and run the three stages on real digits, on this machine's CPU
-# make test    set up and run the tests          make test-slow   the minutes-long ones
-# make check   what CI runs: format, lint, types, layers, tests
-# make mlflow  browse the runs on http://127.0.0.1:5000
-# make lock    pin what is installed in constraints.txt
+# make demo       install, then run the three stages on handwritten digits, on this machine's CPU
+# make setup      only install into .venv (every other target does this first)
+# make check      what CI runs: formatting, lint, types, layers, tests
+# make test       the tests                    make test-slow   those that take minutes
+# make mlflow     show the runs on http://127.0.0.1:5000
+# make lock       write the installed versions into constraints.txt
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	# a peer of the tests; its metadata demands torchvision, which demands another torch
+	# Tests compare our numbers with timm's. Without --no-deps it would install torchvision, and with it another torch.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps timm
 	touch $@
 

@@ -21,7 +21,7 @@ from pipelines.lineage.attempts import committed_attempts
 from pipelines.lineage.start_weights import start_weights
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import load_dataset
 from storage.stream import eval_batches, train_batch
 from vit import (
@@ -40,13 +40,12 @@ SWEEP = [("sgd", lr) for lr in (0.01, 0.03, 0.1)] + [("adamw", lr) for lr in (3e
 
 def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
     """Validation accuracy at the end of the stage, trained by a plain torch loop."""
-    feed = Feed(stage=stage, dataset_uri=dataset_uri, attempt_uri="", decode_cpus=1.0)
     model = build_model(stage.model, seed=stage.seed)
     if start:
         model.load_state_dict(start_weights(start, stage.model)[0])
     optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
     for step in range(stage.steps):
-        batch = train_batch(feed.train_spec(), step)
+        batch = train_batch(train_spec(stage, dataset_uri), step)
         images, targets = augment_batch(
             torch.from_numpy(batch["image"]),
             torch.from_numpy(batch["label"]),
@@ -63,7 +62,7 @@ def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
         optimizer.step()
     correct = []
     with torch.no_grad():
-        for batch in eval_batches(feed.val_spec()):
+        for batch in eval_batches(val_spec(stage, dataset_uri)):
             found = model(normalize(torch.from_numpy(batch["image"]))).argmax(dim=1).numpy()
             correct.append(found == batch["label"])
     return float(np.concatenate(correct).mean())

@@ -1,6 +1,26 @@
 """The stages: recipes, the training loop, tracking, and the scripts that a user runs.
 
-The only package that knows all the others.
+The only package that knows `vit`, `storage` and `cluster`. A room imports only what lies below it
+(held by import-linter); a script imports its room's command and nothing else.
+
+    campaigns/   many stages of one recipe      study.py  suite.py
+    checks/      does this deployment work?     doctor.py  verify_order.py
+    ------------------------------------------------------------------------------------
+    training/    one stage, in your process     pretrain.py  upscale.py  finetune.py  pipeline.py
+    evaluation/  what weights are worth         evaluate.py
+    ------------------------------------------------------------------------------------
+    worker/      one stage, on every rank       loop.py is the whole training loop
+    ------------------------------------------------------------------------------------
+    inspection/  pictures of weights            inspect_weights.py
+    reporting/   the HTML page of a run         report.py
+    ------------------------------------------------------------------------------------
+    planning/    what a recipe takes            plan.py
+    packing/     images into shards             pack.py
+    tracking/    MLflow
+    lineage/     what lies in a storage root    status.py
+    ------------------------------------------------------------------------------------
+    cli/         options, place, exit codes, terminal
+    recipes/     what is trained
 """
 
 import pipelines.cli.ray_environment  # noqa: F401  # before any module here imports Ray

@@ -17,7 +17,6 @@ from storage.dataset import load_dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadImage, BadSample
 from storage.index import SampleIndex, load_index
-from storage.objects import open_store
 from storage.order import OrderSpec, Tail, natural_run, replacement
 from storage.reader import Damaged, read_samples
 from storage.selection import EVERYTHING, Selection
@@ -94,7 +93,7 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
         tail=spec.tail,
         run_samples=spec.run_samples or natural_run(labels, global_batch=spec.global_batch),
     )
-    store = open_store(spec.dataset)
+    store = dataset.shard_store()
     shards = {shard.name: shard for shard in index.shards}
     return Opened(
         spec=spec,

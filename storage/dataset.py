@@ -19,6 +19,8 @@ from typing import Any
 from storage.checksum import sha256_file
 from storage.errors import BadDataset, DatasetNotFound, ObjectNotFound
 from storage.objects import open_store
+from storage.store import ObjectStore
+from storage.uri import parse
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
@@ -59,8 +61,12 @@ class Dataset:
     format_version: int = FORMAT_VERSION
     left_out: tuple[tuple[str, str], ...] = ()
     """What of the source was not packed, and why. No part of the digest."""
+    notes: tuple[tuple[str, int], ...] = ()
+    """What was done to the source's samples, and to how many of them. No part of the digest."""
     in_place: bool = False
     """Whether somebody else wrote the tars. No part of the digest."""
+    shards_at: str | None = None
+    """Where the tars lie, if not beside the manifest. No part of the digest."""
 
     @property
     def digest(self) -> str:
@@ -78,6 +84,10 @@ class Dataset:
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def shard_store(self) -> ObjectStore:
+        """The store that the shards are read from."""
+        return open_store(self.shards_at or self.uri)
 
     def samples(self, split: str) -> int:
         """Samples of a split. Raises BadDataset if there is no such split."""
@@ -108,6 +118,8 @@ def to_json(dataset: Dataset) -> bytes:
             for name, shards in dataset.splits.items()
         },
         **({"in_place": True} if dataset.in_place else {}),
+        **({"shards_at": dataset.shards_at} if dataset.shards_at else {}),
+        **({"notes": [list(pair) for pair in dataset.notes]} if dataset.notes else {}),
         "left_out": [list(pair) for pair in dataset.left_out],
     }
     return json.dumps(content, indent=1).encode() + b"\n"
@@ -153,6 +165,9 @@ def from_json(uri: str, data: bytes) -> Dataset:
 
 def _parse(uri: str, content: dict[str, Any]) -> Dataset:
     splits = content["splits"]
+    shards_at = content.get("shards_at")
+    if shards_at is not None:
+        parse(shards_at)  # raises BadUri
     return Dataset(
         uri=uri,
         classes=tuple(str(name) for name in content["classes"]),
@@ -165,14 +180,16 @@ def _parse(uri: str, content: dict[str, Any]) -> Dataset:
         indexes=MappingProxyType(
             {name: IndexFile(**split["index"]) for name, split in splits.items()}
         ),
+        notes=tuple((str(what), int(count)) for what, count in content.get("notes", ())),
         in_place=content.get("in_place", False) is True,
+        shards_at=shards_at,
         left_out=tuple((what, why) for what, why in content["left_out"]),
     )
 
 
 def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> None:
     """Ask for the size of every shard. Raises BadDataset, which names the first that differs."""
-    store = open_store(dataset.uri)
+    store = dataset.shard_store()
     shards = [shard for name in splits or dataset.splits for shard in dataset.shards(name)]
 
     def check(shard: Shard) -> None:

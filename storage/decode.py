@@ -8,6 +8,7 @@ happens to decode.
 
 import io
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +16,19 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import BadImage, BadInput
-from storage.pixels import SIDEWAYS, Box, cut
+from storage.jpeg_header import plain_jpeg_size
+from storage.pixels import JPEGS, SIDEWAYS, Box, cut
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # an allow-list: PIL would also run Ghostscript for EPS
 MAX_BYTES = 64 << 20
-MAX_PIXELS = 89_478_485  # where PIL starts to warn; a quarter of a gigabyte of RGB
-_ORIENTATION = 0x0112
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB; what a packer lets in unless it is told
+# What `decode` takes: the packer's limit is the one that guards, and it may be raised to this.
+CEILING_PIXELS = 1 << 29
+Image.MAX_IMAGE_PIXELS = CEILING_PIXELS  # Pillow's own limit is below what a packer may be told
+# Pillow warns of EXIF blocks that it cannot read whole, on the terminal of whoever packs or trains.
+# Nothing here reads EXIF but the orientation; what cannot be decoded is a BadImage.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+ORIENTATION = 0x0112  # of EXIF
 _MODES = ("L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "1")
 _ATTEMPTS = 10
 
@@ -63,7 +71,7 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
     orientation is applied. Raises BadImage for anything else, for animations and for images beyond
     the limits.
     """
-    image = _open(data)
+    image = open_image(data, max_pixels=CEILING_PIXELS)
     try:
         width, height, orientation = _size_and_orientation(image)
         box, flip = crop_box(crop, width, height, seed=seed, epoch=epoch, index=index)
@@ -76,8 +84,10 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
             snap=crop.kind == "random",  # where it lies was drawn anyway
             flip=flip,
         )
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # truncated or broken data
-        raise BadImage(f"{image.format} does not decode: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes from outside may make a decoder raise anything
+        raise BadImage(f"{image.format} does not decode: {describe_error(error)}") from None
 
 
 def crop_box(
@@ -123,48 +133,95 @@ def _draws(seed: int, epoch: int, index: int) -> np.ndarray:
     return (philox.random_raw(1 + _ATTEMPTS * 4) >> np.uint64(11)) * 2.0**-53
 
 
-def probe(data: bytes) -> tuple[int, int]:
-    """Width and height, without decoding.
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the header of an image says."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    """Pillow's name for the kind of its pixels."""
+    frames: int = 1
+    """Pictures in the file. Only an MPO may have several: the first is the image."""
+
+
+def probe(data: bytes, *, max_pixels: int = MAX_PIXELS, advice: str = "") -> Header:
+    """Read the header, without decoding. `advice` is the option that raises the limit.
 
     Raises BadImage for what `decode` would refuse by the header, and for data that lack their end.
     """
-    image = _open(data)
-    if not _ends(data, image.format):
-        raise BadImage(f"{image.format} without its end: truncated")
-    return image.size
+    size = plain_jpeg_size(data)  # a quarter of the time that Pillow takes, for most files
+    if size is not None and len(data) <= MAX_BYTES:
+        width, height, mode = size
+        _check_pixels(width, height, max_pixels, advice)
+        found = Header(format="JPEG", width=width, height=height, mode=mode)
+    else:
+        image = open_image(data, max_pixels=max_pixels, advice=advice)
+        found = Header(
+            format=image.format or "",
+            width=image.width,
+            height=image.height,
+            mode=image.mode,
+            frames=getattr(image, "n_frames", 1),
+        )
+    if not _ends(data, found.format):
+        raise BadImage(f"{found.format} without its end: truncated")
+    return found
 
 
-def _ends(data: bytes, kind: str | None) -> bool:
+def open_image(
+    data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMATS, advice: str = ""
+) -> Image.Image:
+    """Read the header of an image in one of some of Pillow's formats. Raises BadImage."""
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"{len(data)} bytes, the limit is {MAX_BYTES}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+        frames = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) else 1
+    except UnidentifiedImageError:
+        raise BadImage(f"not a {', '.join(formats)} image: it starts with {data[:8]!r}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadImage(f"its header does not read: {describe_error(error)}") from None
+    _check_pixels(image.width, image.height, max_pixels, advice)
+    if frames > 1 and image.format not in JPEGS:
+        raise BadImage(
+            f"a TIFF of {frames} pages: wanted one"
+            if image.format == "TIFF"
+            else f"an animation of {frames} frames"
+        )
+    if image.mode not in _MODES and not image.mode.startswith("I;16"):
+        raise BadImage(f"pixels of mode {image.mode!r} are not handled")
+    return image
+
+
+def describe_error(error: Exception) -> str:
+    """What a decoder raised, in a line: errors without a message are named by their class."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, OSError | SyntaxError | ValueError | EOFError) and text
+    return text if known else f"{type(error).__name__} {text}".rstrip()
+
+
+def _check_pixels(width: int, height: int, limit: int, advice: str) -> None:
+    if width * height > limit:
+        remedy = f": raise it with {advice}" if advice else ""
+        raise BadImage(f"{width}x{height} pixels, the limit is {limit}{remedy}")
+
+
+def _ends(data: bytes, kind: str) -> bool:
     """Whether the end mark is there; what some cameras write behind it does no harm."""
-    if kind == "JPEG":  # end of image behind the last start of scan: a scan holds neither mark
+    if kind in JPEGS:  # end of image behind the last start of scan: a scan holds neither mark
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if kind == "PNG":
         return b"IEND" in data[-4096:]
     return int.from_bytes(data[4:8], "little") + 8 <= len(data)  # RIFF counts its bytes
 
 
-def _open(data: bytes) -> Image.Image:
-    """Read the header. Raises BadImage."""
-    if len(data) > MAX_BYTES:
-        raise BadImage(f"{len(data)} bytes, the limit is {MAX_BYTES}")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise BadImage(f"not a {', '.join(FORMATS)} image: it starts with {data[:8]!r}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(f"its header does not read: {error}") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImage(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS}")
-    if getattr(image, "is_animated", False):
-        raise BadImage(f"an animation of {getattr(image, 'n_frames', '?')} frames")
-    if image.mode not in _MODES and not image.mode.startswith("I;16"):
-        raise BadImage(f"pixels of mode {image.mode!r} are not handled")
-    return image
-
-
 def _size_and_orientation(image: Image.Image) -> tuple[int, int, int]:
     """Width and height as a viewer shows them, and the EXIF orientation (1: upright)."""
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = image.getexif().get(ORIENTATION, 1)
     if orientation in SIDEWAYS:
         return image.height, image.width, orientation
     return image.width, image.height, orientation

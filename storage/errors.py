@@ -29,6 +29,11 @@ class StorageError(Exception):
     """Root of everything this package raises on purpose."""
 
 
+def printable(name: str) -> str:
+    """A name from outside, fit for a terminal: control characters and stray bytes are escaped."""
+    return name if name.isprintable() else ascii(name)
+
+
 class BadInput(StorageError, ValueError):
     """Something the user can mend."""
 

@@ -63,8 +63,13 @@ class SampleIndex:
 
 
 def name_hash(name: str) -> int:
-    """64 bits that stand for a member's name in the index."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    """64 bits that stand for a member's name in the index.
+
+    The name may hold surrogates: bytes that are not UTF-8, as a flipped bit makes them, or GNU tar,
+    which cuts long names inside a letter.
+    """
+    data = name.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def load_index(dataset: Dataset, split: str) -> SampleIndex:

@@ -12,10 +12,22 @@ from types import ModuleType
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
+JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the whole image
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# What turns each EXIF orientation upright. Not ImageOps.exif_transpose: it writes the whole EXIF
+# block anew, and raises TypeError or struct.error for any tag of a type that it does not expect.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def cut(
@@ -52,7 +64,7 @@ def cut(
 
 def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
     """uint8 [h, w, 3], or None for what is left to Pillow: also to say what is wrong with it."""
-    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+    if image.format not in JPEGS or image.mode not in ("L", "RGB"):
         return None
     try:
         return simplejpeg.decode_jpeg(
@@ -68,13 +80,14 @@ def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
 def _any(image: Image.Image, shrink: float, orientation: int) -> np.ndarray:
     """uint8 [h, w, 3] by Pillow, upright."""
     width, height = image.size
-    if image.format == "JPEG":
+    if image.format in JPEGS:
         image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
-    upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-    return np.asarray(_rgb(upright))
+    upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return np.asarray(as_rgb(upright))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image in any mode that `decode` takes; 16-bit grey levels keep their upper 8."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:

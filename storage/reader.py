@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound
+from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound, printable
 from storage.index import SampleIndex, name_hash
 from storage.store import RangeReader
 from storage.tar import BLOCK as HEADER_BYTES
@@ -130,7 +130,7 @@ def _cut(
         else:
             yield RawSample(request, shard, name.partition(".")[0], image)
             continue
-        error = BadSample(shard, name or "?", f"{reason}: {_CHANGED}")
+        error = BadSample(shard, printable(name or "?"), f"{reason}: {_CHANGED}")
         if damaged is None:
             raise error
         damaged.append(Damaged(request, error))

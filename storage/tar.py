@@ -9,6 +9,7 @@ their members cannot be reached by a ranged read, and a small one may unpack to 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from storage.errors import BadSource
 
@@ -26,12 +27,12 @@ _KINDS = {
     b"S": "a sparse file",
 }
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+_PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
+_PAX_SIZE = re.compile(rb"\d{1,18}")
 Read = Callable[[int], bytes]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
+class Member(NamedTuple):
     """One file of a tar, or the reason why it is none."""
 
     name: str
@@ -143,7 +144,8 @@ def _parse_header(header: bytes, position: int) -> tuple[str, int, bytes]:
 
 
 def _checksum_holds(header: bytes) -> bool:
-    return _number(header[148:156]) == sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+    field = header[148:156]
+    return _number(field) == sum(header) - sum(field) + 8 * 32  # as if the field were blanks
 
 
 def _number(field: bytes) -> int | None:
@@ -153,7 +155,10 @@ def _number(field: bytes) -> int | None:
     text = field.strip(b" \0")
     if not text:
         return 0
-    return int(text, 8) if re.fullmatch(rb"[0-7]+", text) else None
+    try:
+        return int(text, 8) if text.isdigit() else None
+    except ValueError:  # an 8 or a 9
+        return None
 
 
 def _extended(
@@ -172,6 +177,8 @@ def _extended(
         if record.group(2) == b"path":
             long_name = value.decode("utf-8", "surrogateescape")
         if record.group(2) == b"size":
+            if not _PAX_SIZE.fullmatch(value):
+                raise BadSource(f"pax header at byte {position} has the size {value[:20]!r}")
             long_size = int(value)
         start = end
     return long_name, long_size
@@ -180,9 +187,11 @@ def _extended(
 def _refusal(kind: bytes, name: str, size: int) -> str | None:
     if kind not in _REGULAR:
         return _KINDS.get(kind, f"a member of unknown type {kind!r}")
-    if name.startswith("/") or ".." in name.split("/"):
+    if name.startswith("/") or (".." in name and ".." in name.split("/")):
         return "a name that leads out of the tar"
-    if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+    if not name.isprintable() and any(
+        letter < " " or "\ud800" <= letter <= "\udfff" for letter in name
+    ):
         return "a name with control characters or not in UTF-8"
     if size > MAX_MEMBER_BYTES:
         return f"{size} bytes, the limit is {MAX_MEMBER_BYTES}"

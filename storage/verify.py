@@ -10,7 +10,6 @@ import numpy as np
 from storage.dataset import Dataset, Shard
 from storage.errors import BadInput, BadSample
 from storage.index import SampleIndex, load_index
-from storage.objects import open_store
 from storage.reader import Damaged, read_samples
 from storage.store import ObjectStore
 
@@ -24,7 +23,7 @@ def verify(dataset: Dataset, *, progress: Progress | None = None) -> tuple[BadIn
     A shard whose checksum holds is done; in one that does not, every damaged sample is found and
     named. Raises Unavailable, and BadDataset if an index cannot be read.
     """
-    store = open_store(dataset.uri)
+    store = dataset.shard_store()
     problems: list[BadInput] = []
     for split in dataset.splits:
         index = load_index(dataset, split)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,42 @@ def test_import_linter_holds_the_layers() -> None:
     linter = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([str(linter)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_root_of_pipelines_holds_scripts_that_import_one_command() -> None:
+    scripts = sorted(Path("pipelines").glob("*.py"))
+    assert len(scripts) >= 15
+    for path in scripts:
+        text = path.read_text()
+        if path.name == "__init__.py":
+            assert [type(node) for node in ast.parse(text).body] == [ast.Expr], "the map, no code"
+            continue
+        imports = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        (only,) = imports
+        assert isinstance(only, ast.ImportFrom), path
+        assert [alias.name for alias in only.names] == ["main"], path
+        room, _, module = str(only.module).removeprefix("pipelines.").rpartition(".")
+        assert module in ("command", "doctor", "order"), f"{path} imports {room}.{module}"
+        assert path.stat().st_mode & 0o111, f"{path} is not executable"
+        assert len(text.splitlines()) < 12, path
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    files = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
+        for package in PACKAGES
+        for path in Path(package).rglob("*.py")
+    }
+    imports = {name: set[str]() for name in files}
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):  # also inside functions and for types
+            if isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+                modules = whole & files.keys()
+                deepest = max((len(module) for module in modules), default=0)
+                imports[name] |= {m for m in modules if len(m) == deepest} - {name}
+    order = TopologicalSorter(imports)
+    order.prepare()  # raises CycleError, which names the circle
 
 
 def test_mlflow_is_imported_in_one_file() -> None:

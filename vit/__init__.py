@@ -17,7 +17,7 @@ from vit.augment import AugmentConfig, augment_batch, normalize
 from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig, config_from_dict
 from vit.export import export_hugging_face, export_onnx, export_program, export_timm
-from vit.importers import import_checkpoint
+from vit.importers import BadCheckpoint, InferredConfig, import_checkpoint, infer_config
 from vit.losses import loss_fn
 from vit.model import ViT
 from vit.optim import (
@@ -35,9 +35,11 @@ from vit.variants import VARIANTS
 __all__ = [
     "VARIANTS",
     "AugmentConfig",
+    "BadCheckpoint",
     "BiT",
     "BiTConfig",
     "Config",
+    "InferredConfig",
     "OptimConfig",
     "ViT",
     "ViTConfig",
@@ -51,6 +53,7 @@ __all__ = [
     "export_program",
     "export_timm",
     "import_checkpoint",
+    "infer_config",
     "loss_fn",
     "lr_at",
     "normalize",

@@ -6,9 +6,28 @@ The sincos table is a buffer that is not saved; it is computed again from the gr
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vit.config import ViTConfig
 from vit.resnet import HybridBackbone
+
+
+class PatchProjection(nn.Conv2d):
+    """A convolution whose stride is its kernel, computed as a matrix product.
+
+    Its weights have the names and shapes of a convolution's. The product needs no convolution
+    library: cuDNN is slow for kernels of 3 channels in bfloat16, and not deterministic.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Project every patch: [B, C, H, W] -> [B, h*w, D]; what fills no patch is cut off."""
+        batch, channels, height, width = input.shape
+        side = self.kernel_size[0]
+        rows, columns = height // side, width // side
+        patches = input[:, :, : rows * side, : columns * side]
+        patches = patches.reshape(batch, channels, rows, side, columns, side)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
+        return F.linear(patches, self.weight.flatten(1), self.bias)  # [B, h*w, C*p*p] -> [.., D]
 
 
 class PatchEmbed(nn.Module):
@@ -25,13 +44,14 @@ class PatchEmbed(nn.Module):
             stem_width = 64 * config.stem_width_factor
             self.backbone = HybridBackbone(channels, config.stem_blocks, stem_width)
             channels = 4 * stem_width * 2 ** (len(config.stem_blocks) - 1)
-        self.proj = nn.Conv2d(channels, config.width, kernel_size=patch, stride=patch)
+        projection = nn.Conv2d if config.stem_blocks else PatchProjection
+        self.proj = projection(channels, config.width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
         """Project every patch: [B, C, H, W] -> [B, h*w, D]."""
         if self.backbone is not None:
-            images = self.backbone(images)
-        return self.proj(images).flatten(2).transpose(1, 2)
+            return self.proj(self.backbone(images)).flatten(2).transpose(1, 2)
+        return self.proj(images)
 
 
 class TokenEmbed(nn.Module):

@@ -57,6 +57,7 @@ def export_timm(weights: Mapping[str, Tensor], config: Config, folder: Path) -> 
     described = {
         "architecture": architecture,
         "num_classes": config.num_classes,
+        "norm_eps": getattr(config, "norm_eps", None),  # timm has no place for it; the importer has
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [config.in_channels, height, width],
@@ -194,6 +195,7 @@ def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
         "mlp_ratio": (config.mlp_dim + 0.5) / config.width,
         "class_token": config.pool == "token",
         "global_pool": "avg" if config.pool == "gap" else config.pool,
+        "pool_include_prefix": config.pool == "map",
         "fc_norm": config.fc_norm,
         "reg_tokens": config.registers,
         "no_embed_class": not config.pos_embed_prefix,

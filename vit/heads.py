@@ -1,4 +1,4 @@
-"""From tokens to one vector an image: attention pooling, and the paper's pre-training layer."""
+"""From tokens to logits: attention pooling, the paper's pre-training layer, the linear head."""
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +6,28 @@ from torch.nn import functional as F
 
 from vit.blocks import Mlp
 from vit.config import ViTConfig
+
+
+def float32_logits(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear layer of the classes, in float32 at least: [B, D] -> [B, num_classes].
+
+    bfloat16 rounds logits near a bias of -10 to steps of 1/16: thousands of classes become equal.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    bias = None if bias is None else bias.to(dtype)
+    device = pooled.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return F.linear(pooled.to(dtype), weight.to(dtype), bias)
+    return F.linear(pooled.to(dtype), weight.to(dtype), bias)
+
+
+class Head(nn.Linear):
+    """The linear head; its logits are float32 whatever the module's own dtype."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Classify: [B, D] of any dtype -> float32 [B, num_classes]."""
+        return float32_logits(input, self.weight, self.bias)
 
 
 class AttentionPool(nn.Module):

@@ -48,7 +48,9 @@ def activation_bytes(
     else:
         kept += sum(blocks)
     stem = _of_resnet(config, batch, element_bytes) if config.stem_blocks else 0
-    return batch * kept + stem
+    # the head computes in float32: a copy of its kernel
+    head = 4 * config.num_classes * config.width if element_bytes < 4 else 0
+    return batch * kept + stem + head
 
 
 def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
@@ -111,10 +113,9 @@ def _end(config: ViTConfig, element: int) -> int:
     if config.pool == "map":
         numbers += tokens * width + 2 * tokens * width  # kv: its input; attention: k, v
         numbers += 5 * width + _STATISTICS + 2 * config.mlp_dim  # the probe's own, one token
-    numbers += width  # head: its input
     if config.head == "mlp":
         numbers += width  # pre_logits: its input
-    return numbers * element
+    return numbers * element + 4 * width  # head: its input, in float32
 
 
 def _of_resnet(config: Config, batch: int, element: int) -> int:

@@ -7,7 +7,7 @@ from vit.blocks import Block
 from vit.config import ViTConfig
 from vit.cost import Cost, cost_of
 from vit.embed import PatchEmbed, TokenEmbed
-from vit.heads import AttentionPool, PreLogits
+from vit.heads import AttentionPool, Head, PreLogits
 
 
 class ViT(TokenEmbed):
@@ -32,7 +32,7 @@ class ViT(TokenEmbed):
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.fc_norm = norm if config.fc_norm else nn.Identity()
         self.pre_logits = PreLogits(width) if config.head == "mlp" else nn.Identity()
-        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+        self.head = Head(width, config.num_classes) if config.num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify: [B, C, H, W] -> [B, num_classes].
@@ -64,7 +64,7 @@ class ViT(TokenEmbed):
         return self.norm(tokens)
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify: [B, T, D] -> [B, num_classes], or [B, D] with `pre_logits`."""
+        """Pool and classify: [B, T, D] -> float32 [B, num_classes], or [B, D] with `pre_logits`."""
         pooled = self.pre_logits(self.fc_norm(self.pool(tokens)))
         return pooled if pre_logits else self.head(pooled)
 

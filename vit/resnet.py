@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vit.config import BiTConfig
 from vit.cost import Cost, cost_of
+from vit.heads import float32_logits
 
 
 class StdConv(nn.Conv2d):
@@ -213,8 +214,16 @@ class ConvHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        self.fc = nn.Conv2d(width, num_classes, 1) if num_classes else nn.Identity()
+        self.fc = _ConvClasses(width, num_classes, 1) if num_classes else nn.Identity()
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """[B, D] -> [B, num_classes]."""
-        return self.fc(pooled[:, :, None, None]).flatten(1)
+        """[B, D] -> float32 [B, num_classes]."""
+        return self.fc(pooled)
+
+
+class _ConvClasses(nn.Conv2d):
+    """A 1x1 convolution over one pixel, which is a linear layer: [B, D] -> float32 [B, C]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Classify: [B, D] of any dtype -> float32 [B, num_classes]."""
+        return float32_logits(input, self.weight.flatten(1), self.bias)

@@ -6,6 +6,7 @@ is named here and not found out by its loss.
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from vit.resample import Convention, resize_patch_kernel, resize_position_table
 # Fields that only training sees; the weights are the same whatever they are.
 _FREE = {"dropout", "drop_path", "head_bias_init"}
 # Fields whose change is handled below.
-_ADAPTED = {"image_size", "patch_size", "pos_embed_prefix", "num_classes", "head"}
+_ADAPTED = {"image_size", "patch_size", "in_channels", "pos_embed_prefix", "num_classes", "head"}
 # Fields without tensors of their own: the weights load, yet the function is another one.
 _NOTED = {"gelu", "norm_eps"}
 
@@ -30,12 +31,14 @@ def adapt_state_dict(
     target: Config,
     *,
     convention: Convention = "align-corners",
+    reset_head: bool = False,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Turn `source`'s weights into `target`'s; returns them and a line for each thing changed.
 
     The position table follows the grid, by the paper's convention unless told otherwise; the patch
-    kernel follows the patch size by its pseudo-inverse. A head of other classes or another kind is
-    reset: zero kernel, bias `target.head_bias_init`.
+    kernel follows the patch size by its pseudo-inverse, and the channels as in timm: a grey image
+    gives what it gave as RGB. A head of other classes or another kind is reset: zero kernel, bias
+    `target.head_bias_init`. So is any head with `reset_head`, for another task of as many classes.
     Raises BadModel for unknown, missing or misshapen keys and for changes no surgery can make.
     """
     check_state_dict(weights, source)
@@ -43,15 +46,16 @@ def adapt_state_dict(
     adapted = dict(weights)
     if isinstance(source, ViTConfig) and isinstance(target, ViTConfig):
         changes += _adapt_patches(adapted, source, target)
+        changes += _adapt_channels(adapted, source, target)
         changes += _adapt_prefix_rows(adapted, source, target)
         changes += _adapt_positions(adapted, source, target, convention)
-    changes += _adapt_head(adapted, source, target)
+    changes += _adapt_head(adapted, source, target, reset=reset_head)
     check_state_dict(adapted, target)
     return adapted, tuple(changes)
 
 
 def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
-    """Raise BadModel that names every unknown, missing or misshapen key of `config`'s model."""
+    """Raise BadModel if a key is unknown, missing or misshapen for `config`'s model."""
     expected = build_model(config, device="meta").state_dict()
     problems = [f"unknown {name}" for name in weights.keys() - expected.keys()]
     problems += [f"missing {name}" for name in expected.keys() - weights.keys()]
@@ -61,22 +65,37 @@ def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
         if weights[name].shape != expected[name].shape
     ]
     if problems:
-        raise BadModel("weights do not fit the model: " + "; ".join(sorted(problems)))
+        # Shapes first: they tell more than what follows from them.
+        problems.sort(key=lambda problem: (problem.startswith(("unknown", "missing")), problem))
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise BadModel(f"weights do not fit the model: {'; '.join(problems[:3])}{more}")
 
 
 def _other_function(source: Config, target: Config) -> list[str]:
     """Lines for what makes another function of the same weights; raises for what needs others."""
     if source.family != target.family:
         raise BadModel(f"cannot turn a {source.family} into a {target.family}")
-    changes: list[str] = []
-    for field in fields(source):
-        old, new = getattr(source, field.name), getattr(target, field.name)
-        if old == new or field.name in _FREE | _ADAPTED:
-            continue
-        if field.name not in _NOTED:
-            raise BadModel(f"cannot turn {field.name} {old} into {new}: other weights altogether")
-        changes.append(f"{field.name} {old} -> {new}")
-    return changes
+    different = {
+        field.name: (getattr(source, field.name), getattr(target, field.name))
+        for field in fields(source)
+        if field.name not in _FREE | _ADAPTED
+        and getattr(source, field.name) != getattr(target, field.name)
+    }
+    if others := [name for name in different if name not in _NOTED]:
+        turns = ", ".join(
+            f"{name} {different[name][0]} into {different[name][1]}" for name in others
+        )
+        asked = " ".join(_option(name, different[name][0]) for name in others)
+        raise BadModel(f"cannot turn {turns}: other weights altogether - for the weights' {asked}")
+    return [f"{name} {old} -> {new}" for name, (old, new) in different.items()]
+
+
+def _option(name: str, value: Any) -> str:
+    """A field as the command line sets it."""
+    option = f"--stage.model.{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return option if value else f"--stage.model.no-{name.replace('_', '-')}"
+    return f"{option} {' '.join(str(v) for v in value) if isinstance(value, tuple) else value}"
 
 
 def _adapt_patches(weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig) -> list[str]:
@@ -88,6 +107,23 @@ def _adapt_patches(weights: dict[str, Tensor], source: ViTConfig, target: ViTCon
     name = "patch_embed.proj.weight"
     weights[name] = resize_patch_kernel(weights[name], new)
     return [f"patch_embed {old}x{old} -> {new}x{new}"]
+
+
+def _adapt_channels(weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig) -> list[str]:
+    """Sum the kernel's channels into one, or share them out: a grey image looks the same."""
+    old, new = source.in_channels, target.in_channels
+    if old == new:
+        return []
+    if source.stem_blocks:
+        raise BadModel(f"cannot turn in_channels {old} into {new}: the stem has no such kernel")
+    name = "patch_embed.proj.weight"
+    kernel = weights[name]  # [D, C, p, p]
+    if new == 1:
+        weights[name] = kernel.sum(dim=1, keepdim=True)
+        return [f"patch_embed: {old} channels summed into 1"]
+    repeats = -(-new // old)
+    weights[name] = kernel.repeat(1, repeats, 1, 1)[:, :new] * (old / new)
+    return [f"patch_embed: {old} channels repeated to {new}"]
 
 
 def _adapt_prefix_rows(
@@ -144,11 +180,14 @@ def _adapt_positions(
     return changes
 
 
-def _adapt_head(weights: dict[str, Tensor], source: Config, target: Config) -> list[str]:
-    old, new = _head(source), _head(target)
-    if old == new:
+def _adapt_head(
+    weights: dict[str, Tensor], source: Config, target: Config, *, reset: bool
+) -> list[str]:
+    old, new = head_of(source), head_of(target)
+    if old == new and not (reset and target.num_classes):
         return []
     changes = [f"head {a} -> {b}: reset" for a, b in zip(old, new, strict=True) if a != b]
+    changes = changes or [f"head of {target.num_classes} classes: reset"]
     stale = ("head.",) if old[0] == new[0] else ("head.", "pre_logits.")
     for name in [name for name in weights if name.startswith(stale)]:
         del weights[name]
@@ -160,5 +199,6 @@ def _adapt_head(weights: dict[str, Tensor], source: Config, target: Config) -> l
     return changes
 
 
-def _head(config: Config) -> tuple[str, int]:
+def head_of(config: Config) -> tuple[str, int]:
+    """Kind and classes of a model's head: a head fits another model if both are equal."""
     return config.head if isinstance(config, ViTConfig) else "linear", config.num_classes

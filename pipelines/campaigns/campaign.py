@@ -4,21 +4,19 @@ Both are many stages of one recipe in one run. Their tables and figures lie in t
 beside the stages, and in MLflow as a run of their own.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from cluster.settings import Place
 from pipelines.cli.console import clock
-from pipelines.cli.options import Command, Options, parse_quietly
-from pipelines.cli.place import CONFIG, place_of, resolve_place
+from pipelines.cli.options import Command, NoOptions, Options
+from pipelines.cli.place import CONFIG
 from pipelines.lineage.status import attempts_under, what_would_run
 from pipelines.planning.estimate import Estimate, check_sharing, estimate
 from pipelines.planning.hardware import default_kind, find_cluster
@@ -30,7 +28,6 @@ from storage.objects import open_store
 from storage.uri import join
 
 _LOG_COLUMNS = 120
-T = TypeVar("T", bound="CampaignOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,39 +48,12 @@ class CampaignOptions:
     """Folder for a copy of the tables and figures."""
 
 
-def read_options(
-    options: type[T], argv: list[str], *, prog: str, description: str
-) -> tuple[T, Place]:
-    """Parse the arguments of a script; `--place.FIELD` overrides the deployment.
-
-    Raises:
-        ValueError: one line for whatever is wrong with them.
-        SystemExit: after --help.
-    """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--config", type=Path, default=CONFIG)
-    first = parse_quietly(prog, lambda: early.parse_known_args(argv)[0])
-    place = place_of(first.config)
-    shape = make_dataclass(
-        "Arguments", [("place", Place, place)], bases=(options,), frozen=True, kw_only=True
-    )
-    parsed: Any = parse_quietly(
-        prog,
-        lambda: tyro.cli(
-            shape,
-            args=argv,
-            prog=prog,
-            description=description,
-            config=(tyro.conf.AvoidSubcommands,),
-        ),
-    )
-    return parsed, resolve_place(parsed.place, cwd=Path.cwd())
-
-
 def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG) -> Command:
     """The command that runs all stages of the recipe."""
     options = Options(recipe=recipe.name, run=run, config=config)
-    return Command(options=options, recipe=recipe, stages=recipe.stages, place=place)
+    return Command(
+        options=options, recipe=recipe, stages=recipe.stages, place=place, own=NoOptions()
+    )
 
 
 def print_plan(command: Command, on: str | None) -> None:

@@ -120,7 +120,7 @@ def _done(plan: Plan) -> Outcome:
     manifest = plan.attempt.manifest
     assert manifest is not None
     print(f"{plan.stage.name}: committed already in {plan.attempt.uri}", flush=True)
-    return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
+    return Outcome(plan.stage.name, "done already", manifest.metrics, 0.0, plan.attempt.uri)
 
 
 def _run(

@@ -7,8 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NoReturn
 
 from pipelines.checks.finding import Finding, fail
@@ -23,7 +22,6 @@ from pipelines.checks.machine import (
 from pipelines.checks.services import CHECKS as SERVICES
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.place import resolve_place
 
 Check = Callable[[Command], Finding]
 MACHINE: tuple[Check, ...] = (
@@ -41,10 +39,7 @@ SECONDS = 30.0
 def main(description: str) -> NoReturn:
     """Check everything and exit."""
     with errors_as_exits():
-        command = read_command(
-            sys.argv[1:], stage_name=None, prog=program_name(), description=description
-        )
-        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
+        command = read_command(sys.argv[1:], prog=program_name(), description=description)
     began = time.monotonic()
     findings = examine(command, (*MACHINE, *SERVICES), seconds=SECONDS)
     for finding in findings:

@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.checks.order_groups import History, Killing, follow
+from cluster.settings import Place
+from pipelines.checks.order_groups import History, Killing, Reading, follow
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import parse_quietly, program_name
-from pipelines.cli.place import CONFIG, place_of, resolve_place, shard_cache
+from pipelines.cli.options import program_name, read_options
+from pipelines.cli.place import CONFIG
 from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_states
 from pipelines.lineage.start_weights import init_place
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import train_spec
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.order import OrderSpec, steps_per_epoch
-from storage.stream import order_of
+from storage.stream import StreamSpec, order_of
 from storage.uri import join
 
 
@@ -59,7 +59,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class Outcome:
     """What one run saw, as digests."""
 
     workers: str
@@ -74,45 +74,34 @@ class Run:
 def main(description: str) -> NoReturn:
     """Prove it, print the table; exit 0 if all runs agree, 1 if not, 2 for a mistake."""
     with errors_as_exits():
-        settings = parse_quietly(
-            program_name(),
-            lambda: tyro.cli(Settings, prog=program_name(), description=description),
+        settings, place = read_options(
+            Settings, sys.argv[1:], prog=program_name(), description=description
         )
-        runs = prove(settings)
+        runs = prove(settings, place)
     equal = print_table(runs)
     sys.exit(0 if equal else 1)
 
 
-def prove(settings: Settings) -> list[Run]:
+def prove(settings: Settings, place: Place) -> list[Outcome]:
     """Every worker count unbroken, then one run with kills that begins with each of them."""
-    place = resolve_place(place_of(settings.config), cwd=Path.cwd())
     recipe = find_recipe(settings.recipe)
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
     uri = init_place(settings.dataset) or join(place.data_root, stage.data.dataset)
-    attempt = join(str(Path(place.storage_root).absolute()), f".verify-order-{uuid.uuid4().hex}")
-    attempt = (
-        attempt if "://" not in place.storage_root else join(place.storage_root, attempt[-45:])
-    )
+    attempt = join(place.storage_root, f".verify-order-{uuid.uuid4().hex}")
     for workers in settings.workers:
         if workers < 1 or stage.global_batch % workers:
             raise Mistake(
                 f"--workers {workers}: the global batch {stage.global_batch} of stage {stage.name}"
                 " does not divide by it"
             )
-    feed = Feed(
-        stage=stage,
-        dataset_uri=uri,
-        attempt_uri=attempt,
-        decode_cpus=place.decode_cpus,
-        cache=shard_cache(place.cache),
-    )
-    order = order_of(feed.train_spec())
+    spec = train_spec(stage, uri)
+    order = order_of(spec)
     steps = settings.steps or min(2 * steps_per_epoch(order), 200)
     if steps < 1 or settings.kills < 0 or settings.kills >= steps:
         raise Mistake(f"wanted at least 1 step and fewer kills than steps, found {steps} steps")
     optim = replace(stage.optim, warmup_steps=0, cooldown_steps=0)  # would not fit few steps
-    feed = replace(feed, stage=replace(stage, steps=steps, optim=optim))
-    runs: list[Run] = []
+    reading = Reading(replace(stage, steps=steps, optim=optim), place, uri, attempt)
+    outcomes: list[Outcome] = []
     print(f"{stage.name} of {settings.recipe}: {steps} steps; Ray reports the kills below")
     with ray_session(verbose=place.verbose):
         for number, workers in enumerate(settings.workers):
@@ -120,18 +109,17 @@ def prove(settings: Settings) -> list[Run]:
                 sizes = settings.workers[number:] + settings.workers[:number]
                 sizes = (workers,) if killing is None else sizes
                 try:
-                    history = follow(feed, sizes, killing)
+                    history = follow(reading, sizes, killing)
                 finally:
                     drop_states(attempt)  # nothing else is ever written there
                 name = "-".join(map(str, sizes))
-                runs.append(summarize(name, history, feed, order))
+                outcomes.append(summarize(name, history, spec, order))
                 print(f"{name} workers: {steps} steps, {history.kills} kills", flush=True)
-    return runs
+    return outcomes
 
 
-def summarize(workers: str, history: History, feed: Feed, order: OrderSpec) -> Run:
+def summarize(workers: str, history: History, spec: StreamSpec, order: OrderSpec) -> Outcome:
     """Digests of what a run saw."""
-    spec = feed.train_spec()
     index = load_index(load_dataset(spec.dataset), spec.split)
     keys, pixels = sha256(), sha256()
     for step in history.steps:
@@ -139,7 +127,7 @@ def summarize(workers: str, history: History, feed: Feed, order: OrderSpec) -> R
         keys.update(np.ascontiguousarray(rows["shard"]).tobytes())
         keys.update(np.ascontiguousarray(rows["name"]).tobytes())
         pixels.update(step.checksums.tobytes())
-    return Run(
+    return Outcome(
         workers,
         history.kills,
         sum(len(step.positions) for step in history.steps),
@@ -164,7 +152,7 @@ def exactly_once(history: History, order: OrderSpec) -> str:
     return f"no: epoch {short[0]} is not whole" if short else "yes"
 
 
-def print_table(runs: list[Run]) -> bool:
+def print_table(runs: list[Outcome]) -> bool:
     """The runs; whether all of them saw the same, each sample once."""
     first = runs[0]
     table = Table(title="global batches", title_justify="left")

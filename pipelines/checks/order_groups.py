@@ -14,8 +14,10 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from cluster.settings import Place
 from pipelines.lineage.resume_states import newest_state, save_state
-from pipelines.worker.feed import TRAIN, Feed, OrderedDataConfig, placeholder
+from pipelines.recipes.stage import Stage
+from pipelines.worker.feed import TRAIN, OrderedDataConfig, placeholder
 
 SAVE_EVERY = 4  # steps
 _STALL_SECONDS = 120.0
@@ -62,32 +64,47 @@ class Rank:
         return step, batch["epoch"].copy(), batch["index"].copy(), checksums
 
 
-def follow(feed: Feed, sizes: tuple[int, ...], killing: Killing | None) -> History:
+@dataclass(frozen=True)
+class Reading:
+    """What the groups read, and where they keep their cursor."""
+
+    stage: Stage
+    place: Place
+    dataset_uri: str
+    attempt_uri: str
+
+
+def follow(reading: Reading, sizes: tuple[int, ...], killing: Killing | None) -> History:
     """Read all steps; group i has sizes[i mod n] ranks."""
-    history, steps = History(), feed.stage.steps
+    history, steps = History(), reading.stage.steps
     random = np.random.default_rng(killing.seed if killing else 0)
     kills = killing.kills if killing else 0
     moments = sorted(random.choice(np.arange(1, steps), kills, replace=False).tolist())
     while len(history.steps) < steps:
-        state = newest_state(feed.attempt_uri)
+        state = newest_state(reading.attempt_uri)
         del history.steps[state.step if state else 0 :]
         until = moments.pop(0) if moments else None
-        _group(feed, sizes[history.kills % len(sizes)], history, until, random)
+        _group(reading, sizes[history.kills % len(sizes)], history, until, random)
         history.kills += until is not None
     return history
 
 
 def _group(
-    feed: Feed, size: int, history: History, until: int | None, random: np.random.Generator
+    reading: Reading, size: int, history: History, until: int | None, random: np.random.Generator
 ) -> None:
     """One worker group: to the end, or to the step that it is killed at."""
-    config = OrderedDataConfig(feed)
+    config = OrderedDataConfig(
+        reading.stage,
+        reading.place,
+        dataset_uri=reading.dataset_uri,
+        attempt_uri=reading.attempt_uri,
+    )
     iterators = config.configure({TRAIN: placeholder()}, size, None, None)
-    rows = feed.stage.global_batch // size
+    rows = reading.stage.global_batch // size
     start: Any = ray.remote(num_cpus=0)(Rank)
     ranks = [start.remote(shards[TRAIN], rows) for shards in iterators]
     try:
-        while len(history.steps) < feed.stage.steps:
+        while len(history.steps) < reading.stage.steps:
             waiting = [rank.read.remote() for rank in ranks]
             if until is not None and len(history.steps) >= until:
                 _kill(ranks, random)
@@ -101,8 +118,8 @@ def _group(
             _, *columns = zip(*parts, strict=True)
             history.steps.append(Step(*map(np.concatenate, columns)))
             done = len(history.steps)
-            if done % SAVE_EVERY == 0 and done < feed.stage.steps:
-                save_state(feed.attempt_uri, {"cursor": torch.zeros(1)}, step=done)
+            if done % SAVE_EVERY == 0 and done < reading.stage.steps:
+                save_state(reading.attempt_uri, {"cursor": torch.zeros(1)}, step=done)
     finally:
         for rank in ranks:
             ray.kill(rank)

@@ -7,22 +7,23 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, make_dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, overload
 
 import tyro
 import yaml
 
 from cluster.settings import Place
-from pipelines.cli.place import CONFIG, place_of
+from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.cli.redaction import redact
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage, plain
 
 T = TypeVar("T")
+Own = TypeVar("Own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,13 @@ class Options:
     """Fingerprint of the parent to start from, where the run holds several."""
 
 
-@dataclass(frozen=True)
-class Command:
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """For a script that has no options of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Generic[Own]):
     """A resolved command line."""
 
     options: Options
@@ -53,8 +59,9 @@ class Command:
     stages: tuple[Stage, ...]
     """What to run: one stage, or all of the recipe's."""
     place: Place
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """What a script takes besides, by name."""
+    """The deployment, its roots absolute."""
+    own: Own
+    """What this script takes besides."""
 
     def as_yaml(self) -> str:
         """The resolved whole, for --print-config."""
@@ -67,45 +74,63 @@ class Command:
         return yaml.dump(plain(shown), Dumper=yaml.SafeDumper, sort_keys=False)
 
 
+@overload
+def read_command(
+    argv: list[str], *, prog: str, description: str, stage_name: str | None = None
+) -> Command[NoOptions]: ...
+
+
+@overload
+def read_command(
+    argv: list[str], *, prog: str, description: str, own: Own, stage_name: str | None = None
+) -> Command[Own]: ...
+
+
 def read_command(
     argv: list[str],
     *,
-    stage_name: str | None,
     prog: str,
     description: str,
-    more: Mapping[str, tuple[Any, Any, str]] | None = None,
-) -> Command:
-    """Parse a script's arguments; `stage_name` None means all stages of the recipe.
+    own: Any = NoOptions(),  # frozen and empty
+    stage_name: str | None = None,
+) -> Command[Any]:
+    """Parse the arguments of a script that works on a recipe.
 
-    One stage is overridden by `--stage.FIELD`, all of them by `--NAME.FIELD`, the deployment by
-    `--place.FIELD`. `more` are arguments of this script alone: name -> (type, default, meaning).
+    Args:
+        argv: arguments without the script's name.
+        prog: name of the script.
+        description: for --help.
+        own: the script's own options, a dataclass with their defaults.
+        stage_name: the one stage it works on, overridden by `--stage.FIELD`; None for all stages of
+            the recipe, each overridden by `--NAME.FIELD`. The deployment is `--place.FIELD`.
 
     Raises:
-        Mistake: one line for whatever is wrong with them.
+        Mistake: one line for whatever is wrong with the arguments.
         SystemExit: after --help and --print-config.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--config", type=Path, default=CONFIG)
-    early.add_argument("--recipe", default=None)
-    first = parse_quietly(prog, lambda: early.parse_known_args(argv)[0])
-    place = place_of(first.config)
+    first = peek(argv, prog, config=CONFIG, recipe=None)
+    place = place_of(Path(first.config))
     recipe = find_recipe(first.recipe or place.recipe)
     stages = (
         {stage.name: stage for stage in recipe.stages}
         if stage_name is None
         else {"stage": recipe.stage(stage_name)}
     )
-    shape = _arguments(recipe, stages, place, more or {})
-    parsed: Any = parse_quietly(
-        prog,
-        lambda: tyro.cli(
-            shape,
-            args=argv,
-            prog=prog,
-            description=description,
-            config=(tyro.conf.AvoidSubcommands,),
-        ),
+    members = [
+        (name, Annotated[Stage, tyro.conf.arg(help=f"The science of stage {stage.name!r}.")])
+        for name, stage in stages.items()
+    ]
+    place_help = "The deployment, as in ray_config.yaml."
+    shape = make_dataclass(
+        "Arguments",
+        [*members, ("place", Annotated[Place, tyro.conf.arg(help=place_help)])],
+        bases=(Options, type(own)),
+        frozen=True,
+        kw_only=True,
     )
+    defaults = {field.name: getattr(own, field.name) for field in fields(own)}
+    default = shape(recipe=recipe.name, run=recipe.name, place=place, **stages, **defaults)
+    parsed: Any = parse(shape, argv, prog=prog, description=description, default=default)
     chosen = {name: getattr(parsed, name) for name in stages}
     for name, stage in chosen.items():
         if stage.name != stages[name].name:
@@ -116,35 +141,58 @@ def read_command(
         recipe=Recipe(name=recipe.name, stages=tuple(known.get(s.name, s) for s in recipe.stages)),
         stages=tuple(chosen.values()),
         place=parsed.place,
-        more={name: getattr(parsed, name) for name in more or {}},
+        own=replace(own, **{name: getattr(parsed, name) for name in defaults}),
     )
     if command.options.print_config:
         print(command.as_yaml(), end="")
         sys.exit(0)
-    return command
+    return replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
 
 
-def _arguments(
-    recipe: Recipe,
-    stages: dict[str, Stage],
-    place: Place,
-    more: Mapping[str, tuple[Any, Any, str]],
-) -> type:
-    """Options, plus a field for every stage, one for the place, and the script's own."""
+def read_options(
+    own: type[Own], argv: list[str], *, prog: str, description: str
+) -> tuple[Own, Place]:
+    """Parse the arguments of a script that has options of its own and `--place.FIELD`.
 
-    def member(name: str, kind: type, default: Any, meaning: str) -> tuple[str, Any, Any]:
-        annotated: Any = Annotated[kind, tyro.conf.arg(help=meaning)]
-        return name, annotated, field(default=default)
+    Raises:
+        Mistake: one line for whatever is wrong with the arguments.
+        SystemExit: after --help.
+    """
+    place = place_of(Path(peek(argv, prog, config=CONFIG).config))
+    shape = make_dataclass(
+        "Arguments", [("place", Place, place)], bases=(own,), frozen=True, kw_only=True
+    )
+    parsed: Any = parse(shape, argv, prog=prog, description=description)
+    return parsed, resolve_place(parsed.place, cwd=Path.cwd())
 
-    members = [
-        member("recipe", str, recipe.name, "Recipe: the stages and their science."),
-        member("run", str, recipe.name, "Name of the run: where its stages find each other."),
-    ]
-    for name, stage in stages.items():
-        members.append(member(name, Stage, stage, f"The science of stage {stage.name!r}."))
-    members.append(member("place", Place, place, "The deployment, as in ray_config.yaml."))
-    members += [member(name, *described) for name, described in more.items()]
-    return make_dataclass("Arguments", members, bases=(Options,), frozen=True, kw_only=True)
+
+def peek(argv: list[str], prog: str, **names: Any) -> argparse.Namespace:
+    """Some arguments that decide the defaults of the others: name -> its value or its default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in names.items():
+        parser.add_argument(f"--{name}", default=default)
+    return parse_quietly(prog, lambda: parser.parse_known_args(argv)[0])
+
+
+def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: Any = None) -> Any:
+    """Let tyro make a command line of a type.
+
+    Raises:
+        Mistake: one line for whatever is wrong with the arguments.
+        SystemExit: after --help.
+    """
+    more = {} if default is None else {"default": default}
+    return parse_quietly(
+        prog,
+        lambda: tyro.cli(
+            shape,
+            args=argv,
+            prog=prog,
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+            **more,
+        ),
+    )
 
 
 def parse_quietly(prog: str, parse: Callable[[], T]) -> T:

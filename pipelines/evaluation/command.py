@@ -6,8 +6,8 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
@@ -19,12 +19,12 @@ import storage.errors
 from pipelines.cli.console import clock
 from pipelines.cli.exits import Failed, errors_as_exits
 from pipelines.cli.options import program_name, read_command
-from pipelines.cli.place import resolve_place
 from pipelines.cli.ray_errors import root_cause
 from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
-from pipelines.evaluation.plan import MORE, STAGE, Plan, make_plan
+from pipelines.evaluation.plan import STAGE, EvaluationOptions, Plan, make_plan
+from pipelines.lineage.manifest import File, Manifest
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import open_client, open_tracker, settle
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
@@ -40,25 +40,24 @@ def main(description: str) -> NoReturn:
     with errors_as_exits():
         signal.signal(signal.SIGTERM, _stop)
         command = read_command(
-            sys.argv[1:], stage_name=None, prog=program_name(), description=description, more=MORE
+            sys.argv[1:], prog=program_name(), description=description, own=EvaluationOptions()
         )
-        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
         plan = make_plan(command)
         client = open_client(command.place.mlflow_uri)
         manifest = plan.attempt.manifest
         if manifest is not None:
             print(f"{STAGE}: committed already in {plan.attempt.uri} (--force measures it again)")
-            for line in settle(client, manifest):
+            for line in settle(client, manifest.to_json()):
                 print(f"{STAGE}: {line}")
         else:
             with ray_session(verbose=command.place.verbose):
                 signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
                 manifest = evaluate(plan, client)
-    print_metrics(plan, manifest["metrics"])
+    print_metrics(plan, manifest.metrics)
     sys.exit(0)
 
 
-def evaluate(plan: Plan, client: Any) -> dict[str, Any]:
+def evaluate(plan: Plan, client: Any) -> Manifest:
     """Measure under an MLflow run of its own, commit, return the manifest.
 
     Raises:
@@ -98,7 +97,7 @@ def evaluate(plan: Plan, client: Any) -> dict[str, Any]:
     return manifest
 
 
-def commit(plan: Plan, measured: Measured, tracker: Tracker) -> dict[str, Any]:
+def commit(plan: Plan, measured: Measured, tracker: Tracker) -> Manifest:
     """Write tables and pictures, then the manifest; log all of it.
 
     Raises:
@@ -116,13 +115,16 @@ def commit(plan: Plan, measured: Measured, tracker: Tracker) -> dict[str, Any]:
     }
     for name, data in measured.files.items():
         store.write(name, data)
-    manifest = plan.manifest(mlflow_run_id=tracker.run_id, metrics=metrics) | {
-        "files": {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = replace(
+        plan.lineage(),
+        mlflow_run_id=tracker.run_id,
+        metrics=metrics,
+        files={
+            name: File(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             for name, data in measured.files.items()
-        }
-    }
-    text = json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
+        },
+    )
+    text = json.dumps(manifest.to_json(), indent=1, allow_nan=False).encode() + b"\n"
     try:
         store.write(weights.MANIFEST, text, if_absent=True)
     except ObjectExists:
@@ -134,7 +136,7 @@ def commit(plan: Plan, measured: Measured, tracker: Tracker) -> dict[str, Any]:
     return manifest
 
 
-def print_metrics(plan: Plan, metrics: dict[str, float]) -> None:
+def print_metrics(plan: Plan, metrics: Mapping[str, float]) -> None:
     """The numbers but those of single classes, which a table has."""
     table = Table(title=f"{plan.source.name} on {plan.protocol.dataset}", title_justify="left")
     table.add_column("metric")
@@ -152,7 +154,7 @@ def _is_of_one_class(name: str) -> bool:
 
 
 def _tags(plan: Plan) -> dict[str, str]:
-    lineage = plan.manifest(mlflow_run_id="", metrics={})
+    lineage = plan.lineage()
     tags = {
         "fingerprint": plan.fingerprint,
         "weights": plan.source.uri,
@@ -162,9 +164,7 @@ def _tags(plan: Plan) -> dict[str, str]:
         "dataset_digest": plan.dataset.digest,
         "ray_job_id": ray.get_runtime_context().get_job_id(),
     }
-    if lineage["git_commit"]:
-        tags["git_commit"] = lineage["git_commit"]
-    return tags | {f"parent.{name}": value for name, value in (lineage["parent"] or {}).items()}
+    return tags | lineage.tags()
 
 
 def _failure(error: Exception) -> Exception:

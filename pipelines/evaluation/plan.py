@@ -9,12 +9,10 @@
     manifest.json         written last: protocol, weights, lineage, all metrics
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.settings import Place
 from pipelines.cli.options import Command
@@ -29,11 +27,13 @@ from pipelines.evaluation.protocol import (
     fingerprint,
 )
 from pipelines.evaluation.real_labels import read_real
-from pipelines.lineage.attempts import Attempt, attempt_to_make, committed_attempts, newest
-from pipelines.lineage.manifest import PACKAGES, git_commit
+from pipelines.lineage.attempts import Attempt, attempt_for
+from pipelines.lineage.manifest import DatasetName, Manifest, MeasuredWeights
 from pipelines.lineage.source import Average, Source, find_source, model_record
+from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import plain
+from pipelines.recipes.streams import val_selection
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.decode import Crop
@@ -44,69 +44,50 @@ from storage.uri import join
 
 STAGE = "evaluate"
 
-MORE: Mapping[str, tuple[Any, Any, str]] = {
-    "only": (str | None, None, "The stage to evaluate. Default: the recipe's last."),
-    "weights": (
-        str | None,
-        None,
-        "Weights elsewhere: a stage's attempt, or a public checkpoint of the shape of that stage"
-        " (path or s3://).",
-    ),
-    "average": (
-        Average,
-        "auto",
-        "A stage's Polyak average (ema) or its live weights. auto: the average where it kept one.",
-    ),
-    "evaluators": (
-        tuple[Evaluator, ...],
-        ("classification",),
-        "What is measured. All but classification look at the features before the head, and learn"
-        " from the training split.",
-    ),
-    "dataset": (
-        str | None,
-        None,
-        "Packed dataset under place.data_root, all its classes. Default: that of the stage, and"
-        " its classes.",
-    ),
-    "split": (str | None, None, "Split to measure on. Default: the stage's validation split."),
-    "train_split": (str | None, None, "Split to learn from. Default: the stage's."),
-    "classes": (tuple[int, ...] | None, None, "Only these classes of the dataset."),
-    "image_size": (
-        int | None,
-        None,
-        "Resolution in pixels, to which weights are adapted. Default: theirs.",
-    ),
-    "init_image_size": (
-        int | None,
-        None,
-        "Resolution of a checkpoint whose files do not say.",
-    ),
-    "crop": (
-        Literal["center", "resize"] | None,
-        None,
-        "The centre, or the whole image. Default: as the stage evaluates.",
-    ),
-    "crop_fraction": (
-        float | None,
-        None,
-        "The centre's side over the shorter side of the image. Default: as the stage evaluates.",
-    ),
-    "real": (
-        Path | None,
-        None,
-        "JSON of several right labels an image, such as reassessed-imagenet's real.json.",
-    ),
-    "batch": (int, 64, "Images that go through the network at once; part of the fingerprint."),
-    "precision": (
-        Literal["float32", "bfloat16"],
-        "float32",
-        "Arithmetic of the network.",
-    ),
-    "knn": (Knn, Knn(), "k nearest neighbours."),
-    "few_shot": (FewShot, FewShot(), "Few-shot linear regression."),
-    "probe": (Probe, Probe(), "Linear probe."),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Options of `evaluate.py`."""
+
+    only: str | None = None
+    """The stage to evaluate. Default: the recipe's last."""
+    weights: str | None = None
+    """Weights elsewhere: a stage's attempt, or a public checkpoint of the shape of that stage (path
+    or s3://)."""
+    average: Average = "auto"
+    """A stage's Polyak average (ema) or its live weights; auto takes the average if it has one."""
+    evaluators: tuple[Evaluator, ...] = ("classification",)
+    """What is measured. All but classification look at the features before the head, and learn from
+    the training split."""
+    dataset: str | None = None
+    """Packed dataset under place.data_root, all its classes. Default: that of the stage, and its
+    classes."""
+    split: str | None = None
+    """Split to measure on. Default: the stage's validation split."""
+    train_split: str | None = None
+    """Split to learn from. Default: the stage's."""
+    classes: tuple[int, ...] | None = None
+    """Only these classes of the dataset."""
+    image_size: int | None = None
+    """Resolution in pixels, to which weights are adapted. Default: theirs."""
+    init_image_size: int | None = None
+    """Resolution of a checkpoint whose files do not say."""
+    crop: Literal["center", "resize"] | None = None
+    """The centre, or the whole image. Default: as the stage evaluates."""
+    crop_fraction: float | None = None
+    """The centre's side over the shorter side of the image. Default: as the stage evaluates."""
+    real: Path | None = None
+    """JSON of several right labels for each image, such as reassessed-imagenet's real.json."""
+    batch: int = 64
+    """Images that go through the network at once; part of the fingerprint."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network."""
+    knn: Knn = field(default_factory=Knn)
+    """k nearest neighbours."""
+    few_shot: FewShot = field(default_factory=FewShot)
+    """Few-shot linear regression."""
+    probe: Probe = field(default_factory=Probe)
+    """Linear probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,63 +120,61 @@ class Plan:
             joined.setdefault(label, []).append(names[number])
         return tuple("+".join(joined[label]) for label in sorted(joined))
 
-    def manifest(self, *, mlflow_run_id: str, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Lineage: everything the numbers came from, and the numbers."""
+    def lineage(self) -> Manifest:
+        """Everything the numbers come from; they themselves are added at the commit."""
         source = self.source
-        return {
-            "format_version": FORMAT_VERSION,
-            "recipe": self.recipe,
-            "run": self.run,
-            "stage": {"name": STAGE, **plain(asdict(self.protocol))},
-            "model": model_record(source.config),
-            "fingerprint": self.fingerprint,
-            "attempt": self.attempt.name,
-            "parent": source.parent,
-            "weights": {
-                "uri": source.uri,
-                "average": source.average,
-                "sha256": source.sha256,
-                "notes": list(source.notes),
-            },
-            "dataset": {"name": self.protocol.dataset, "digest": self.dataset.digest},
-            "mlflow_run_id": mlflow_run_id,
-            "git_commit": git_commit(),
-            "versions": {name: version(name) for name in PACKAGES},
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "step": source.step,
-            "metrics": dict(metrics),
-        }
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            recipe=self.recipe,
+            run=self.run,
+            stage={"name": STAGE, **plain(asdict(self.protocol))},
+            model=model_record(source.config),
+            fingerprint=self.fingerprint,
+            attempt=self.attempt.name,
+            parent=source.parent,
+            weights=MeasuredWeights(
+                uri=source.uri,
+                average=source.average,
+                sha256=source.sha256,
+                notes=source.notes,
+            ),
+            dataset=DatasetName(name=self.protocol.dataset, digest=self.dataset.digest),
+            git_commit=git_commit(),
+            versions=package_versions(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            step=source.step,
+        )
 
 
-def make_plan(command: Command) -> Plan:
+def make_plan(command: Command[EvaluationOptions]) -> Plan:
     """Find the weights and the data, check that they fit, and whether it was done before.
 
     Raises:
         Mistake: one line.
         storage.errors.Unavailable: the storage does not answer.
     """
-    options, place, more = command.options, command.place, command.more
+    options, place, own = command.options, command.place, command.own
     check_root(place)
     source = find_source(
         command.recipe,
         place,
         run=options.run,
-        only=more["only"],
+        only=own.only,
         parent=options.parent,
-        uri=more["weights"],
-        average=more["average"],
-        image_size=more["image_size"],
-        init_image_size=more["init_image_size"],
+        uri=own.weights,
+        average=own.average,
+        image_size=own.image_size,
+        init_image_size=own.init_image_size,
     )
-    protocol = _protocol(source, more)
+    protocol = _protocol(source, own)
     dataset = load_dataset(join(place.data_root, protocol.dataset))
     index = load_index(dataset, protocol.split)
     real = None
-    if more["real"]:
+    if own.real:
         if not protocol.answers or not protocol.selection.everything:
             raise Mistake("--real is of a classifier of all classes of the dataset")
-        real = read_real(more["real"], index)
-        protocol = replace(protocol, real_sha256=sha256_file(more["real"]))
+        real = read_real(own.real, index)
+        protocol = replace(protocol, real_sha256=sha256_file(own.real))
     _check_data(protocol, dataset)
     if protocol.answers:
         _check_head(protocol, source, dataset)
@@ -205,11 +184,7 @@ def make_plan(command: Command) -> Plan:
         weights_sha256=source.sha256,
         dataset_digest=dataset.digest,
     )
-    attempts = committed_attempts(place.storage_root, options.run, STAGE)
-    attempt = newest(attempts, name)
-    if attempt is None or options.force:
-        to_make = attempt_to_make(attempts, name)
-        attempt = Attempt(to_make, join(place.storage_root, options.run, STAGE, to_make), None)
+    attempt = attempt_for(place.storage_root, options.run, STAGE, name, force=options.force)
     return Plan(
         protocol=protocol,
         source=source,
@@ -223,35 +198,32 @@ def make_plan(command: Command) -> Plan:
     )
 
 
-def _protocol(source: Source, more: Mapping[str, Any]) -> Protocol:
+def _protocol(source: Source, own: EvaluationOptions) -> Protocol:
     data, side = source.data, source.config.image_size
     if not isinstance(side, int):
         raise Mistake(f"{source.name} takes images of {side} pixels: only square ones are cut")
     selection = Selection()
-    if more["classes"] is not None:
-        selection = Selection(classes=more["classes"])
-    elif more["dataset"] is None:
-        selection = data.val_selection
-        if selection.classes is None and selection.labels is None:
-            same = data.selection
-            selection = replace(selection, classes=same.classes, labels=same.labels)
-    fraction = more["crop_fraction"]
+    if own.classes is not None:
+        selection = Selection(classes=own.classes)
+    elif own.dataset is None:
+        selection = val_selection(data)
+    fraction = own.crop_fraction
     return Protocol(
-        evaluators=more["evaluators"],
-        dataset=more["dataset"] or data.dataset,
-        split=more["split"] or data.val_split,
+        evaluators=own.evaluators,
+        dataset=own.dataset or data.dataset,
+        split=own.split or data.val_split,
         selection=selection,
-        train_split=more["train_split"] or data.train_split,
+        train_split=own.train_split or data.train_split,
         crop=Crop(
             image_size=side,
-            kind=more["crop"] or data.eval_crop,
+            kind=own.crop or data.eval_crop,
             resize_fraction=data.eval_fraction if fraction is None else fraction,
         ),
-        knn=more["knn"],
-        few_shot=more["few_shot"],
-        probe=more["probe"],
-        batch=more["batch"],
-        precision=more["precision"],
+        knn=own.knn,
+        few_shot=own.few_shot,
+        probe=own.probe,
+        batch=own.batch,
+        precision=own.precision,
     )
 
 

@@ -7,7 +7,6 @@ from typing import NoReturn
 
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.place import resolve_place
 from pipelines.inspection.inspection import IMAGES, Inspection, inspect_weights
 from pipelines.inspection.subject import (
     Subject,
@@ -16,30 +15,30 @@ from pipelines.inspection.subject import (
     imported_subject,
 )
 from pipelines.lineage.attempts import Attempt, committed_attempts
-from pipelines.lineage.source import data_of
-from pipelines.lineage.start_weights import init_place
+from pipelines.lineage.manifest import read_manifest
+from pipelines.lineage.start_weights import init_place, is_file
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data
-from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join
 
-MORE = {
-    "weights": (
-        str | None,
-        None,
-        "A stage's attempt or a public checkpoint (path or s3://), instead of the run's stages.",
-    ),
-    "only": (
-        str | None,
-        None,
-        "Look at this stage alone; for a checkpoint: the stage whose model and data it is.",
-    ),
-    "dataset": (str | None, None, "Another dataset under place.data_root to look at."),
-    "split": (str | None, None, "Another split than the stage's validation split."),
-    "images": (int, IMAGES, "Images that attention distance is averaged over."),
-    "out": (str, "inspection", "Folder for the pictures; each stage gets one in it."),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class InspectionOptions:
+    """Options of `inspect_weights.py`."""
+
+    weights: str | None = None
+    """A stage's attempt or a public checkpoint (path or s3://), instead of the run's stages."""
+    only: str | None = None
+    """Look at this stage alone; for a checkpoint: the stage whose model and data it is."""
+    dataset: str | None = None
+    """Another dataset under place.data_root to look at."""
+    split: str | None = None
+    """Another split than the stage's validation split."""
+    images: int = IMAGES
+    """Images that attention distance is averaged over."""
+    out: str = "inspection"
+    """Folder for the pictures; each stage gets a folder in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,26 +55,24 @@ def main(description: str) -> NoReturn:
     with errors_as_exits():
         command = read_command(
             sys.argv[1:],
-            stage_name=None,
             prog=program_name(),
             description=description,
-            more=MORE,
+            own=InspectionOptions(),
         )
-        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
-        if command.more["images"] < 1:
-            raise Mistake(f"--images: wanted at least 1, found {command.more['images']}")
+        if command.own.images < 1:
+            raise Mistake(f"--images: wanted at least 1, found {command.own.images}")
         for target in targets(command):
-            _write(target, _inspect(target, command), Path(command.more["out"]))
+            _write(target, _inspect(target, command), Path(command.own.out))
     sys.exit(0)
 
 
-def targets(command: Command) -> list[Target]:
+def targets(command: Command[InspectionOptions]) -> list[Target]:
     """The weights that the command line names.
 
     Raises:
         Mistake: there are none; says where was looked and what makes them.
     """
-    uri, only = command.more["weights"], command.more["only"]
+    uri, only = command.own.weights, command.own.only
     if uri is None:
         stages = [command.recipe.stage(only)] if only else list(command.recipe.stages)
         newest = [attempt for stage in stages if (attempt := _newest(command, stage.name))]
@@ -90,15 +87,14 @@ def targets(command: Command) -> list[Target]:
         return [_committed(attempt.uri) for attempt in newest]
     place = init_place(uri)
     assert place is not None
-    file = place.endswith((".npz", ".safetensors", ".pt", ".pth", ".bin"))
-    if not file and weights.read_manifest(place) is not None:
+    if not is_file(place) and read_manifest(place) is not None:
         return [_committed(place)]
     stage = command.recipe.stage(only) if only else command.recipe.stages[0]
-    subject = imported_subject(place, stage.model, image_size=stage.init_image_size)
+    subject = imported_subject(place, stage)
     return [Target(folder=Path(subject.name).stem, subjects=(subject,), data=stage.data)]
 
 
-def _newest(command: Command, stage: str) -> Attempt | None:
+def _newest(command: Command[InspectionOptions], stage: str) -> Attempt | None:
     """The attempt at a stage that was started last, of those that `--parent` allows."""
     asked = command.options.parent
     found = [
@@ -106,27 +102,25 @@ def _newest(command: Command, stage: str) -> Attempt | None:
         for attempt in committed_attempts(command.place.storage_root, command.options.run, stage)
         if asked in (None, attempt.name, attempt.fingerprint)
     ]
-    return max(found, key=lambda one: str((one.manifest or {}).get("started")), default=None)
+    return max(found, key=lambda one: one.manifest.started if one.manifest else "", default=None)
 
 
 def _committed(uri: str) -> Target:
-    subject, manifest = committed_subject(uri), weights.read_manifest(uri)
+    subject, manifest = committed_subject(uri), read_manifest(uri)
     assert manifest is not None
     both = [one for one in (before_upscale(uri, manifest), subject) if one]
     attempt = uri.rstrip("/").rpartition("/")[2]
-    return Target(folder=f"{subject.name}-{attempt}", subjects=tuple(both), data=data_of(manifest))
+    return Target(folder=f"{subject.name}-{attempt}", subjects=tuple(both), data=manifest.data())
 
 
-def _inspect(target: Target, command: Command) -> Inspection:
-    more, data = command.more, target.data
-    if more["dataset"]:  # its classes are others
-        data = replace(
-            data, dataset=more["dataset"], selection=replace(data.selection, classes=None)
-        )
-    if more["split"]:
-        data = replace(data, val_split=more["split"])
+def _inspect(target: Target, command: Command[InspectionOptions]) -> Inspection:
+    own, data = command.own, target.data
+    if own.dataset:  # its classes are others
+        data = replace(data, dataset=own.dataset, selection=replace(data.selection, classes=None))
+    if own.split:
+        data = replace(data, val_split=own.split)
     dataset = load_dataset(join(command.place.data_root, data.dataset))
-    return inspect_weights(target.subjects, dataset, data, count=more["images"])
+    return inspect_weights(target.subjects, dataset, data, count=own.images)
 
 
 def _write(target: Target, found: Inspection, out: Path) -> None:

@@ -1,6 +1,6 @@
 """Numbers -> PNG. Two models, before and after, stand side by side on one scale.
 
-matplotlib comes with MLflow. Figures are made without pyplot, which keeps global state; text is
+Figures are made without pyplot, which keeps global state; text is
 never read as formulas, because class names are data.
 """
 

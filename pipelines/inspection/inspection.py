@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cli.exits import unwrapped
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
-from pipelines.lineage.source import data_of
+from pipelines.lineage.manifest import WEIGHTS, read_manifest
 from pipelines.recipes.stage import Data
-from storage import weights
+from pipelines.recipes.streams import val_selection
 from storage.dataset import Dataset, load_dataset
-from storage.selection import Selection
 
 IMAGES = 128  # as many as the paper averages over
 NUMBERS = "inspection.json"
@@ -58,7 +57,7 @@ def inspect_weights(
     samples = read_fixed_samples(
         dataset,
         data.val_split,
-        selection=_evaluated(data),
+        selection=val_selection(data),
         count=count,
         crop=data.val_crop(subjects[-1].image_size),
     )
@@ -76,14 +75,6 @@ def inspect_weights(
     )
 
 
-def _evaluated(data: Data) -> Selection:
-    """The validation images, as `Feed.val_spec` has them."""
-    chosen, trained = data.val_selection, data.selection
-    if chosen.classes is None and chosen.labels is None:
-        return replace(chosen, classes=trained.classes, labels=trained.labels)
-    return chosen
-
-
 def inspect_after_stage(
     attempt_uri: str,
     dataset_uri: str,
@@ -96,9 +87,9 @@ def inspect_after_stage(
     It never fails: what goes wrong is one line, because the stage itself is done.
     """
     try:
-        manifest = weights.read_manifest(attempt_uri)
+        manifest = read_manifest(attempt_uri)
         assert manifest is not None, f"{attempt_uri} is not committed"
-        size = manifest["files"]["weights.safetensors"]["bytes"]
+        size = manifest.files[WEIGHTS].bytes
         if size > _LARGEST_BYTES:
             note(
                 f"no pictures of {size / 2**30:.1f} GiB of weights on the driver - run:"
@@ -108,7 +99,7 @@ def inspect_after_stage(
         subject = committed_subject(attempt_uri)
         count = max(8, min(IMAGES, int(_MOST_FLOPS / subject.model.cost().forward_flops)))
         subjects = [one for one in (before_upscale(attempt_uri, manifest), subject) if one]
-        found = inspect_weights(subjects, load_dataset(dataset_uri), data_of(manifest), count=count)
+        found = inspect_weights(subjects, load_dataset(dataset_uri), manifest.data(), count=count)
         for name, content in found.files().items():
             log_file(f"{FOLDER}/{name}", content)
     except Exception as error:  # whatever it is, the weights are committed

@@ -11,7 +11,6 @@ from storage.dataset import Dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadImage
 from storage.index import load_index
-from storage.objects import open_store
 from storage.reader import Damaged, read_samples
 from storage.selection import Selection, select
 
@@ -50,7 +49,7 @@ def read_fixed_samples(
     chosen = positions[at]  # ascending, no two the same
     damaged: list[Damaged] = []
     found: dict[int, bytes] = {}
-    for sample in read_samples(open_store(dataset.uri), index, chosen, damaged=damaged):
+    for sample in read_samples(dataset.shard_store(), index, chosen, damaged=damaged):
         try:
             decode(sample.data, crop, seed=0, epoch=0, index=0)
         except BadImage:

@@ -1,13 +1,14 @@
 """The weights that are looked at, as a model with a name."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from pipelines.lineage.manifest import WEIGHTS, Manifest, manifest_from_json, read_manifest
 from pipelines.lineage.start_weights import start_weights
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.errors import BadInput, StorageError
 from storage.uri import join
-from vit import BiT, Config, ViT, ViTConfig, build_model, config_from_dict
+from vit import BiT, Config, ViT, ViTConfig, build_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,43 +45,48 @@ def committed_subject(uri: str) -> Subject:
     Raises:
         storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there is none, or damaged.
     """
-    found, manifest = weights.read_weights(uri)
-    model = build_model(config_from_dict(manifest["stage"]["model"]))
+    found, values = weights.read_weights(uri)
+    manifest = manifest_from_json(values, uri)
+    model = build_model(manifest.config())
     model.load_state_dict(found)
-    return Subject(name=manifest["stage"]["name"], model=model.eval())
+    return Subject(name=manifest.stage_name, model=model.eval())
 
 
-def imported_subject(uri: str, config: Config, *, image_size: int | None = None) -> Subject:
-    """The model of a public checkpoint, in the shape of `config`.
+def imported_subject(uri: str, stage: Stage) -> Subject:
+    """The model of a public checkpoint, in the shape of `stage`'s.
 
     Raises:
         ValueError: there is nothing, or it does not fit; names the place and the tensors.
     """
-    found, notes = start_weights(uri, config, image_size=image_size)
-    model = build_model(config)
+    found, notes = start_weights(
+        uri,
+        stage.model,
+        image_size=stage.init_image_size,
+        mean=stage.init_mean,
+        std=stage.init_std,
+    )
+    model = build_model(stage.model)
     model.load_state_dict(found)
     name = uri.rstrip("/").rpartition("/")[2]
     return Subject(name=name, model=model.eval(), notes=notes)
 
 
-def before_upscale(uri: str, manifest: dict[str, Any]) -> Subject | None:
+def before_upscale(uri: str, manifest: Manifest) -> Subject | None:
     """The parent of committed weights where its grid or patches were others, and it is still there.
 
     A stage lies beside its parent: <root>/<run>/<stage>/<attempt>.
     """
-    parent = manifest.get("parent")
+    parent = manifest.parent
     if not parent:
         return None
-    place = join(uri.rstrip("/").rsplit("/", 2)[0], parent["stage"], parent["attempt"])
+    parent_uri = join(uri.rstrip("/").rsplit("/", 2)[0], parent.stage, parent.attempt)
     try:
-        there = weights.read_manifest(place)
-        if there is None:
+        before = read_manifest(parent_uri)
+        if before is None or before.files[WEIGHTS].sha256 != parent.weights_sha256:
             return None
-        file = there["files"]["weights.safetensors"]
-        was, now = (config_from_dict(one["stage"]["model"]) for one in (there, manifest))
-        if file["sha256"] != parent["weights_sha256"] or _cut(was) == _cut(now):
+        if _cut(before.config()) == _cut(manifest.config()):
             return None
-        return committed_subject(place)
+        return committed_subject(parent_uri)
     except StorageError:  # the parent is one picture more, not a reason to show none
         return None
 

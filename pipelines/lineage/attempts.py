@@ -7,9 +7,9 @@ A committed attempt is never written to again.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.settings import Place
+from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
@@ -24,7 +24,7 @@ class Attempt:
 
     name: str
     uri: str
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
 
     @property
     def fingerprint(self) -> str:
@@ -42,7 +42,8 @@ def committed_attempts(storage_root: str, run: str, stage: str) -> list[Attempt]
     """The committed attempts of a stage in a run, by name."""
     folder = join(storage_root, run, stage)
     return [
-        Attempt(name, join(folder, name), manifest) for name, manifest in weights.committed(folder)
+        Attempt(name, uri := join(folder, name), manifest_from_json(values, uri))
+        for name, values in weights.committed(folder)
     ]
 
 
@@ -61,38 +62,40 @@ def attempt_to_make(attempts: list[Attempt], fingerprint: str) -> str:
 def choose_parent(
     attempts: list[Attempt],
     *,
-    of_recipe: str | None,
-    asked: str | None,
-    place: str,
+    looked_in: str,
+    requested: str | None,
+    from_recipe: str | None,
     command: str,
 ) -> Attempt:
     """The parent to start from: the one asked for, else the recipe's own, else the only one.
 
     Args:
         attempts: committed attempts of the parent stage.
-        of_recipe: fingerprint the recipe gives the parent; None where it cannot be known.
-        asked: `--parent`, a fingerprint or attempt name.
-        place: where was looked, for the message.
+        looked_in: the folder that was looked in, for the message.
+        requested: `--parent`, a fingerprint or attempt name.
+        from_recipe: fingerprint the recipe gives the parent; None where it cannot be known.
         command: what makes the weights, for the message.
 
     Raises:
         Mistake: nothing is committed there, or several are and none was asked for.
     """
     if not attempts:
-        raise Mistake(f"no committed weights under {place} - run: {command}")
+        raise Mistake(f"no committed weights under {looked_in} - run: {command}")
     names = ", ".join(attempt.name for attempt in attempts)
-    if asked:
-        exact = [attempt for attempt in attempts if attempt.name == asked]
-        found = exact[0] if exact else newest(attempts, asked)
+    if requested:
+        exact = [attempt for attempt in attempts if attempt.name == requested]
+        found = exact[0] if exact else newest(attempts, requested)
         if found is None:
-            raise Mistake(f"--parent {asked} is not committed under {place}, only {names}")
+            raise Mistake(f"--parent {requested} is not committed under {looked_in}, only {names}")
         return found
-    own = newest(attempts, of_recipe) if of_recipe else None
+    own = newest(attempts, from_recipe) if from_recipe else None
     if own is not None:
         return own
     contents = {attempt.fingerprint for attempt in attempts}
     if len(contents) > 1:
-        raise Mistake(f"several parents are committed under {place}: choose by --parent {names}")
+        raise Mistake(
+            f"several parents are committed under {looked_in}: choose by --parent {names}"
+        )
     last = newest(attempts, contents.pop())
     assert last is not None
     return last
@@ -107,3 +110,28 @@ def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None
         return None
     parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
     return fingerprint(stage, dataset_digest=digest, parent=parent)
+
+
+def parent_of(attempt: Attempt) -> Parent:
+    """What a child remembers of a committed attempt."""
+    manifest = attempt.manifest
+    assert manifest is not None, f"{attempt.uri} is not committed"
+    return Parent(
+        stage=manifest.stage_name,
+        fingerprint=attempt.fingerprint,
+        attempt=attempt.name,
+        weights_sha256=manifest.files[WEIGHTS].sha256,
+        mlflow_run_id=manifest.mlflow_run_id,
+    )
+
+
+def attempt_for(
+    storage_root: str, run: str, stage: str, fingerprint: str, *, force: bool
+) -> Attempt:
+    """The newest committed attempt at this content, or with `force`, or without one, the next."""
+    attempts = committed_attempts(storage_root, run, stage)
+    attempt = newest(attempts, fingerprint)
+    if attempt is not None and not force:
+        return attempt
+    name = attempt_to_make(attempts, fingerprint)
+    return Attempt(name, join(storage_root, run, stage, name), None)

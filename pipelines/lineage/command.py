@@ -1,21 +1,26 @@
 """`pipelines/status.py`: its command line and its tables."""
 
-import argparse
 import json
 import sys
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, parse_quietly, program_name, read_command
-from pipelines.cli.place import resolve_place
+from pipelines.cli.options import Command, peek, program_name, read_command
 from pipelines.lineage.status import Found, Verdict, attempts_under, what_would_run
 
 _LOG_COLUMNS = 140
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Options of `status.py`."""
+
+    json: bool = False
+    """Print JSON, for machines."""
 
 
 def main(description: str) -> NoReturn:
@@ -24,7 +29,7 @@ def main(description: str) -> NoReturn:
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
         found = attempts_under(command.place.storage_root, run=only_run)
         verdicts = what_would_run(command, found)
-        if command.more["json"]:
+        if command.own.json:
             content = {
                 "storage_root": command.place.storage_root,
                 "attempts": [one.record() for one in found],
@@ -36,14 +41,12 @@ def main(description: str) -> NoReturn:
     sys.exit(0)
 
 
-def read_status(argv: list[str], *, prog: str, description: str) -> tuple[Command, str | None]:
+def read_status(
+    argv: list[str], *, prog: str, description: str
+) -> tuple[Command[StatusOptions], str | None]:
     """The command line (that of `pipeline.py`), and the run it names, if it does."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--run", default=None)
-    run = parse_quietly(prog, lambda: early.parse_known_args(argv)[0]).run
-    more = {"json": (bool, False, "Print JSON, for machines.")}
-    command = read_command(argv, stage_name=None, prog=prog, description=description, more=more)
-    return replace(command, place=resolve_place(command.place, cwd=Path.cwd())), run
+    run = peek(argv, prog, run=None).run
+    return read_command(argv, prog=prog, description=description, own=StatusOptions()), run
 
 
 def print_status(found: list[Found], verdicts: list[Verdict], command: Command) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from cluster.settings import Place
@@ -20,15 +19,15 @@ from pipelines.lineage.attempts import (
     choose_parent,
     committed_attempts,
     fingerprint_in_recipe,
+    parent_of,
 )
-from pipelines.lineage.manifest import parent_record
-from pipelines.lineage.start_weights import FILES, init_place, start_weights
+from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent, manifest_from_json, read_manifest
+from pipelines.lineage.start_weights import init_place, is_file, start_weights
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data, Recipe, Stage
 from storage import weights
-from storage.errors import BadInput, CorruptWeights
 from storage.uri import join
-from vit import Config, adapt_state_dict, config_from_dict
+from vit import Config, adapt_state_dict
 
 Average = Literal["auto", "ema", "live"]
 
@@ -49,7 +48,7 @@ class Source:
     sha256: str
     """Of their content."""
     average: Literal["ema", "live"]
-    parent: dict[str, Any] | None
+    parent: Parent | None
     """The stage, as a child remembers its parent; None for a public checkpoint."""
     head_reset: str | None = None
     """Why the head is no trained one."""
@@ -62,8 +61,8 @@ class Source:
         if self.imported is not None:
             return dict(self.imported)
         name = "weights_ema" if self.average == "ema" else "weights"
-        found, manifest = weights.read_weights(self.uri, name=name)
-        source = config_from_dict(manifest["stage"]["model"])
+        found, values = weights.read_weights(self.uri, name=name)
+        source = manifest_from_json(values, self.uri).config()
         return adapt_state_dict(found, source, self.config)[0]
 
 
@@ -99,14 +98,14 @@ def find_source(
     if uri is None:
         attempt = choose_parent(
             committed_attempts(place.storage_root, run, stage.name),
-            of_recipe=fingerprint_in_recipe(recipe, stage.name, place),
-            asked=parent,
-            place=join(place.storage_root, run, stage.name),
+            from_recipe=fingerprint_in_recipe(recipe, stage.name, place),
+            requested=parent,
+            looked_in=join(place.storage_root, run, stage.name),
             command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {run}",
         )
         return _committed(attempt, average, image_size)
     uri = init_place(uri) or uri
-    manifest = None if uri.endswith(FILES) else weights.read_manifest(uri)
+    manifest = None if is_file(uri) else read_manifest(uri)
     if manifest is not None:
         name = uri.rstrip("/").rpartition("/")[2]
         return _committed(Attempt(name, uri, manifest), average, image_size)
@@ -116,33 +115,27 @@ def find_source(
 def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Source:
     manifest = attempt.manifest
     assert manifest is not None
-    files = manifest["files"]
-    if "weights.safetensors" not in files:
+    files = manifest.files
+    if WEIGHTS not in files:
         raise Mistake(f"{attempt.uri} holds no weights: it is no training stage's")
-    if average == "ema" and "weights_ema.safetensors" not in files:
+    if average == "ema" and AVERAGE not in files:
         raise Mistake(
             f"{attempt.uri} holds no average: its stage has no optim.ema_decay - take --average"
             " live"
         )
-    has_average = "weights_ema.safetensors" in files
+    has_average = AVERAGE in files
     chosen = ("ema" if has_average else "live") if average == "auto" else average
-    file = "weights_ema.safetensors" if chosen == "ema" else "weights.safetensors"
-    try:
-        config = config_from_dict(manifest["stage"]["model"])
-        data = TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
-        name = f"{manifest['stage']['name']} {attempt.name}"
-        parent = parent_record(attempt)
-    except (KeyError, ValueError) as error:
-        raise CorruptWeights(f"{attempt.uri}: its manifest cannot be read: {error}") from None
+    file = AVERAGE if chosen == "ema" else WEIGHTS
+    config = manifest.config()
     return Source(
-        name=name,
+        name=f"{manifest.stage_name} {attempt.name}",
         uri=attempt.uri,
         config=replace(config, image_size=image_size or config.image_size),
-        data=data,
-        step=int(manifest.get("step", 0)),
-        sha256=files[file]["sha256"],
+        data=manifest.data(),
+        step=manifest.step,
+        sha256=files[file].sha256,
         average=chosen,
-        parent=parent,
+        parent=parent_of(attempt),
     )
 
 
@@ -152,7 +145,13 @@ def _imported(
     if average == "ema":
         raise Mistake(f"--average ema: {uri} is no committed stage, it has no average beside it")
     config = replace(stage.model, image_size=image_size or stage.image_size)
-    tensors, notes = start_weights(uri, config, image_size=init_image_size or stage.init_image_size)
+    tensors, notes = start_weights(
+        uri,
+        config,
+        image_size=init_image_size or stage.init_image_size,
+        mean=stage.init_mean,
+        std=stage.init_std,
+    )
     resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
     return Source(
         name=uri.rstrip("/").rpartition("/")[2],
@@ -182,16 +181,3 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 def model_record(config: Config) -> dict[str, Any]:
     """The model as plain values, for a fingerprint and a manifest."""
     return json.loads(json.dumps(asdict(config)))
-
-
-def data_of(manifest: dict[str, Any]) -> Data:
-    """The images that committed weights were trained and evaluated on.
-
-    Raises:
-        storage.errors.BadInput: the manifest is of another version.
-    """
-    try:
-        return TypeAdapter(Data).validate_json(json.dumps(manifest["stage"]["data"]))
-    except (KeyError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"the manifest's stage.data is of another version: {said}") from None

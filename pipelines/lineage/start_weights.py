@@ -5,17 +5,32 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from pipelines.lineage.manifest import read_manifest
 from pipelines.recipes.errors import Mistake
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
-from vit import Config, adapt_state_dict, config_from_dict, import_checkpoint
+from vit import Config, adapt_state_dict, import_checkpoint
+from vit.importers.files import INDEXES, SUFFIXES
 
-FILES = (".npz", ".safetensors", ".pt", ".pth", ".bin")
+FILES = (*SUFFIXES, *INDEXES)
+# What says how the weights in a file beside it are meant.
+_NEIGHBOURS = ("config.json", "preprocessor_config.json")
+
+
+def is_file(uri: str) -> bool:
+    """Whether a path or URI names a file of weights; else it is a folder or an attempt."""
+    return uri.lower().endswith(FILES)
 
 
 def start_weights(
-    uri: str, config: Config, *, image_size: int | None = None
+    uri: str,
+    config: Config,
+    *,
+    image_size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    reset_head: bool = False,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Weights that fit `config`, and a line for each thing that was changed.
 
@@ -24,33 +39,47 @@ def start_weights(
             folder, local or on S3.
         config: the model they go into.
         image_size: the checkpoint's resolution, where neither its files nor `config` say.
+        mean: of the pixels that the checkpoint wants, where its files do not say.
+        std: their standard deviation.
+        reset_head: start with a new head, also where the one there would fit.
 
     Raises:
         Mistake: there is nothing, or it does not fit; names the place and the tensors.
     """
-    is_file = uri.endswith(FILES)
-    if not is_file and weights.read_manifest(uri) is not None:
-        found, manifest = weights.read_weights(uri)
-        return adapt_state_dict(found, config_from_dict(manifest["stage"]["model"]), config)
+    manifest = None if is_file(uri) else read_manifest(uri)
+    if manifest is not None:
+        found, _ = weights.read_weights(uri)
+        return adapt_state_dict(found, manifest.config(), config, reset_head=reset_head)
     with TemporaryDirectory(prefix="vit-on-ray-init-") as folder:
-        local = _fetched(uri, Path(folder), is_file=is_file)
-        return import_checkpoint(local, config, source_image_size=image_size)
+        return import_checkpoint(
+            _fetched(uri, Path(folder)),
+            config,
+            source_image_size=image_size,
+            mean=mean,
+            std=std,
+            reset_head=reset_head,
+        )
 
 
-def _fetched(uri: str, folder: Path, *, is_file: bool) -> Path:
+def _fetched(uri: str, folder: Path) -> Path:
     """A local path of the checkpoint; objects on S3 are downloaded."""
     if "://" not in uri:
         if not Path(uri).exists():
             raise Mistake(f"init {uri}: no such file or folder - give a checkpoint or an attempt")
         return Path(uri)
     place, _, name = uri.rpartition("/")
-    store = open_store(place if is_file else uri)
-    keys = [name] if is_file else [key for key in store.list() if "/" not in key]
+    store = open_store(place if is_file(uri) else uri)
+    if is_file(uri):
+        shards = store.list(f"{name.partition('.')[0]}-") if name.endswith(INDEXES) else ()
+        beside = (key for key in _NEIGHBOURS if store.exists(key))
+        keys = [name, *(key for key in shards if is_file(key)), *beside]
+    else:
+        keys = [key for key in store.list() if "/" not in key]
     if not keys:
         raise Mistake(f"init {join(uri)}: nothing lies there - give a checkpoint or an attempt")
     for key in keys:
         store.download(key, folder / key)
-    return folder / name if is_file else folder
+    return folder / name if is_file(uri) else folder
 
 
 def init_place(init: str | None) -> str | None:

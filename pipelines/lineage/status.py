@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.cli.options import Command
 from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, newest
+from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
 from pipelines.recipes.errors import Mistake
@@ -35,19 +36,19 @@ class Found:
 
     def record(self) -> dict[str, Any]:
         """What is known of it, as plain values."""
-        manifest = self.attempt.manifest or {}
-        parent = manifest.get("parent")
+        manifest = self.attempt.manifest
+        parent = manifest.parent if manifest else None
         return {
             "run": self.run,
             "stage": self.stage,
             "attempt": self.attempt.name,
-            "committed": bool(manifest),
-            "step": manifest.get("step", self.resume_step),
-            "val_accuracy": manifest.get("metrics", {}).get("val/accuracy"),
-            "started": manifest.get("started"),
-            "parent": parent and f"{parent['stage']} {parent['attempt']}",
-            "mlflow_run_id": manifest.get("mlflow_run_id"),
-            "git_commit": manifest.get("git_commit"),
+            "committed": manifest is not None,
+            "step": manifest.step if manifest else self.resume_step,
+            "val_accuracy": manifest.metrics.get("val/accuracy") if manifest else None,
+            "started": manifest.started if manifest else None,
+            "parent": parent and f"{parent.stage} {parent.attempt}",
+            "mlflow_run_id": manifest.mlflow_run_id if manifest else None,
+            "git_commit": manifest.git_commit if manifest else None,
             "uri": self.attempt.uri,
         }
 
@@ -75,8 +76,8 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
     saved: dict[tuple[str, str, str], int] = {}
     for key in open_store(storage_root).list(f"{run}/" if run else ""):
         parts = key.split("/")
-        if parts[-1] != weights.MANIFEST:
-            continue
+        if parts[-1] != weights.MANIFEST or parts[0].startswith("."):
+            continue  # a folder with a dot holds no run: verify_order.py keeps its cursor in one
         if len(parts) == 4:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
@@ -85,7 +86,7 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
     found = []
     for place in sorted(committed | set(saved)):
         uri = join(storage_root, *place)
-        manifest = weights.read_manifest(uri) if place in committed else None
+        manifest = read_manifest(uri) if place in committed else None
         found.append(
             Found(
                 run=place[0],
@@ -138,9 +139,9 @@ def _judge(
         try:
             parent = choose_parent(
                 [one.attempt for one in mine if one.stage == stage.parent and one.attempt.manifest],
-                of_recipe=of_parent,
-                asked=command.options.parent,
-                place=join(command.place.storage_root, command.options.run, stage.parent),
+                from_recipe=of_parent,
+                requested=command.options.parent,
+                looked_in=join(command.place.storage_root, command.options.run, stage.parent),
                 command=f"pipelines/{stage.parent}.py --recipe {command.options.recipe}"
                 f" --run {command.options.run}",
             ).fingerprint
@@ -164,7 +165,7 @@ def _judge(
             fingerprint=name,
             reason=f"{to_make} was saved after step {begun}",
         )
-    last = max(done, key=lambda one: str((one.manifest or {}).get("started")), default=None)
+    last = max(done, key=lambda one: one.manifest.started if one.manifest else "", default=None)
     changes = differences(last.manifest, stage, digest, parent) if last and last.manifest else ()
     if last is None:
         reason = "nothing is committed"
@@ -183,20 +184,20 @@ def _judge(
 
 
 def differences(
-    manifest: dict[str, Any], stage: Stage, digest: str, parent: str | None
+    manifest: Manifest, stage: Stage, digest: str, parent: str | None
 ) -> tuple[str, ...]:
     """What of a fingerprint's inputs is not as a committed manifest says: `field: old -> new`."""
-    before, now = flatten(manifest["stage"]), flatten(plain(asdict(stage)))
+    before, now = flatten(manifest.stage), flatten(plain(asdict(stage)))
     changed = [
         f"{name}: {before.get(name, 'none')} -> {now.get(name, 'none')}"
         for name in sorted(before.keys() | now.keys())
         if name not in before or name not in now or before[name] != now[name]
     ]
-    was = (manifest.get("parent") or {}).get("fingerprint")
+    was = manifest.parent and manifest.parent.fingerprint
     others = (
-        ("dataset digest", manifest["dataset"]["digest"][:12], digest[:12]),
+        ("dataset digest", manifest.dataset and manifest.dataset.digest[:12], digest[:12]),
         ("parent", was, parent),
-        ("format_version", manifest["format_version"], FORMAT_VERSION),
+        ("format_version", manifest.format_version, FORMAT_VERSION),
     )
     return (*changed, *(f"{name}: {old} -> {new}" for name, old, new in others if old != new))
 

@@ -11,11 +11,12 @@ from typing import Annotated, NoReturn
 import tyro
 
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import parse_quietly, program_name
+from pipelines.cli.options import parse, program_name
 from pipelines.packing.progress import PackingProgress, verified
 from pipelines.packing.ray_tasks import on_ray
 from pipelines.recipes.errors import Mistake
 from storage.dataset import Dataset, load_dataset
+from storage.decode import MAX_PIXELS
 from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
@@ -24,7 +25,9 @@ from storage.pack.folder import Folder
 from storage.pack.hf import HuggingFace
 from storage.pack.idx import Idx
 from storage.pack.imagenet import ImageNet
+from storage.pack.labels import read_classes
 from storage.pack.source import Source
+from storage.pack.stored import Rule
 from storage.pack.tars import index_tars
 
 _LEFT_OUT_LINES = 20
@@ -65,6 +68,19 @@ class _Target(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Files(_Target):
+    max_pixels: int = MAX_PIXELS
+    """Leave out images of more pixels than this."""
+    gray_bits: int = 16
+    """Bits that count in images of 16-bit grey levels, such as 12 for values up to 4095."""
+
+    @property
+    def rule(self) -> Rule:
+        """How images are taken."""
+        return Rule(max_pixels=self.max_pixels, gray_bits=self.gray_bits)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackDigits(_Target):
     """scikit-learn's 1,797 handwritten digits (8 px, ten classes); needs no files."""
 
@@ -89,17 +105,30 @@ class PackIdx(_Target):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackFolder(_Target):
-    """A folder of JPEG or PNG files with a subfolder a class, as ImageNet is laid out."""
+class PackFolder(_Files):
+    """A folder of images with a subfolder per class, as ImageNet is laid out.
+
+    JPEG, PNG and WebP are stored as they are; BMP, TIFF, GIF, AVIF and PPM become lossless PNG.
+    """
 
     folder: Path
-    """Folder of class folders, or of train/ and val/ with class folders each."""
-    validation_fraction: float = 0.1
-    """Share of the images that becomes the validation split, where there is no val/."""
+    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) with class
+    folders each."""
+    validation_fraction: float | None = None
+    """Share of the training images that becomes the validation split. Default: 0.1 without a val/
+    or test/; the latter is the validation split unless a share is given."""
+    class_level: int | None = None
+    """How many levels below the class folders are; those of equal name are one class. Default: 1,
+    and each must hold an image itself."""
 
     def source(self) -> Source:
         """What is packed."""
-        return Folder(self.folder, validation_fraction=self.validation_fraction)
+        return Folder(
+            self.folder,
+            validation_fraction=self.validation_fraction,
+            class_level=self.class_level,
+            rule=self.rule,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +144,7 @@ class PackCifar(_Target):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackImageNet(_Target):
+class PackImageNet(_Files):
     """ImageNet from the official tars; nothing is unpacked to disk."""
 
     train_tar: Path
@@ -127,11 +156,11 @@ class PackImageNet(_Target):
 
     def source(self) -> Source:
         """What is packed."""
-        return ImageNet(self.train_tar, self.val_tar, self.val_labels)
+        return ImageNet(self.train_tar, self.val_tar, self.val_labels, rule=self.rule)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackHuggingFace(_Target):
+class PackHuggingFace(_Files):
     """An image dataset of the Hugging Face Hub: its parquet files, downloaded."""
 
     folder: Path
@@ -139,9 +168,10 @@ class PackHuggingFace(_Target):
     image_column: str | None = None
     """Column of the images. Default: the one whose feature is Image."""
     label_column: str | None = None
-    """Column of the class numbers. Default: the one whose feature is ClassLabel."""
-    validation_fraction: float = 0.1
-    """Share of the images that becomes the validation split, where there is none."""
+    """Column of the class numbers or names. Default: the one whose feature is ClassLabel."""
+    validation_fraction: float | None = None
+    """Share of the training images that becomes the validation split. Default: 0.1 without
+    validation or test files; the latter are the validation split unless a share is given."""
 
     def source(self) -> Source:
         """What is packed."""
@@ -150,6 +180,7 @@ class PackHuggingFace(_Target):
             image_column=self.image_column,
             label_column=self.label_column,
             validation_fraction=self.validation_fraction,
+            rule=self.rule,
         )
 
 
@@ -160,9 +191,20 @@ class IndexTars:
     out: str
     """Where the tars lie and the manifest goes: a directory or s3://bucket/prefix."""
     train: tuple[str, ...] = ("train-*.tar",)
-    """Names of the training tars (shell patterns)."""
+    """Names of the training tars: shell patterns, or braces such as train-{0000..1023}.tar."""
     val: tuple[str, ...] = ("val-*.tar",)
-    """Names of the validation tars (shell patterns)."""
+    """Names of the validation tars, likewise."""
+    index: str | None = None
+    """Where manifest and index go instead, if the tars lie where nothing may be written."""
+    classes: Path | None = None
+    """Text file with one class name per line, in the order of their numbers."""
+    label_key: str | None = None
+    """Member or JSON field that holds the label: `id` for KEY.id or {"id": 3}. Default: cls, label
+    or class."""
+    image_key: str | None = None
+    """Member that holds the image, where a sample has several: `left.jpg` for KEY.left.jpg."""
+    max_pixels: int = MAX_PIXELS
+    """Leave out images of more pixels than this."""
     force: bool = False
     """Replace an index that is there."""
     verify: bool = False
@@ -174,6 +216,11 @@ class IndexTars:
             dataset = index_tars(
                 self.out,
                 {"train": self.train, "val": self.val},
+                index=self.index,
+                classes=None if self.classes is None else read_classes(str(self.classes)),
+                label_key=self.label_key,
+                image_key=self.image_key,
+                max_pixels=Rule(max_pixels=self.max_pixels).max_pixels,
                 force=self.force,
                 run=partial(on_ray, otherwise=in_threads),
                 progress=progress,
@@ -208,13 +255,12 @@ Command = (
 def main(description: str) -> NoReturn:
     """Pack a dataset as the command line says; exit as `pipelines.exits` says."""
     with errors_as_exits(stopped="stopped: the same command, run again, keeps what is done"):
-        command = parse_quietly(
-            program_name(),
-            lambda: tyro.cli(Command, prog=program_name(), description=description),  # type: ignore[arg-type]  # a union is a type to tyro
-        )
+        command = parse(Command, sys.argv[1:], prog=program_name(), description=description)
         dataset = command.run()
     counts = ", ".join(f"{dataset.samples(split)} {split}" for split in dataset.splits)
     print(f"{dataset.uri}: {counts}, {len(dataset.classes)} classes, digest {dataset.digest[:12]}")
+    for what, count in dataset.notes:
+        print(f"note: {count} x {what}" if count > 1 else f"note: {what}")
     _print_left_out(dataset)
     sys.exit(0)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from cluster.settings import Place
 from pipelines.recipes.paper import IMAGES
 from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import Dataset, load_dataset
 from storage.errors import StorageError, Unavailable
 from storage.index import load_index
@@ -66,19 +67,16 @@ def images_of(stage: Stage, place: Place) -> Images:
 
 
 def _packed(stage: Stage, dataset: Dataset) -> Images:
-    from pipelines.worker.feed import Feed
-
     data = stage.data
     shards = dataset.shards(data.train_split)
     samples = dataset.samples(data.train_split)
-    feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
     train, val = samples, dataset.samples(data.val_split)
     run = longest_run(max(samples, 1), global_batch=stage.global_batch)
     size = sum(shard.bytes for shard in shards) / max(samples, 1)
     if dataset.indexes[data.train_split].bytes <= _LARGEST_INDEX:
-        order = order_of(feed.train_spec(), dataset)
+        order = order_of(train_spec(stage, dataset.uri), dataset)
         train, run = order.samples, order.run_samples
-        val = order_of(feed.val_spec(), dataset).samples
+        val = order_of(val_spec(stage, dataset.uri), dataset).samples
         size = float(load_index(dataset, data.train_split).rows["size"].mean())
     return Images(
         train=train,

@@ -19,11 +19,11 @@ def print_plan(estimates: list[Estimate], command: Command) -> None:
     console = Console()
     if not console.is_terminal:  # a log has no width
         console = Console(width=_LOG_COLUMNS, no_color=True)
-    cluster: Cluster = command.more["cluster"]
+    cluster = command.own.cluster
     workers, nodes = nodes_for(command.place, cluster)
     each = f"{cluster.gpus} GPUs" if cluster.gpus else f"{cluster.cpus} CPUs"
     console.print(
-        f"recipe {command.options.recipe} on {nodes} x {command.more['on']}: {workers} workers,"
+        f"recipe {command.options.recipe} on {nodes} x {command.own.on}: {workers} workers,"
         f" {each} a node, {cluster.mfu:.0%} of the peak (an assumption: --cluster.mfu)",
         highlight=False,
         soft_wrap=True,
@@ -109,7 +109,7 @@ def _memory(estimates: list[Estimate], place: Place) -> Table:
 
 def _advice(estimates: list[Estimate], command: Command) -> list[str]:
     """What the numbers ask of their reader."""
-    place, cluster = command.place, command.more["cluster"]
+    place, cluster = command.place, command.own.cluster
     lines = [f"data: {one.images.source}" for one in estimates]
     lines = list(dict.fromkeys(lines))
     for one in estimates:

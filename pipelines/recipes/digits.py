@@ -44,6 +44,7 @@ FINETUNE = replace(
     UPSCALE,
     name="finetune",
     parent="upscale",
+    reset_head=True,
     model=replace(UPSCALE.model, num_classes=10, head="linear"),
     data=replace(DATA, selection=Selection(per_class=10), tail="carry"),
     # Table 4 of arXiv:2010.11929: SGD, no weight decay, clip 1, cosine

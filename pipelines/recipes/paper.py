@@ -134,6 +134,7 @@ def finetune(
         pretrain,
         name="finetune",
         parent="upscale",
+        reset_head=True,
         model=model,
         data=Data(dataset=task),
         loss="softmax",

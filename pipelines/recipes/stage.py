@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
 # keeps its name.
 _ADDED: dict[str, dict[str, Any]] = {
-    "stage": {"nonfinite": "stop"},
+    "stage": {"nonfinite": "stop", "init_mean": None, "init_std": None, "reset_head": False},
     "data": {"val_selection": asdict(Selection())},
     "selection": {"labels": None, "samples": None, "skip": 0},
 }
@@ -87,6 +87,14 @@ class Stage:
     init_image_size: int | None = None
     """Resolution of the checkpoint in `init`, where it differs from the model's and its files do
     not say (npz and bare weights)."""
+    init_mean: tuple[float, float, float] | None = None
+    """Mean of the pixels, in [0, 1], that the checkpoint in `init` was trained on, where nothing
+    beside it says. ImageNet's is 0.485 0.456 0.406."""
+    init_std: tuple[float, float, float] | None = None
+    """Standard deviation of those pixels. ImageNet's is 0.229 0.224 0.225."""
+    reset_head: bool = False
+    """Start with a new head even if the parent's has as many classes: another task. Heads of other
+    class counts are always reset."""
     model: Config = field(default_factory=ViTConfig)
     """The network. Weights of another resolution or class count are adapted to it."""
     data: Data = field(default_factory=Data)

@@ -2,33 +2,36 @@
 
 import re
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.cli.exits import errors_as_exits, unwrapped
 from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.place import resolve_place
 from pipelines.recipes.errors import Mistake
 from pipelines.reporting.content import gather
 from pipelines.reporting.page import render
 from pipelines.tracking import client as tracking
 
 ARTIFACT = "report.html"
-MORE = {
-    "out": (str | None, None, "File to write. Default: report-<run>.html in the working directory.")
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `report.py`."""
+
+    out: Path | None = None
+    """File to write. Default: report-<run>.html in the working directory."""
 
 
 def main(description: str) -> NoReturn:
     """Write the report of a run and log it; exit as `pipelines.exits` says."""
     with errors_as_exits():
         command = read_command(
-            sys.argv[1:], stage_name=None, prog=program_name(), description=description, more=MORE
+            sys.argv[1:], prog=program_name(), description=description, own=ReportOptions()
         )
-        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
-        out = Path(command.more["out"] or default_file(command.options.run))
+        out = command.own.out or Path(default_file(command.options.run))
         if out.is_dir() or not out.parent.is_dir():
             raise Mistake(f"--out {out}: wanted a file in a folder that is there")
         page, logged = make_report(command, tracking.open_client(command.place.mlflow_uri))

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.cli.options import Command
 from pipelines.cli.redaction import redact
+from pipelines.lineage.manifest import Manifest
 from pipelines.lineage.status import attempts_under
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import flatten
@@ -35,8 +36,8 @@ class StageContent:
     run_id: str
     uri: str
     """Where its weights lie."""
-    manifest: Mapping[str, Any]
-    """Empty where nothing is committed, or it cannot be read."""
+    manifest: Manifest | None
+    """None where nothing is committed, or it cannot be read."""
     config: Mapping[str, str]
     """The stage's fields by dotted name."""
     tags: Mapping[str, str]
@@ -92,10 +93,11 @@ def gather(command: Command, client: Any) -> Content:
             f" --recipe {recipe} --run {run}"
         )
     notes: list[str] = []
-    manifests: dict[str, Mapping[str, Any]] = {}
+    manifests: dict[str, Manifest] = {}
     try:
         for one in attempts_under(root, run=run):
-            manifests[one.attempt.uri] = one.attempt.manifest or {}
+            if one.attempt.manifest is not None:
+                manifests[one.attempt.uri] = one.attempt.manifest
     except StorageError as error:
         notes.append(f"the manifests cannot be read: {' '.join(str(error).split())}")
     run_id, records = found
@@ -118,7 +120,7 @@ def gather(command: Command, client: Any) -> Content:
 def _stage(
     client: Any,
     record: tracking_read.RunRecord,
-    manifests: Mapping[str, Mapping[str, Any]],
+    manifests: Mapping[str, Manifest],
     pictures: dict[str, bytes],
     left_out: list[str],
 ) -> StageContent:
@@ -128,11 +130,11 @@ def _stage(
         if name.startswith("vit.")
     }
     uri = tags.get("attempt", "")
-    manifest = manifests.get(uri, {})
-    config = manifest.get("stage")
+    manifest = manifests.get(uri)
+    config = manifest.stage if manifest else None
     return StageContent(
         name=tags.get("stage", record.name),
-        attempt=str(manifest.get("attempt") or uri.rstrip("/").rpartition("/")[2]),
+        attempt=str((manifest and manifest.attempt) or uri.rstrip("/").rpartition("/")[2]),
         status=record.status,
         began_ms=record.began_ms,
         ended_ms=record.ended_ms,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.reporting.content import Curve, StageContent
-from vit import build_model, config_from_dict
+from vit import build_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +35,15 @@ class StageCost:
 
 def cost_of(stage: StageContent) -> StageCost:
     """The cost of one attempt."""
-    steps = stage.manifest.get("step", _last_step(stage.curves.get("train/loss", [])))
+    manifest = stage.manifest
+    steps = manifest.step if manifest else _last_step(stage.curves.get("train/loss", []))
     steps = steps if stage.trains else None
     batch = stage.config.get("global_batch", "")
     images = int(batch) * int(steps) if batch.isdigit() and steps is not None else None
     training = evaluation = None
     parameters = None
-    model = stage.manifest.get("stage", {}).get("model") or stage.manifest.get("model")
-    if model:
-        cost = build_model(config_from_dict(model), device="meta").cost()
+    if manifest and (manifest.model or "model" in manifest.stage):
+        cost = build_model(manifest.config(), device="meta").cost()
         parameters = cost.parameters
         training = cost.training_flops * images if images is not None else None
         counts = (stage.curves.get(f"{name}/samples", []) for name in ("val", "val_ema"))

@@ -6,6 +6,7 @@ from html import escape
 from itertools import pairwise
 
 from pipelines.cli.console import clock
+from pipelines.lineage.manifest import WEIGHTS
 from pipelines.reporting.amounts import (
     UNKNOWN,
     amount,
@@ -71,8 +72,8 @@ def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> 
 
 def _steps(stage: StageContent) -> str:
     """Steps of a committed attempt; else how many of the planned ones were logged."""
-    if "step" in stage.manifest:
-        return str(stage.manifest["step"])
+    if stage.manifest:
+        return str(stage.manifest.step)
     curve = stage.curves.get("train/loss", [])
     return f"{curve[-1][0] if curve else 0} of {stage.config['steps']}" if stage.trains else UNKNOWN
 
@@ -110,21 +111,20 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
     parent = tags.get("parent.attempt")
     init = stage.config.get("init", "None")
     came = f"{tags.get('parent.stage', '')} {parent}" if parent else None
-    versions = ", ".join(f"{k} {v}" for k, v in manifest.get("versions", {}).items())
-    data = manifest.get("dataset", {})
-    digest = data.get("digest") or tags.get("dataset_digest")
-    weights = manifest.get("files", {}).get("weights.safetensors", {})
+    versions = ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) if manifest else None
+    data = manifest.dataset if manifest else None
+    weights = manifest.files.get(WEIGHTS) if manifest else None
     found = [
         ("fingerprint", tags.get("fingerprint")),
         ("starts from", came or (None if init in ("None", "") else init) or "fresh weights"),
         ("parent's weights, sha256", tags.get("parent.weights_sha256")),
-        ("dataset", data.get("name") or tags.get("dataset")),
-        ("dataset digest", digest),
-        ("git commit", manifest.get("git_commit") or tags.get("git_commit")),
+        ("dataset", data.name if data else tags.get("dataset")),
+        ("dataset digest", data.digest if data else tags.get("dataset_digest")),
+        ("git commit", (manifest and manifest.git_commit) or tags.get("git_commit")),
         ("versions", versions),
-        ("started", manifest.get("started")),
+        ("started", manifest and manifest.started),
         ("weights", stage.uri if manifest else f"{stage.uri} (not committed)"),
-        ("weights, sha256", weights.get("sha256")),
+        ("weights, sha256", weights and weights.sha256),
         ("MLflow run", stage.run_id),
         ("Ray job", tags.get("ray_job_id")),
     ]

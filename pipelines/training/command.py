@@ -2,13 +2,11 @@
 
 import signal
 import sys
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.place import check_root, resolve_place
+from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
 from pipelines.reporting.command import report_at_the_end
 from pipelines.tracking.client import open_client, settle
@@ -23,9 +21,8 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
     with errors_as_exits(stopped=stopped):
         signal.signal(signal.SIGTERM, _stop)
         command = read_command(
-            sys.argv[1:], stage_name=stage_name, prog=program_name(), description=description
+            sys.argv[1:], prog=program_name(), description=description, stage_name=stage_name
         )
-        command = replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
         outcomes = run_stages(command)
     if len(outcomes) > 1:
         print_summary(outcomes, command)
@@ -62,9 +59,9 @@ def _done(plan: Plan, client: Any) -> Outcome:
     manifest = plan.attempt.manifest
     assert manifest is not None
     print(f"{plan.stage.name}: committed already in {plan.attempt.uri} (--force trains it again)")
-    for line in settle(client, manifest):
+    for line in settle(client, manifest.to_json()):
         print(f"{plan.stage.name}: {line}")
-    return Outcome(plan.stage.name, "done already", manifest["metrics"], 0.0, plan.attempt.uri)
+    return Outcome(plan.stage.name, "done already", manifest.metrics, 0.0, plan.attempt.uri)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

@@ -4,7 +4,7 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -23,19 +23,21 @@ from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.inspection.inspection import inspect_after_stage
+from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
-from pipelines.training.gauges import Watch
-from pipelines.training.listener import handle_message
+from pipelines.training.gauges import Gauges
+from pipelines.training.listener import Listener
 from pipelines.training.outcomes import Outcome, accuracy_of
 from pipelines.training.prepare import Plan
-from pipelines.training.relay import Forward, drain, message_queue
+from pipelines.training.relay import Relay, drain, message_queue
 from pipelines.worker.background import Background
 from pipelines.worker.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.worker.job import Job
 from pipelines.worker.loop import train
+from pipelines.worker.messages import Message
 from storage import weights
 from storage.errors import StorageError
 from storage.objects import open_store
@@ -54,7 +56,7 @@ def run_stage(
     """
     place, stage = command.place, plan.stage
     fewest, most, cpus = _fit_to_cluster(plan, place)
-    lineage = plan.manifest(mlflow_run_id="")  # not known yet
+    lineage = plan.lineage()
     tracker = open_tracker(
         client,
         experiment=plan.recipe,
@@ -68,31 +70,32 @@ def run_stage(
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
-    watch = Watch(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
+    listener = Listener(tracker, progress, plan)
+    gauges = Gauges(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
+
+    def handle(message: Message) -> None:
+        gauges.export(message)
+        listener.handle(message)
+
     job = Job(
-        feed=plan.feed,
+        stage=stage,
+        dataset_uri=plan.dataset.uri,
+        attempt_uri=plan.attempt.uri,
         place=place,
         start_uri=plan.start_uri,
         steps_per_epoch=plan.steps_per_epoch,
-        manifest=lineage | {"mlflow_run_id": tracker.run_id},
+        manifest=replace(lineage, mlflow_run_id=tracker.run_id),
     )
     status, began, untracked = FAILED, time.monotonic(), None
-    stopped: list[Exception] = []
     try:
         queue = message_queue()
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
             trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
             fit = Background(trainer.fit)
-            untracked = drain(
-                queue,
-                lambda message: handle_message(
-                    watch.seen(message), tracker, progress, plan, stopped
-                ),
-                ended=lambda: _ended(fit, stop),
-            )
+            untracked = drain(queue, handle, ended=lambda: _ended(fit, stop))
             fit.result()
-        if stopped:
-            raise stopped[0]
+        if listener.stopped:
+            raise listener.stopped
         status = FINISHED
         inspect_after_stage(
             plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
@@ -109,12 +112,12 @@ def run_stage(
             progress.note(line)
     if untracked is not None:
         progress.note(f"warning: not everything reached MLflow: {unwrapped(untracked)}")
-    whole = weights.read_manifest(plan.attempt.uri)
-    assert whole is not None, f"{plan.attempt.uri} ended without a manifest"
+    manifest = read_manifest(plan.attempt.uri)
+    assert manifest is not None, f"{plan.attempt.uri} ended without a manifest"
     seconds = time.monotonic() - began
-    reached = f"val accuracy {accuracy_of(whole['metrics'])} in {clock(seconds)}"
+    reached = f"val accuracy {accuracy_of(manifest.metrics)} in {clock(seconds)}"
     progress.note(f"{reached}, weights in {plan.attempt.uri}")
-    return Outcome(stage.name, "trained", whole["metrics"], seconds, plan.attempt.uri)
+    return Outcome(stage.name, "trained", manifest.metrics, seconds, plan.attempt.uri)
 
 
 def _ended(fit: Background, stop: threading.Event | None) -> bool:
@@ -153,10 +156,12 @@ def _trainer(
             name=f"{plan.run}-{plan.stage.name}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,  # Ray's own notes; weights and states are ours, elsewhere
             failure_config=FailureConfig(max_failures=job.place.max_failures),
-            callbacks=[Forward(queue)],
+            callbacks=[Relay(queue)],
         ),
         datasets=dict.fromkeys(names, placeholder),
-        dataset_config=OrderedDataConfig(plan.feed),
+        dataset_config=OrderedDataConfig(
+            job.stage, job.place, dataset_uri=job.dataset_uri, attempt_uri=job.attempt_uri
+        ),
     )
 
 
@@ -179,7 +184,7 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
     return fewest, most, cpus
 
 
-def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
+def _tags(plan: Plan, lineage: Manifest) -> dict[str, str]:
     tags = {
         "fingerprint": plan.fingerprint,
         "weights": plan.attempt.uri,
@@ -187,12 +192,9 @@ def _tags(plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:
         "dataset_digest": plan.dataset.digest,
         "ray_job_id": ray.get_runtime_context().get_job_id(),
     }
-    if manifest["git_commit"]:
-        tags["git_commit"] = manifest["git_commit"]
-    if manifest["parent"]:
-        tags |= {f"parent.{name}": value for name, value in manifest["parent"].items()}
-        tags["parent.weights"] = str(plan.start_uri)
-    return tags
+    if plan.parent:
+        tags["parent.weights"] = plan.parent.uri
+    return tags | lineage.tags()
 
 
 def origin(plan: Plan) -> str:

@@ -6,7 +6,6 @@ The same figures tell when decoding is too slow for the workers, and by how many
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -14,6 +13,7 @@ from ray.util.metrics import Gauge
 
 from cluster.placement import decoding_cpus, more_cpus
 from cluster.settings import Place
+from pipelines.worker.messages import Evaluated, Message, StepsTrained
 
 GAUGES = {  # a name in the reports -> the gauge, what it is
     "step": ("vit_on_ray_step", "optimizer steps done"),
@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 20.0
 _TAGS = ("run", "stage")
 
 
-class Watch:
+class Gauges:
     """Looks at what the workers of one stage report."""
 
     def __init__(
@@ -53,16 +53,15 @@ class Watch:
         for gauge in (*self._gauges.values(), self._missing):
             gauge.set_default_tags({"run": run, "stage": stage})
 
-    def seen(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Export what a message says; return it as it is."""
-        if message.get("kind") == "steps":
-            record = message["records"][-1]
+    def export(self, message: Message) -> None:
+        """Export the metrics of a message; other messages change nothing."""
+        if isinstance(message, StepsTrained):
+            record = message.records[-1]
             self._set(record)
-            with contextlib.suppress(RayError):  # the cluster went away: others say so
-                self._compare(record, len(message["records"]) * record["train/step_seconds"])
-        elif message.get("kind") == "metrics":
-            self._set(message["metrics"])
-        return message
+            with contextlib.suppress(RayError):  # a cluster that went away is reported elsewhere
+                self._compare(record, len(message.records) * record["train/step_seconds"])
+        elif isinstance(message, Evaluated):
+            self._set(message.metrics)
 
     def _set(self, figures: Mapping[str, float]) -> None:
         for name, gauge in self._gauges.items():

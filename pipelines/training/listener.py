@@ -1,64 +1,81 @@
-"""What the driver does with a message of the workers: a line for people, metrics for MLflow."""
-
-from typing import Any
+"""What the driver does with a message of the workers: a line on the terminal, metrics to MLflow."""
 
 from pipelines.cli.exits import Failed
 from pipelines.cli.progress import Progress
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.outcomes import accuracy_of
 from pipelines.training.prepare import Plan
+from pipelines.worker.messages import (
+    Evaluated,
+    Message,
+    Preempted,
+    Quarantined,
+    StageStopped,
+    Started,
+    StepsSkipped,
+    StepsTrained,
+    WorkersLost,
+)
 from pipelines.worker.quarantine import FILE as QUARANTINE
 from pipelines.worker.watchdog import stall_lines
 from storage.errors import BadInput
 from storage.objects import open_store
 
-NAMED = 5  # damaged samples that a terminal shows at once
+MOST_LINES = 5  # damaged samples that a terminal shows at once
 
 
-def handle_message(
-    message: dict[str, Any],
-    tracker: Tracker,
-    progress: Progress,
-    plan: Plan,
-    stopped: list[Exception],
-) -> None:
-    """One message of the workers, on the driver."""
-    kind = message.get("kind")
-    if kind == "start":
-        progress.note("; ".join(filter(None, (message["plan"], ", ".join(message["notes"])))))
-        tracker.log_start(message["step"])
-        tracker.log_steps(message["records"])  # trained, though perhaps nobody heard of it
-    elif kind == "steps":
-        progress.show(message["records"][-1])
-        tracker.log_steps(message["records"])
-        for name in message["pictures"]:
-            tracker.log_file(name, open_store(plan.attempt.uri).read(name))
-    elif kind == "metrics":
-        metrics = message["metrics"]
-        progress.note(
-            f"step {message['step']}: val accuracy {accuracy_of(metrics)},"
-            f" val loss {metrics['val/loss']:.4f}"
-        )
-        tracker.log_steps([{"step": message["step"], **metrics}])
-    elif kind == "quarantined":
-        for line in message["lines"][:NAMED]:
-            progress.note(f"warning: {line}; another sample takes its place")
-        if len(message["lines"]) > NAMED:
-            progress.note(f"warning: {len(message['lines']) - NAMED} more, see {QUARANTINE}")
-        tracker.log_steps([{"step": message["step"], **message["metrics"]}])
-        tracker.log_file(QUARANTINE, open_store(plan.attempt.uri).read(QUARANTINE))
-    elif kind == "stopped":
-        kind_of_error = BadInput if message["mistake"] else Failed
-        stopped.append(kind_of_error(f"stage {plan.stage.name}: {message['reason']}"))
-    elif kind == "preempted":
-        ranks = ", ".join(map(str, message["ranks"])) or "none of ours"
-        progress.note(f"a node is about to be taken away (ranks: {ranks}); saving before it goes")
-    elif kind == "skipped":
-        progress.note(f"warning: {message['reason']}; {message['steps']} steps went without")
-    elif kind == "lost":
-        for rank, reason in message["workers"].items():
-            progress.note(f"worker {rank} failed: {reason}")
-        for line in stall_lines(plan.attempt.uri):
-            progress.note(line)
-    for line in tracker.notices():
-        progress.note(line)
+class Listener:
+    """Handles the messages of one stage attempt."""
+
+    def __init__(self, tracker: Tracker, progress: Progress, plan: Plan) -> None:
+        self._tracker, self._progress, self._plan = tracker, progress, plan
+        self.stopped: Exception | None = None
+        """Why the workers gave up, if they did."""
+
+    def handle(self, message: Message) -> None:
+        """Handle one message. Raises TypeError for a message of an unknown class."""
+        tracker, note = self._tracker, self._progress.note
+        match message:
+            case Started():
+                note("; ".join(filter(None, (message.plan, ", ".join(message.notes)))))
+                tracker.log_start(message.step)
+                tracker.log_steps(list(message.records))
+            case StepsTrained():
+                self._progress.show(message.records[-1])
+                tracker.log_steps(list(message.records))
+                for name in message.pictures:
+                    tracker.log_file(name, open_store(self._plan.attempt.uri).read(name))
+            case Evaluated():
+                accuracy, loss = accuracy_of(message.metrics), message.metrics["val/loss"]
+                note(f"step {message.step}: val accuracy {accuracy}, val loss {loss:.4f}")
+                tracker.log_steps([{"step": message.step, **message.metrics}])
+            case Quarantined():
+                self._quarantined(message)
+            case StageStopped():
+                kind = BadInput if message.mistake else Failed
+                self.stopped = self.stopped or kind(
+                    f"stage {self._plan.stage.name}: {message.reason}"
+                )
+            case Preempted():
+                ranks = ", ".join(map(str, message.ranks)) or "none of this stage"
+                note(f"a node is about to be taken away (ranks: {ranks}); saving before it goes")
+            case StepsSkipped():
+                note(f"warning: {message.reason}; {message.steps} steps skipped")
+            case WorkersLost():
+                for rank, reason in message.reasons.items():
+                    note(f"worker {rank} failed: {reason}")
+                for line in stall_lines(self._plan.attempt.uri):
+                    note(line)
+            case _:
+                raise TypeError(f"no such message from a worker: {message!r}")
+        for line in tracker.notices():
+            note(line)
+
+    def _quarantined(self, message: Quarantined) -> None:
+        for line in message.lines[:MOST_LINES]:
+            self._progress.note(f"warning: {line}; another sample takes its place")
+        if len(message.lines) > MOST_LINES:
+            more = len(message.lines) - MOST_LINES
+            self._progress.note(f"warning: {more} more, see {QUARANTINE}")
+        self._tracker.log_steps([{"step": message.step, **message.metrics}])
+        self._tracker.log_file(QUARANTINE, open_store(self._plan.attempt.uri).read(QUARANTINE))

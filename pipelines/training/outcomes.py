@@ -18,7 +18,7 @@ class Outcome:
     stage: str
     status: str
     """`trained` or `done already`."""
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
     seconds: float
     weights: str
 

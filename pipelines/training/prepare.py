@@ -11,8 +11,6 @@ The start of a stage, stated once:
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any
 
 from cluster.batching import plan_batch
 from cluster.errors import BadPlace
@@ -20,20 +18,20 @@ from cluster.scaling import worker_range
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.cli.options import Command
-from pipelines.cli.place import shard_cache
 from pipelines.lineage.attempts import (
     Attempt,
-    attempt_to_make,
+    attempt_for,
     choose_parent,
     committed_attempts,
     fingerprint_in_recipe,
-    newest,
+    parent_of,
 )
-from pipelines.lineage.manifest import PACKAGES, git_commit, parent_record
+from pipelines.lineage.manifest import DatasetName, Manifest
 from pipelines.lineage.start_weights import init_place, start_weights
+from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.order import epochs_at
 from storage.stream import order_of
@@ -53,7 +51,6 @@ class Plan:
     start_uri: str | None
     """Weights to start from: the parent's, or those `init` names."""
     dataset: Dataset
-    feed: Feed
     workers: tuple[int, int]
     steps_per_epoch: float
 
@@ -62,23 +59,21 @@ class Plan:
         """Whether the attempt is committed already."""
         return self.attempt.manifest is not None
 
-    def manifest(self, *, mlflow_run_id: str) -> dict[str, Any]:
-        """Lineage: everything the weights came from (the worker adds step and metrics)."""
-        parent = self.parent
-        return {
-            "format_version": FORMAT_VERSION,
-            "recipe": self.recipe,
-            "run": self.run,
-            "stage": plain(asdict(self.stage)),
-            "fingerprint": self.fingerprint,
-            "attempt": self.attempt.name,
-            "parent": parent and parent_record(parent),
-            "dataset": {"name": self.stage.data.dataset, "digest": self.dataset.digest},
-            "mlflow_run_id": mlflow_run_id,
-            "git_commit": git_commit(),
-            "versions": {name: version(name) for name in PACKAGES},
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    def lineage(self) -> Manifest:
+        """The manifest as far as it is known before training."""
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            recipe=self.recipe,
+            run=self.run,
+            stage=plain(asdict(self.stage)),
+            fingerprint=self.fingerprint,
+            attempt=self.attempt.name,
+            parent=parent_of(self.parent) if self.parent else None,
+            dataset=DatasetName(name=self.stage.data.dataset, digest=self.dataset.digest),
+            git_commit=git_commit(),
+            versions=package_versions(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,13 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     start = init_place(stage.init)
     if start is not None:
         # Read and adapted once here, before a GPU is asked for.
-        start_weights(start, stage.model, image_size=stage.init_image_size)
+        start_weights(
+            start,
+            stage.model,
+            image_size=stage.init_image_size,
+            mean=stage.init_mean,
+            std=stage.init_std,
+        )
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
@@ -117,10 +118,9 @@ def check_stage(stage: Stage, place: Place) -> Checked:
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
             f" data of {dataset.uri} has {classes} classes"
         )
-    feed = Feed(stage=stage, dataset_uri=dataset.uri, attempt_uri="", decode_cpus=1.0)
-    order_of(feed.val_spec(), dataset)
+    order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:
-        order_of(feed.train_spec(), dataset)
+        order_of(train_spec(stage, dataset.uri), dataset)
     return Checked(dataset, (fewest, most))
 
 
@@ -137,21 +137,9 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     name = fingerprint(
         stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
     )
-    attempts = committed_attempts(place.storage_root, run, stage.name)
-    attempt = newest(attempts, name)
-    if attempt is None or command.options.force:
-        to_make = attempt_to_make(attempts, name)
-        attempt = Attempt(to_make, join(place.storage_root, run, stage.name, to_make), None)
-    feed = Feed(
-        stage=stage,
-        dataset_uri=dataset.uri,
-        attempt_uri=attempt.uri,
-        decode_cpus=place.decode_cpus,
-        decode_on_gpu_nodes=place.decode_on_gpu_nodes,
-        wait_for_nodes=place.wait_for_nodes,
-        cache=shard_cache(place.cache),
-    )
-    one_step = epochs_at(order_of(feed.train_spec(), dataset), 1) if stage.steps else 1.0
+    attempt = attempt_for(place.storage_root, run, stage.name, name, force=command.options.force)
+    order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
+    one_step = epochs_at(order, 1) if order else 1.0
     return Plan(
         stage=stage,
         run=run,
@@ -161,7 +149,6 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         parent=parent,
         start_uri=parent.uri if parent else init_place(stage.init),
         dataset=dataset,
-        feed=feed,
         workers=checked.workers,
         steps_per_epoch=1 / one_step,
     )
@@ -174,8 +161,8 @@ def _parent(stage: Stage, command: Command) -> Attempt | None:
     script = f"pipelines/{stage.parent}.py --recipe {options.recipe} --run {options.run}"
     return choose_parent(
         committed_attempts(root, options.run, stage.parent),
-        of_recipe=fingerprint_in_recipe(command.recipe, stage.parent, command.place),
-        asked=options.parent,
-        place=join(root, options.run, stage.parent),
+        from_recipe=fingerprint_in_recipe(command.recipe, stage.parent, command.place),
+        requested=options.parent,
+        looked_in=join(root, options.run, stage.parent),
         command=script,
     )

@@ -14,12 +14,12 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.cli.ray_errors import root_cause
+from pipelines.worker.messages import MESSAGE, Message, WorkersLost
 
 POLL_SECONDS = 0.5
-Message = dict[str, Any]
 
 
-class Forward(UserCallback):
+class Relay(UserCallback):
     """Runs on the controller: puts what rank 0 reported, and failures, into the queue."""
 
     def __init__(self, queue: Queue) -> None:
@@ -29,12 +29,14 @@ class Forward(UserCallback):
         self, run_context: object, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
     ) -> None:
         """Called after every rank has reported."""
-        self.queue.put(metrics[0])
+        message = metrics[0].get(MESSAGE)
+        assert message is not None, "rank 0 reported nothing"
+        self.queue.put(message)
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Called when workers were lost or raised."""
         lost = {rank: _brief(*root_cause(error)) for rank, error in worker_exceptions.items()}
-        self.queue.put({"kind": "lost", "workers": lost})
+        self.queue.put(WorkersLost(reasons=lost))
 
 
 def message_queue() -> Queue:

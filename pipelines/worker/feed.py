@@ -6,7 +6,6 @@ damaged ones) itself. So resuming and new worker counts need no case of their ow
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import ray.data
@@ -15,62 +14,25 @@ from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
 from cluster.placement import decoding_selector
+from cluster.settings import Place
+from pipelines.cli.place import shard_cache
 from pipelines.lineage.resume_states import newest_state
 from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.background import Background
-from storage.cache import Cache
-from storage.stream import StreamSpec, eval_stream, train_stream
+from storage.stream import eval_stream, train_stream
 
 TRAIN, VAL = "train", "val"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Feed:
-    """The streams of one stage attempt, as plain values."""
-
-    stage: Stage
-    dataset_uri: str
-    attempt_uri: str
-    decode_cpus: float
-    cache: Cache | None = None
-    decode_on_gpu_nodes: bool | None = None
-    wait_for_nodes: bool = False
-
-    def train_spec(self) -> StreamSpec:
-        """The training images, in the order that depends on nothing but the stage."""
-        data = self.stage.data
-        return StreamSpec(
-            dataset=self.dataset_uri,
-            split=data.train_split,
-            selection=data.selection,
-            crop=data.train_crop(self.stage.image_size),
-            seed=self.stage.seed,
-            global_batch=self.stage.global_batch,
-            tail=data.tail,
-        )
-
-    def val_spec(self) -> StreamSpec:
-        """The validation images: by default all of the classes that are trained on."""
-        data = self.stage.data
-        chosen = data.val_selection
-        if chosen.classes is None and chosen.labels is None:
-            same = data.selection
-            chosen = replace(chosen, classes=same.classes, labels=same.labels)
-        return replace(
-            self.train_spec(),
-            split=data.val_split,
-            selection=chosen,
-            crop=data.val_crop(self.stage.image_size),
-        )
-
-
 class OrderedDataConfig(DataConfig):
     """Builds the streams for the worker group that is starting and deals them out in order."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, stage: Stage, place: Place, *, dataset_uri: str, attempt_uri: str) -> None:
         super().__init__()
-        self._feed = feed
+        self._stage, self._place = stage, place
+        self._dataset_uri, self._attempt_uri = dataset_uri, attempt_uri
 
     def configure(
         self,
@@ -90,26 +52,27 @@ class OrderedDataConfig(DataConfig):
         return per_rank
 
     def _stream(self, name: str, world_size: int) -> Dataset:
-        feed = self._feed
+        stage, place = self._stage, self._place
+        cache = shard_cache(place.cache)
         nodes = decoding_selector(
-            ray.nodes(), on_gpu_nodes=feed.decode_on_gpu_nodes, more_to_come=feed.wait_for_nodes
+            ray.nodes(), on_gpu_nodes=place.decode_on_gpu_nodes, more_to_come=place.wait_for_nodes
         )
         if name == VAL:
             return eval_stream(
-                feed.val_spec(),
+                val_spec(stage, self._dataset_uri),
                 world_size=world_size,
-                num_cpus=feed.decode_cpus,
-                cache=feed.cache,
+                num_cpus=place.decode_cpus,
+                cache=cache,
                 nodes=nodes,
             )
-        state = newest_state(feed.attempt_uri)
+        state = newest_state(self._attempt_uri)
         return train_stream(
-            feed.train_spec(),
+            train_spec(stage, self._dataset_uri),
             start_step=state.step if state else 0,
-            stop_step=feed.stage.steps,
+            stop_step=stage.steps,
             world_size=world_size,
-            num_cpus=feed.decode_cpus,
-            cache=feed.cache,
+            num_cpus=place.decode_cpus,
+            cache=cache,
             nodes=nodes,
         )
 

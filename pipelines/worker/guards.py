@@ -11,7 +11,6 @@ from torch import Tensor
 from pipelines.worker.collectives import _gathered
 from storage.dataset import load_dataset
 from storage.index import load_index
-from storage.objects import open_store
 from storage.reader import read_samples
 from storage.stream import StreamSpec
 
@@ -79,6 +78,7 @@ def skipped_in_a_row(before: int, finite: list[bool]) -> int:
 
 
 def _keys(spec: StreamSpec, positions: np.ndarray) -> list[str]:
-    index = load_index(load_dataset(spec.dataset), spec.split)
-    found = read_samples(open_store(spec.dataset), index, positions, damaged=[])
+    dataset = load_dataset(spec.dataset)
+    index = load_index(dataset, spec.split)
+    found = read_samples(dataset.shard_store(), index, positions, damaged=[])
     return [f"{raw.key} ({raw.shard})" for raw in sorted(found, key=lambda raw: raw.request)]

@@ -1,35 +1,27 @@
 """What a worker is told, and how it says that it cannot go on."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.settings import Place
+from pipelines.lineage.manifest import Manifest
 from pipelines.recipes.stage import Stage
-from pipelines.worker.feed import Feed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One stage attempt, as plain values: all that a worker is told."""
 
-    feed: Feed
-    """The stage, and what it is fed."""
+    stage: Stage
+    """What is trained."""
+    dataset_uri: str
+    attempt_uri: str
+    """Where weights and resume states go."""
     place: Place
     start_uri: str | None
     """Weights to start from: a stage's, or a public checkpoint."""
     steps_per_epoch: float
-    manifest: dict[str, Any]
-    """Lineage for the manifest; the worker adds step, metrics and what is known at the end."""
-
-    @property
-    def stage(self) -> Stage:
-        """What is trained."""
-        return self.feed.stage
-
-    @property
-    def attempt_uri(self) -> str:
-        """Where weights and resume states go."""
-        return self.feed.attempt_uri
+    manifest: Manifest
+    """The manifest as far as it is known; the workers add step, metrics and files."""
 
 
 class Stopped(Exception):

@@ -6,6 +6,7 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,9 +25,11 @@ from pipelines.inspection.image_grid import image_grid
 from pipelines.lineage.resume_states import damaged_states, drop_states
 from pipelines.lineage.start_weights import start_weights
 from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.feed import TRAIN, VAL, begun
 from pipelines.worker.guards import TrainedStep, usable_loss
 from pipelines.worker.job import Job, Stopped
+from pipelines.worker.messages import Evaluated, Preempted, Record, StageStopped
 from pipelines.worker.quarantine import Quarantine
 from pipelines.worker.survival import Survival
 from pipelines.worker.telemetry import Telemetry
@@ -57,7 +60,7 @@ def train(job: Job) -> None:
         _train(worker, job.stage, job.place)
     except Stopped as stop:
         worker.survival.end()  # what was trained before it is kept
-        worker.telemetry.tell({"kind": "stopped", "reason": str(stop), "mistake": stop.mistake})
+        worker.telemetry.report(StageStopped(reason=str(stop), mistake=stop.mistake))
 
 
 def _train(worker: "Worker", stage: Stage, place: Place) -> None:
@@ -71,7 +74,7 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
         if reported:
             worker.report(done)
         if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
-            worker.evaluate(done)  # before the save, which keeps what was told
+            worker.evaluate(done)  # before the save, which keeps what was reported
         due = place.save_every_steps and done % place.save_every_steps == 0
         if not last and (due or (reported and worker.preempted())):
             worker.save(done)
@@ -104,10 +107,14 @@ class Worker:
         self.telemetry = Telemetry(
             job, self.survival, rank=self.rank, world_size=self.world_size, device=self.device
         )
-        digest = job.manifest["dataset"]["digest"]
+        assert job.manifest.dataset is not None
+        digest = job.manifest.dataset.digest
         self.train_quarantine, self.val_quarantine = (
             Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
-            for spec in (job.feed.train_spec(), job.feed.val_spec())
+            for spec in (
+                train_spec(job.stage, job.dataset_uri),
+                val_spec(job.stage, job.dataset_uri),
+            )
         )
 
     def start(self) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
@@ -133,12 +140,12 @@ class Worker:
             average = stage.optim.ema_decay is not None
             self.engine = build_engine(model.to(self.device), optimizer, config, average=average)
             self.survival.beat(0, "start")
-            told = []
+            records: list[Record] = []
             if saved is not None:
-                told = saved.manifest["told"]
+                records = saved.manifest["told"]
                 resume_state.restore(self.engine, saved, step=step)
                 notes = (f"resumed after step {step}", *notes)
-        self.telemetry.start(step, told, plan=str(self.plan), notes=notes)
+        self.telemetry.start(step, records, plan=str(self.plan), notes=notes)
         self.telemetry.reset_clock()
         return step, batches
 
@@ -152,7 +159,12 @@ class Worker:
             return ("fresh weights",)
         stage = self.job.stage
         found, notes = start_weights(
-            self.job.start_uri, stage.model, image_size=stage.init_image_size
+            self.job.start_uri,
+            stage.model,
+            image_size=stage.init_image_size,
+            mean=stage.init_mean,
+            std=stage.init_std,
+            reset_head=stage.reset_head,
         )
         model.load_state_dict(found)
         return notes
@@ -219,20 +231,20 @@ class Worker:
     def report(self, step: int) -> None:
         """Tell the metrics of every step since the last report, where there are any."""
         if self.telemetry.unreported:
-            self.telemetry.report(step, self.engine, self.train_quarantine)
+            self.telemetry.report_steps(step, self.engine, self.train_quarantine)
 
     def save(self, step: int) -> None:
         """Begin to write the resume state; it does not know how many workers wrote it."""
         self.report(step)  # looks at the losses: what is no number is not saved
-        told = self.telemetry.remember()
-        self.survival.save(step, resume_state.own_pieces(self.engine), told)
+        records = self.telemetry.carry_over()
+        self.survival.save(step, resume_state.own_pieces(self.engine), records)
         self.telemetry.reset_clock()
 
     def preempted(self) -> bool:
         """Whether a node was given notice since the last look (collective): save while it lives."""
         ranks = self.survival.notice()
         if ranks is not None:
-            self.telemetry.tell({"kind": "preempted", "ranks": ranks})
+            self.telemetry.report(Preempted(ranks=tuple(ranks)))
         return ranks is not None
 
     @torch.no_grad()
@@ -253,7 +265,7 @@ class Worker:
             metrics |= self.classify("val_ema", lambda images: model(images.to(self.dtype)))
         self.engine.train()
         metrics["val/seconds"] = time.perf_counter() - began
-        self.telemetry.metrics("metrics", step, metrics)
+        self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics))
         self.telemetry.check(self.val_quarantine, step)
         self.telemetry.reset_clock()
         return metrics
@@ -285,9 +297,8 @@ class Worker:
         if stage.optim.ema_decay is not None:
             average = resume_state.gather_weights(self.engine, resume_state.AVERAGE)
         if self.rank == 0:
-            manifest = self.job.manifest | {"step": stage.steps, "metrics": metrics}
-            weights.commit(self.job.attempt_uri, tensors, manifest, ema=average)
+            manifest = replace(self.job.manifest, step=stage.steps, metrics=metrics)
+            weights.commit(self.job.attempt_uri, tensors, manifest.to_json(), ema=average)
             drop_states(self.job.attempt_uri)
         dist.barrier()
-        self.telemetry.tell({"kind": "committed", "step": stage.steps})
         self.survival.end()

@@ -1,9 +1,12 @@
-"""What a worker measures of its training and tells the driver; every rank calls, rank 0 speaks."""
+"""What a worker measures of its training and reports to the driver.
+
+Every rank calls; what rank 0 says counts.
+"""
 
 import math
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray.train
@@ -20,6 +23,16 @@ from pipelines.worker.guards import (
     skipped_in_a_row,
 )
 from pipelines.worker.job import Job, Stopped
+from pipelines.worker.messages import (
+    MESSAGE,
+    Evaluated,
+    Message,
+    Quarantined,
+    Record,
+    Started,
+    StepsSkipped,
+    StepsTrained,
+)
 from pipelines.worker.quarantine import Quarantine
 from pipelines.worker.survival import Survival
 from pipelines.worker.utilisation import Utilisation, device_name
@@ -28,12 +41,12 @@ from storage.stream import order_of
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-Told = list[dict[str, float]]
-"""Metrics, a record a step, each with its `step`."""
-
 
 class Telemetry:
-    """One rank's; `report`, `tell`, `metrics` and `check` are collective."""
+    """Telemetry of one rank.
+
+    Every rank must call the methods that report, and `check`, together.
+    """
 
     def __init__(
         self, job: Job, survival: Survival, *, rank: int, world_size: int, device: torch.device
@@ -42,8 +55,8 @@ class Telemetry:
         self._rank, self._world_size = rank, world_size
         self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
         self._skipped = 0
-        self._told: Told = []
-        self._told_before: Told = []
+        self._reported: list[Record] = []
+        self._reported_before: list[Record] = []
         self._first_batch_seconds: float | None = None
         self.unreported: list[TrainedStep] = []
         self.reset_clock()
@@ -71,33 +84,36 @@ class Telemetry:
         """A picture lies in the attempt's folder."""
         self._pictures.append(picture)
 
-    def start(self, step: int, told: Told, **more: Any) -> None:
-        """The group goes on after `step`, and tells again what was `told` before it."""
-        self.tell({"kind": "start", "step": step, "records": told, **more})
+    def start(
+        self, step: int, records: Sequence[Record], *, plan: str, notes: tuple[str, ...]
+    ) -> None:
+        """Report that the group goes on after `step`, with the metrics that its state carries."""
+        self.report(Started(step=step, plan=plan, notes=notes, records=records))
 
-    def remember(self) -> Told:
-        """What was told since the save before the last: it goes into the state that is saved now.
+    def carry_over(self) -> list[Record]:
+        """Metrics reported since the save before the last, for the state that is saved now.
 
-        A worker that is killed may have said it to nobody, and says it never again, since it is
-        not trained again.
+        A report can be lost with the worker that made it. Its steps are not trained again, so a
+        state carries their metrics, and the group that resumes from it reports them once more.
         """
-        told, self._told_before, self._told = self._told_before + self._told, self._told, []
-        return told
+        records = self._reported_before + self._reported
+        self._reported_before, self._reported = self._reported, []
+        return records
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Report to the controller: every rank calls, rank 0's words count."""
-        ray.train.report(message if self._rank == 0 else {})
+    def report(self, message: Message) -> None:
+        """Send a message to the controller, by way of Ray Train."""
+        ray.train.report({MESSAGE: message} if self._rank == 0 else {})
 
-    def metrics(self, kind: str, step: int, metrics: dict[str, float], **more: Any) -> None:
-        """Tell metrics that belong to a step."""
-        self._told.append({"step": step, **metrics})
-        self.tell({"kind": kind, "step": step, "metrics": metrics, **more})
+    def report_metrics(self, message: Evaluated | Quarantined) -> None:
+        """Send metrics that belong to a step."""
+        self._reported.append({"step": message.step, **message.metrics})
+        self.report(message)
 
-    def report(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
-        """Tell the metrics of every step since the last report.
+    def report_steps(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
+        """Send the metrics of every step since the last report.
 
         Raises:
-            Stopped: a loss or gradient is no number, or too many samples are damaged.
+            Stopped: a loss or gradient is NaN or infinite, or too many samples are damaged.
         """
         self._survival.beat(step, "report")
         losses = self._checked_losses(quarantine)
@@ -106,7 +122,7 @@ class Telemetry:
         requests, count = read.tolist()
         seconds = time.perf_counter() - self._began
         steps = len(self.unreported)
-        records: Told = [
+        records: list[Record] = [
             {"step": trained.step, "train/lr": trained.lr}
             | ({"train/loss": loss} if math.isfinite(loss) else {})
             for trained, loss in zip(self.unreported, losses, strict=True)
@@ -127,12 +143,12 @@ class Telemetry:
             records[-1]["train/gradient_norm"] = norm
         if self._first_batch_seconds:
             records[-1]["train/first_batch_seconds"] = self._first_batch_seconds
-            self._first_batch_seconds = 0.0  # told
+            self._first_batch_seconds = 0.0  # reported
         stalled = self._survival.stalled()
         if stalled:
             records[-1]["train/save_seconds"] = stalled
-        self._told += records
-        self.tell({"kind": "steps", "records": records, "pictures": self._pictures})
+        self._reported += records
+        self.report(StepsTrained(records=records, pictures=tuple(self._pictures)))
         self.unreported.clear()
         self.check(quarantine, step)
         self.reset_clock()
@@ -150,7 +166,7 @@ class Telemetry:
             self._skipped = skipped_in_a_row(self._skipped, finite.tolist())
             if self._job.stage.nonfinite == "stop" or self._skipped >= MOST_SKIPPED:
                 raise Stopped(f"{reason}. {ADVICE}")
-            self.tell({"kind": "skipped", "steps": int((~finite).sum()), "reason": reason})
+            self.report(StepsSkipped(steps=int((~finite).sum()), reason=reason))
         return (losses / self._world_size).tolist()
 
     def check(self, quarantine: Quarantine, step: int) -> None:
@@ -160,7 +176,8 @@ class Telemetry:
             return
         lines = quarantine.record(found) if self._rank == 0 else []
         name = f"{quarantine.spec.split}/quarantined"
-        self.metrics("quarantined", step, {name: len(quarantine)}, lines=lines)
+        metrics = {name: float(len(quarantine))}
+        self.report_metrics(Quarantined(step=step, metrics=metrics, lines=tuple(lines)))
         reason = quarantine.too_many(order_of(quarantine.spec).samples)
         if reason:
             raise Stopped(reason)

@@ -2,14 +2,15 @@
 bytes.
 
     data/train-00000-of-00005.parquet     `train/*.parquet` and `default/train/0000.parquet` too
-    data/validation-00000-of-00001.parquet    or val, test; without one, a part of train is held out
+    data/validation-00000-of-00001.parquet    or val, or test; else part of train is held out
+    data/test-00000-of-00001.parquet      beside a validation split: the test split
 
-Class names come from the schema's metadata, key `huggingface`. A row group is read as a whole, so
+Class names come from the schema's metadata, key `huggingface`, or are the labels themselves where
+those are strings. A row group is read as a whole, so
 it is the block that is shuffled (`plan.py`): in a class-sorted file each shard holds the classes of
 its row groups, and no better mix is to be had without reading everything several times.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.decode import probe
 from storage.errors import BadImage, BadSource
 from storage.pack.hf_schema import find_columns
 from storage.pack.listing import Listing
@@ -31,11 +31,11 @@ from storage.pack.source import (
     gone,
     hash_of,
     is_validation,
-    suffix_of,
 )
+from storage.pack.split_names import split_of_file
+from storage.pack.stored import Rule
 
-_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![a-z])", re.IGNORECASE)
-_HELD_OUT = ("validation", "valid", "val", "dev", "test")
+_SPLITS = ("train", "val", "test")
 
 
 class HuggingFace(Source):
@@ -47,22 +47,35 @@ class HuggingFace(Source):
         *,
         image_column: str | None = None,
         label_column: str | None = None,
-        validation_fraction: float = 0.1,
+        validation_fraction: float | None = None,
+        rule: Rule = Rule(),  # noqa: B008  frozen
     ) -> None:
+        self._rule = rule
+        self._notes: dict[str, int] = {}
         self._root = Path(folder).absolute()
         self._files = _files_by_split(folder, self._root)
+        if "val" not in self._files and "test" in self._files and validation_fraction is None:
+            self._files["val"] = self._files.pop("test")
+            self._notes[
+                "the test files are the validation split; --validation-fraction 0.1 would keep "
+                "them as `test` and hold out a part of the training images"
+            ] = 1
         first = self._root / self._files["train"][0]
         with _opened(first) as file:
             self._columns = find_columns(first, file.schema_arrow, image_column, label_column)
         self._groups = {split: self._group_listing(names) for split, names in self._files.items()}
-        self._classes = self._columns.classes or self._numbered_classes()
+        self._classes = self._columns.classes or self._own_classes()
+        self._numbers = {name: i for i, name in enumerate(self._classes)}
+        if "val" in self._files and "test" in self._files and not self._labelled("test"):
+            self._notes["test files without labels, not packed"] = len(self._files.pop("test"))
         self._rows = {split: np.arange(self._edges(split)[-1]) for split in self._files}
         self._of = {split: split for split in self._files}
         if "val" not in self._files:
+            fraction = 0.1 if validation_fraction is None else validation_fraction
             draws = (f"hf/{row}" for row in range(len(self._rows["train"])))
-            held = np.array([is_validation(draw, fraction=validation_fraction) for draw in draws])
-            self._rows = {"train": np.flatnonzero(~held), "val": np.flatnonzero(held)}
-            self._of = {"train": "train", "val": "train"}
+            held = np.array([is_validation(draw, fraction=fraction) for draw in draws])
+            self._rows |= {"train": np.flatnonzero(~held), "val": np.flatnonzero(held)}
+            self._of["val"] = "train"
         self._read_last: tuple[tuple[str, int], pa.Table] | None = None
         check_splits(str(folder), self.splits)
 
@@ -76,8 +89,13 @@ class HuggingFace(Source):
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Rows of train and val."""
-        return {split: len(rows) for split, rows in self._rows.items()}
+        """Rows of train, val and, where there is one beside val, test."""
+        return {split: len(self._rows[split]) for split in _SPLITS if split in self._rows}
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """How the files were understood."""
+        return self._notes
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -87,7 +105,8 @@ class HuggingFace(Source):
     def identity(self) -> str:
         """Hash of the files' names, sizes, times of change and row groups, and of the split."""
         groups = (listing.identity() for listing in self._groups.values())
-        return hash_of(str(self._columns), *groups, *self._rows.values())
+        rule = filter(None, [self._rule.identity()])
+        return hash_of(str(self._columns), *groups, *self._rows.values(), *rule)
 
     def blocks(self, split: str) -> np.ndarray:
         """The rows of each row group that belong to the split: int64 [groups + 1]."""
@@ -107,12 +126,16 @@ class HuggingFace(Source):
             raise LeftOut(what, "no label")
         data = _image(table.column(0)[within].as_py(), what)
         try:
-            probe(data)
+            stored = self._rule(data)
         except BadImage as error:
             raise LeftOut(what, str(error)) from None
-        suffix = suffix_of(data)
-        assert suffix is not None, what
-        return Sample(key=f"{split}-{row:09d}", suffix=suffix, data=data, label=label)
+        return Sample(
+            key=f"{split}-{row:09d}",
+            suffix=stored.suffix,
+            data=stored.data,
+            label=self._numbers[str(label)] if self._columns.named else label,
+            notes=stored.notes,
+        )
 
     def _edges(self, split: str) -> np.ndarray:
         """First row of every row group, and the end: int64 [groups + 1]."""
@@ -146,15 +169,31 @@ class HuggingFace(Source):
             raise BadSource(f"{self._root / names[0]} and its split hold no row")
         return Listing.of(entries, columns=4)
 
-    def _numbered_classes(self) -> tuple[str, ...]:
-        """The labels as their own names, where the metadata name none: all labels are read."""
-        highest = -1
-        for names in self._files.values():
-            for name in names:
-                with _opened(self._root / name) as file:
-                    labels = file.read(columns=[self._columns.label]).column(0)
-                highest = max([highest, *(x for x in labels.unique().to_pylist() if x is not None)])
-        return tuple(str(label) for label in range(highest + 1))
+    def _own_classes(self) -> tuple[str, ...]:
+        """Classes that the metadata do not name: all labels are read.
+
+        Strings are the names, sorted, and numbers are names of themselves.
+        """
+        labels = {label for split in self._files for label in self._labels_of(split)}
+        if not self._columns.named:
+            return tuple(str(label) for label in range(1 + max(labels, default=-1)))
+        names = sorted(str(label) for label in labels)
+        numbers = all(name.isascii() and name.isdigit() for name in names)
+        names = sorted(names, key=int) if numbers else names  # 2 before 10
+        self._notes[f"class names are the {len(names)} values of {self._columns.label!r}"] = 1
+        return tuple(names)
+
+    def _labels_of(self, split: str) -> set[Any]:
+        found: set[Any] = set()
+        for name in self._files[split]:
+            with _opened(self._root / name) as file:
+                labels = file.read(columns=[self._columns.label]).column(0)
+            found.update(label for label in labels.unique().to_pylist() if label is not None)
+        return found
+
+    def _labelled(self, split: str) -> bool:
+        """Whether any label is one: the Hub's test splits often have -1 everywhere."""
+        return self._columns.named or max(self._labels_of(split), default=-1) >= 0
 
 
 def _files_by_split(folder: str | Path, root: Path) -> dict[str, list[str]]:
@@ -171,7 +210,7 @@ def _files_by_split(folder: str | Path, root: Path) -> dict[str, list[str]]:
         )
     splits: dict[str | None, list[str]] = {}
     for name in names:
-        splits.setdefault(_split_of(name), []).append(name)
+        splits.setdefault(split_of_file(name), []).append(name)
     if list(splits) == [None]:
         return {"train": splits[None]}
     if None in splits or "train" not in splits:
@@ -180,17 +219,7 @@ def _files_by_split(folder: str | Path, root: Path) -> dict[str, list[str]]:
             f"{folder}/{odd} belongs to no split that can be used: wanted train-*.parquet or "
             "train/*.parquet, and validation, val or test beside it or not"
         )
-    held = next((splits[name] for name in _HELD_OUT if name in splits), None)
-    return {"train": splits["train"], **({"val": held} if held else {})}
-
-
-def _split_of(name: str) -> str | None:
-    """By the last folder or file name that begins with a split's."""
-    for part in reversed(name.split("/")):
-        found = _SPLIT.match(part)
-        if found:
-            return found.group(1).lower()
-    return None
+    return {split: splits[split] for split in _SPLITS if split in splits}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pyarrow as pa
 from storage.errors import BadSource
 
 _KEY = b"huggingface"
+_LABELS = ("label", "labels", "class", "class_name", "category", "target")  # where they are strings
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Columns:
     label: str
     classes: tuple[str, ...] | None
     """Class names by label, if the file names them."""
+    named: bool = False
+    """Whether labels are the names of their classes, not numbers."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -34,6 +37,11 @@ class Columns:
     def require_same(self, path: Path, schema: pa.Schema) -> None:
         """Raise BadSource if another file of the dataset has other columns or classes."""
         other = find_columns(path, schema, self.image, self.label)
+        if other.named != self.named:
+            raise BadSource(
+                f"{path}, column {self.label!r}: {schema.field(self.label).type}, where the first "
+                "file has labels of another type"
+            )
         if other.classes != self.classes:
             raise BadSource(
                 f"{path} names other classes than the first file: wanted {_some(self.classes)}, "
@@ -59,18 +67,20 @@ def find_columns(
         schema,
         "label",
         by_feature=_of_type(features, "ClassLabel"),
-        by_type=[field.name for field in schema if pa.types.is_integer(field.type)],
+        by_type=[field.name for field in schema if pa.types.is_integer(field.type)]
+        or [field.name for field in schema if is_named(field.type) and field.name in _LABELS],
     )
     for name, wanted, fits in (
         (image, "struct{bytes, path} or binary", _is_image),
-        (label, "integers", pa.types.is_integer),
+        (label, "integers, strings or booleans", _is_label),
     ):
         if name not in schema.names:
             raise BadSource(f"{path} has no column {name!r}; it has {_columns(schema)}")
         found = schema.field(name).type
         if not fits(found):
             raise BadSource(f"{path}, column {name!r}: wanted {wanted}, found {found}")
-    return Columns(image, label, _names(features.get(label)))
+    named = is_named(schema.field(label).type)
+    return Columns(image, label, None if named else _names(features.get(label)), named)
 
 
 def _features(path: Path, schema: pa.Schema) -> dict[str, Any]:
@@ -104,6 +114,19 @@ def _is_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
     return _is_binary(kind)
+
+
+def is_named(kind: pa.DataType) -> bool:
+    """Whether labels of that type are names: strings, booleans, and dictionaries of strings."""
+    if pa.types.is_dictionary(kind):
+        return is_named(kind.value_type)
+    return any(
+        check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean)
+    )
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or is_named(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

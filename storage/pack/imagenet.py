@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.decode import probe
 from storage.errors import BadImage, BadSource
 from storage.pack.listing import Listing
-from storage.pack.source import LeftOut, Sample, Source, check_splits, hash_of, suffix_of
+from storage.pack.source import LeftOut, Sample, Source, check_splits, hash_of
+from storage.pack.stored import Rule
 from storage.tar import BLOCK, Entry, entries
 
 _CLASS = re.compile(r"n\d{8}")
@@ -35,7 +35,15 @@ class _Place:
 class ImageNet(Source):
     """The two official tars and a file with the labels of the second."""
 
-    def __init__(self, train_tar: str | Path, val_tar: str | Path, val_labels: str | Path) -> None:
+    def __init__(
+        self,
+        train_tar: str | Path,
+        val_tar: str | Path,
+        val_labels: str | Path,
+        *,
+        rule: Rule = Rule(),  # noqa: B008  frozen
+    ) -> None:
+        self._rule = rule
         self._tars = {"train": Path(train_tar).absolute(), "val": Path(val_tar).absolute()}
         for path in (*self._tars.values(), Path(val_labels)):
             if not path.is_file():
@@ -77,7 +85,8 @@ class ImageNet(Source):
     def identity(self) -> str:
         """Hash of where which image lies, and of the tars' times of change."""
         changed = (str(path.stat().st_mtime_ns) for path in self.paths)
-        return hash_of(*changed, *(places.identity() for places in self._places.values()))
+        places = (places.identity() for places in self._places.values())
+        return hash_of(*changed, *places, *filter(None, [self._rule.identity()]))
 
     def read(self, split: str, i: int) -> Sample:
         """One image, its header checked."""
@@ -87,13 +96,14 @@ class ImageNet(Source):
         try:
             if len(data) != size:
                 raise BadImage(f"{len(data)} of {size} bytes: the tar is torn")
-            probe(data)
+            stored = self._rule(data)
         except BadImage as error:
             raise LeftOut(name, str(error)) from None
-        suffix = suffix_of(data)  # one file named .JPEG is a PNG
-        assert suffix is not None, name
         key = name.rpartition(".")[0].replace(".", "_")
-        return Sample(key=key, suffix=suffix, data=data, label=label)
+        # by its bytes: one file named .JPEG is a PNG
+        return Sample(
+            key=key, suffix=stored.suffix, data=stored.data, label=label, notes=stored.notes
+        )
 
     def _handle(self, split: str) -> int:
         if split not in self._handles:

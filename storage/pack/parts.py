@@ -7,6 +7,7 @@ Both outlive a killed packer, and the next one keeps the shards whose part carri
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ class Part:
     rows: np.ndarray
     """INDEX_ROW [samples]; their shard number is not known yet."""
     left_out: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, int], ...] = ()
+    """What a reader of the dataset should know of its samples, and of how many it is so."""
 
 
 def write_part(store: ObjectStore, part: Part) -> None:
@@ -41,6 +44,7 @@ def write_part(store: ObjectStore, part: Part) -> None:
         "identity": part.identity,
         "shard": asdict(part.shard),
         "left_out": [list(pair) for pair in part.left_out],
+        "notes": [list(pair) for pair in part.notes],
     }
     store.write(part.shard.name + SUFFIX, json.dumps(about).encode() + b"\n" + part.rows.tobytes())
 
@@ -55,6 +59,7 @@ def read_part(store: ObjectStore, identity: str, name: str) -> Part | None:
             shard=Shard(**about["shard"]),
             rows=np.frombuffer(rows, dtype=INDEX_ROW),
             left_out=tuple((what, why) for what, why in about["left_out"]),
+            notes=tuple((what, count) for what, count in about["notes"]),
         )
     except ObjectNotFound:
         return None
@@ -64,8 +69,13 @@ def read_part(store: ObjectStore, identity: str, name: str) -> Part | None:
     return part if whole and part.identity == identity else None
 
 
-def finished(store: ObjectStore, identity: str, names: Sequence[str]) -> dict[str, Shard]:
-    """Name -> shard of those that an earlier run finished, and whose tar has its size still."""
+def finished(
+    store: ObjectStore, identity: str, names: Sequence[str], *, tars: ObjectStore | None = None
+) -> dict[str, Shard]:
+    """Name -> shard of those that an earlier run finished, and whose tar has its size still.
+
+    `tars` is where the tars lie, if not beside their parts.
+    """
     there = {key.removesuffix(SUFFIX) for key in store.list() if key.endswith(SUFFIX)}
 
     def look(name: str) -> Shard | None:
@@ -73,7 +83,7 @@ def finished(store: ObjectStore, identity: str, names: Sequence[str]) -> dict[st
         if part is None or not part.shard.bytes:
             return part and part.shard
         try:
-            return part.shard if store.size(name) == part.shard.bytes else None
+            return part.shard if (tars or store).size(name) == part.shard.bytes else None
         except ObjectNotFound:
             return None
 
@@ -93,19 +103,21 @@ def require_visible(store: ObjectStore, name: str) -> None:
 
 def gather(
     store: ObjectStore, identity: str, shards: Sequence[Shard], split: str, folder: Path
-) -> tuple[Path, list[tuple[str, str]]]:
-    """The index file of a split, made of its parts, and what they left out.
+) -> tuple[Path, list[tuple[str, str]], Counter[str]]:
+    """The index file of a split, made of its parts, what they left out, and their notes.
 
     Shards without samples get no number: they are not in the manifest. The index is put together
     on disk: 300 million rows are 9.6 GB.
     """
     left_out: list[tuple[str, str]] = []
+    notes = Counter[str]()
     total = sum(shard.samples for shard in shards)
     path = folder / f"rows-{split}"
     rows = np.memmap(path, dtype=INDEX_ROW, mode="w+", shape=total)
     start, number = 0, 0
     for part in _parts(store, identity, [shard.name for shard in shards]):
         left_out.extend(part.left_out)
+        notes.update(dict(part.notes))
         if not len(part.rows):
             continue
         stop = start + len(part.rows)
@@ -115,7 +127,7 @@ def gather(
     assert start == total, (start, total)
     index = save_index(folder, split, rows)
     path.unlink()
-    return index, left_out
+    return index, left_out, notes
 
 
 def _parts(store: ObjectStore, identity: str, names: Sequence[str]) -> Iterator[Part]:

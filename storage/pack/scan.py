@@ -1,68 +1,78 @@
 """Read one tar of somebody else's front to back: the index row of each sample, and a checksum.
 
-A sample is an image and a label: `KEY.jpg` (.jpeg .png .webp) and `KEY.cls`, or a `.json` with a
-number named "label". What cannot be used is left out by name.
+A sample is an image and a label of one key: `KEY.jpg` (.jpeg .png .webp) and what `labels.py`
+reads, wherever in the tar they lie. What cannot be used is left out by name.
 """
 
-import json
-import re
 import zlib
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
 
 from storage.dataset import Shard
-from storage.decode import probe
-from storage.errors import BadImage, BadSource
+from storage.decode import MAX_PIXELS, probe
+from storage.errors import BadImage, BadSource, printable
 from storage.index import INDEX_ROW, name_hash
 from storage.objects import open_store
+from storage.pack.labels import Labels, Unlabelled
 from storage.pack.parts import Part, write_part
+from storage.pack.source import hash_of
 from storage.store import ObjectStore
 from storage.tar import Member, members
 
-IDENTITY = "tar 1"  # of a part: changes with what is read from a tar
+_LAYOUT = "tar 2"  # changes with what is read from a tar
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _CHUNK_BYTES = 8 << 20
-_LABEL = re.compile(rb"\d{1,9}\n?")
+Row = tuple[int, int, int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScanTar:
-    """A task: called with a tar's name it reads it once and leaves its part beside it."""
+    """A task: called with a tar's name it reads it once and leaves its part."""
 
     uri: str
+    """Where the tars lie."""
+    parts: str
+    """Where their parts go."""
+    labels: Labels = field(default_factory=Labels)
+    image_key: str | None = None
+    """Suffix of the image, where a sample has several."""
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def identity(self) -> str:
+        """Of the parts: changes with what is read from a tar."""
+        rule = hash_of(self.uri, self.labels.identity(), str(self.image_key), str(self.max_pixels))
+        return f"{_LAYOUT} {rule}"
 
     def __call__(self, name: str) -> tuple[Shard, str | None]:
         """The tar as a shard, and why it is torn, if it is: then no part is left."""
-        store = open_store(self.uri)
-        scan = _Scan(name=name)
-        source = _Stream(store, name)
+        stream = _Stream(open_store(self.uri), name)
+        scan = _Scan(rule=self)
         try:
-            for key, group in _samples(members(source.read), scan):
-                _add(scan, key, group)
+            for member in members(stream.read):
+                scan.add(member)
         except BadSource as error:
-            return Shard(name=name, bytes=source.size, samples=0, sha256=""), str(error)
+            return Shard(name=name, bytes=stream.size, samples=0, sha256=""), str(error)
+        scan.finish()
         shard = Shard(
             name=name,
-            bytes=source.size,
+            bytes=stream.size,
             samples=len(scan.rows),
-            sha256=source.hash.hexdigest(),
+            sha256=stream.hash.hexdigest(),
         )
-        left_out = tuple((f"{name}: {what}", why) for what, why in scan.left_out)
-        rows = np.array(scan.rows, dtype=INDEX_ROW)
-        write_part(store, Part(identity=IDENTITY, shard=shard, rows=rows, left_out=left_out))
+        part = Part(
+            identity=self.identity,
+            shard=shard,
+            rows=np.array(sorted(scan.rows), dtype=INDEX_ROW),  # by place
+            left_out=tuple((f"{name}: {what}", why) for what, why in scan.left_out),
+            notes=tuple(scan.notes.items()),
+        )
+        write_part(open_store(self.parts), part)
         return shard, None
-
-
-@dataclass
-class _Scan:
-    """What one tar holds."""
-
-    name: str
-    rows: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
 class _Stream:
@@ -72,84 +82,146 @@ class _Stream:
         self.size = store.size(name)
         self.hash = sha256()
         self._store, self._name = store, name
-        self._fetched, self._ahead = 0, b""
+        self._fetched = 0  # bytes of the object that were read
+        self._ahead, self._at = b"", 0  # the last chunk, and how far it was handed out
 
     def read(self, count: int) -> bytes:
-        while len(self._ahead) < count and self._fetched < self.size:
+        """The next `count` bytes, fewer only at the end."""
+        while len(self._ahead) - self._at < count and self._fetched < self.size:
             stop = min(self._fetched + max(_CHUNK_BYTES, count), self.size)
             chunk = self._store.read_range(self._name, self._fetched, stop)
             self.hash.update(chunk)
-            self._ahead, self._fetched = self._ahead + chunk, stop
-        data, self._ahead = self._ahead[:count], self._ahead[count:]
+            self._ahead, self._at = self._ahead[self._at :] + chunk, 0
+            self._fetched = stop
+        data = self._ahead[self._at : self._at + count]
+        self._at += len(data)
         return data
 
 
-def _samples(found: Iterator[Member], scan: _Scan) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Members of equal key that follow each other: suffix -> member."""
-    key, group = "", dict[str, Member]()
-    seen: set[str] = set()
-    for member in found:
-        if member.refused is not None:
-            scan.left_out.append((member.name, member.refused))
-            continue
+class _Image(NamedTuple):
+    """What is kept of an image whose label did not come yet."""
+
+    offset: int
+    name: int
+    size: int
+    crc: int
+    refusal: str | None
+
+
+Group = dict[str, Member | _Image]  # the members of one key, by suffix
+
+
+@dataclass
+class _Scan:
+    """What one tar holds."""
+
+    rule: ScanTar
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    _key: str = ""
+    _group: Group = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
+    _waiting: dict[str, Group] = field(default_factory=dict)
+    """Keys that lack their image or their label so far."""
+
+    def add(self, member: Member) -> None:
+        """The next member."""
         folder, slash, base = member.name.rpartition("/")
-        stem, _, suffix = base.partition(".")  # WebDataset's rule: at the first dot
-        if folder + slash + stem != key:
-            yield key, group
-            seen.add(key)
-            key, group = folder + slash + stem, {}
-        if key in seen or suffix.lower() in group:
-            scan.left_out.append((member.name, "a sample of this key came before"))
-            continue
-        group[suffix.lower()] = member
-    yield key, group
-
-
-def _add(scan: _Scan, key: str, group: dict[str, Member]) -> None:
-    """Add the index row of one sample, or why it is left out."""
-    dotted = [s for s in group if "." in s and s.rpartition(".")[2] in _IMAGES]
-    images = [suffix for suffix in _IMAGES if suffix in group]
-    label = _label(group)
-    if not (dotted or images or isinstance(label, int)):
-        return  # a README is no lost sample
-    if dotted:
-        reason = f"dotted names ({', '.join(dotted)}) share one key: rename them"
-    elif len(images) != 1:
-        reason = f"{len(images)} images under one key" if images else "no image"
-    elif isinstance(label, str):
-        reason = label
-    else:
-        image = group[images[0]]
-        reason = _image_refusal(image.data)
-        if reason is None:
-            name = name_hash(image.header_name)
-            row = (image.offset, name, len(image.data), zlib.crc32(image.data), 0, label)
-            scan.rows.append(row)
+        if base.startswith("._") or (folder and "__MACOSX" in folder.split("/")):
+            self.notes["members that macOS adds (._*) ignored"] += 1
             return
-    scan.left_out.append((key, reason))
+        if member.refused is not None:
+            self.left_out.append((printable(member.name), member.refused))
+            return
+        stem, _, suffix = base.partition(".")  # WebDataset's rule: at the first dot
+        key, suffix = f"{folder}{slash}{stem}", suffix.lower()
+        if key != self._key:
+            self._put_aside()
+            self._key, self._group = key, self._waiting.pop(key, {})
+            if self._group:
+                self.notes["samples whose members lie apart in their tar"] += 1
+        if key in self._done or suffix in self._group:
+            self.left_out.append((printable(member.name), "a sample of this key came before"))
+            return
+        self._group[suffix] = member
 
+    def finish(self) -> None:
+        """After the last member."""
+        self._put_aside()
+        for key, group in self._waiting.items():
+            self._add_sample(key, group)
 
-def _image_refusal(data: bytes) -> str | None:
-    try:
-        probe(data)
-    except BadImage as error:
-        return str(error)
-    return None
+    def _put_aside(self) -> None:
+        """The key changes: its group is complete, or waits for what may come later."""
+        group = self._group
+        if not group:
+            return
+        labelled = any(self.rule.labels.names(suffix) for suffix in group)
+        pictured = self._pictures(group)
+        if labelled and pictured:
+            self._done.add(self._key)
+            self._add_sample(self._key, group)
+        elif labelled or pictured:
+            for suffix in pictured:
+                group[suffix] = self._image(group[suffix])
+            self._waiting[self._key] = group
+        # a README is no lost sample
 
+    def _add_sample(self, key: str, group: Group) -> None:
+        """Add the index row of one sample, or why it is left out."""
+        try:
+            suffix = self._image_suffix(group)
+            texts = {s: m.data for s, m in group.items() if isinstance(m, Member)}
+            label, note = self.rule.labels.of(texts)
+            image = self._image(group[suffix])
+            if image.refusal is not None:
+                raise Unlabelled(image.refusal)
+        except Unlabelled as error:
+            self.left_out.append((printable(key), str(error)))
+            return
+        if note:
+            self.notes[note] += 1
+        self.rows.append((image.offset, image.name, image.size, image.crc, 0, label))
 
-def _label(group: dict[str, Member]) -> int | str:
-    """The label, or what is wrong with it."""
-    if "cls" in group:
-        text = group["cls"].data
-        if not _LABEL.fullmatch(text):
-            return f"label {text[:20]!r} is not a class number"
-        return int(text)
-    if "json" not in group:
-        return "no label (.cls)"
-    try:
-        label = json.loads(group["json"].data)["label"]
-    except (ValueError, KeyError, TypeError):
-        return "no number named label in its .json"
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 10**9:
-        return f"label {str(label)[:20]!r} is not a class number"
-    return label
+    def _pictures(self, group: Group) -> list[str]:
+        key = self.rule.image_key
+        return [s for s in group if s == key or s.rpartition(".")[2] in _IMAGES]
+
+    def _image_suffix(self, group: Group) -> str:
+        if self.rule.image_key is not None:
+            if self.rule.image_key not in group:
+                raise Unlabelled(f"no image .{self.rule.image_key}")
+            return self.rule.image_key
+        found = self._pictures(group)
+        plain = [suffix for suffix in found if "." not in suffix]
+        if len(plain) == 1:
+            for other in found:
+                if other != plain[0]:
+                    self.notes[f"members .{other} beside the image ignored"] += 1
+            return plain[0]
+        if plain:
+            raise Unlabelled(f"{len(plain)} images under one key: say --image-key")
+        if len(found) > 1:
+            some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            raise Unlabelled(
+                f"dotted names ({some}) share one key: say --image-key if they are one sample, "
+                "rename them if they are several"
+            )
+        if not found:
+            raise Unlabelled("no image")
+        self.notes[f"images read from .{found[0]}"] += 1
+        return found[0]
+
+    def _image(self, found: Member | _Image) -> _Image:
+        if isinstance(found, _Image):
+            return found
+        refusal = None
+        try:
+            header = probe(found.data, max_pixels=self.rule.max_pixels, advice="--max-pixels")
+            if header.frames > 1:
+                self.notes[f"first of {header.frames} pictures of an MPO taken"] += 1
+        except BadImage as error:
+            refusal = str(error)
+        name, crc = name_hash(found.header_name), zlib.crc32(found.data)
+        return _Image(found.offset, name, len(found.data), crc, refusal)

@@ -5,6 +5,7 @@ attempt writes the same ones.
 """
 
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -55,9 +56,11 @@ def build(source: Source, one: Slice, path: Path, *, identity: str) -> Part:
     positions = order(source, one)  # [n]
     samples: dict[int, Sample] = {}
     left_out: list[tuple[str, str]] = []
+    notes = Counter[str]()
     for i in np.sort(positions).tolist():  # as they lie on disk
         try:
             samples[i] = read_labelled(source, one.split, i)
+            notes.update(samples[i].notes)
         except LeftOut as error:
             left_out.append((error.what, error.reason))
     builder = _TarBuilder(path)
@@ -68,7 +71,13 @@ def build(source: Source, one: Slice, path: Path, *, identity: str) -> Part:
     finally:
         builder.close()
     shard, rows = builder.result(one.name)
-    return Part(identity=identity, shard=shard, rows=rows, left_out=tuple(left_out))
+    return Part(
+        identity=identity,
+        shard=shard,
+        rows=rows,
+        left_out=tuple(left_out),
+        notes=tuple(notes.items()),
+    )
 
 
 class _TarBuilder:

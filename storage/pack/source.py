@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.errors import BadSource
+from storage.errors import BadSource, printable
 
 _SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
 
@@ -29,14 +29,16 @@ class Sample:
     """jpg, png or webp."""
     data: bytes
     label: int
+    notes: tuple[str, ...] = ()
+    """What was done to the image; counted, and said at the end."""
 
 
 class LeftOut(Exception):
     """Raised by `Source.read` for a sample that cannot be packed: it is counted and named."""
 
     def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what = what
+        super().__init__(printable(what), reason)
+        self.what = printable(what)
         self.reason = reason
 
 
@@ -60,6 +62,11 @@ class Source(ABC):
     @abstractmethod
     def identity(self) -> str:
         """A cheap hash of what there is to read: another one means that packing starts over."""
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """What a user should know of the source as a whole, and of how many files it is so."""
+        return {}
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -6,9 +6,9 @@ the tars may lie in a folder or a bucket (`scan.py` reads one). A torn tar is an
 nobody knows what it lost; the others' parts are kept for the next attempt.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -17,18 +17,15 @@ from typing import NoReturn
 import numpy as np
 
 from storage.dataset import Dataset, IndexFile, Shard
+from storage.decode import MAX_PIXELS
 from storage.errors import BadSource
 from storage.objects import open_store
 from storage.pack.execute import Progress, Run, Tally, in_threads, silent
-from storage.pack.parts import (
-    SUFFIX,
-    finished,
-    gather,
-    read_part,
-    require_visible,
-)
+from storage.pack.labels import Labels
+from storage.pack.parts import SUFFIX, finished, gather, read_part, require_visible
 from storage.pack.publish import delete_all, finish, present, require_same
-from storage.pack.scan import IDENTITY, ScanTar
+from storage.pack.scan import ScanTar
+from storage.pack.tar_names import matching
 from storage.store import ObjectStore
 
 _MIB = 1 << 20
@@ -38,24 +35,35 @@ def index_tars(
     uri: str,
     splits: Mapping[str, Sequence[str]],
     *,
+    index: str | None = None,
     classes: Sequence[str] | None = None,
+    label_key: str | None = None,
+    image_key: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     force: bool = False,
     run: Run = in_threads,
     progress: Progress = silent,
 ) -> Dataset:
-    """Index the tars under a place: split -> shell patterns of their names ("train-*.tar").
+    """Index the tars under a place: split -> patterns of their names (`tar_names.py`).
 
-    `classes` names the labels 0, 1, ...; by default they are their numbers. What a killed run left
-    there is used. Raises BadSource with every torn or unmatched tar, DatasetExists, Unavailable.
+    `index` is where manifest and index go, beside the tars by default. `classes` names the labels
+    0, 1, ...; by default they are their numbers. What a killed run left there is used. Raises
+    BadSource with every torn or unmatched tar, DatasetExists, Unavailable.
     """
-    store = open_store(uri)
-    names = sorted(key for key in store.list() if key.endswith(".tar"))
-    chosen = {split: _matching(store, names, patterns) for split, patterns in splits.items()}
-    shards = _scan_all(
-        store, sorted({name for some in chosen.values() for name in some}), run, progress
+    tars, store = open_store(uri), open_store(index or uri)
+    keys = list(tars.list())
+    chosen = {split: matching(tars.uri, keys, patterns) for split, patterns in splits.items()}
+    task = ScanTar(
+        uri=tars.uri,
+        parts=store.uri,
+        labels=Labels(key=label_key, classes=tuple(classes) if classes is not None else None),
+        image_key=image_key,
+        max_pixels=max_pixels,
     )
+    names = sorted({name for some in chosen.values() for name in some})
+    shards = _scan_all(tars, store, task, names, run, progress)
     with TemporaryDirectory(prefix="vit-on-ray-pack-") as folder:
-        dataset, indexes = _describe(store, chosen, shards, classes, Path(folder))
+        dataset, indexes = _describe(store, task, chosen, shards, classes, Path(folder))
         there = None if force else present(store)
         if there is None:
             finish(store, dataset, indexes)
@@ -66,13 +74,18 @@ def index_tars(
 
 
 def _scan_all(
-    store: ObjectStore, names: list[str], run: Run, progress: Progress
+    tars: ObjectStore,
+    store: ObjectStore,
+    task: ScanTar,
+    names: list[str],
+    run: Run,
+    progress: Progress,
 ) -> dict[str, Shard]:
     """Scan the tars that an earlier run did not; all by name. Raises BadSource with every torn
     one."""
-    with ThreadPoolExecutor(store.parallel_reads) as pool:
-        sizes = dict(zip(names, pool.map(store.size, names), strict=True))
-    done = finished(store, IDENTITY, names)
+    with ThreadPoolExecutor(tars.parallel_reads) as pool:
+        sizes = dict(zip(names, pool.map(tars.size, names), strict=True))
+    done = finished(store, task.identity, names, tars=tars)
     missing = [name for name in names if name not in done]
     found = {name: sizes[name] for name in done}
 
@@ -92,7 +105,7 @@ def _scan_all(
     tell()
     torn: dict[str, str] = {}
     work_bytes = sum(sizes[name] for name in missing)
-    for shard, why in run(ScanTar(store.uri), missing, work_bytes=work_bytes):
+    for shard, why in run(task, missing, work_bytes=work_bytes):
         done[shard.name] = shard
         if why is None:
             require_visible(store, shard.name)
@@ -101,14 +114,13 @@ def _scan_all(
         tell()
     if torn:
         some = "; ".join(f"{name}: {torn[name]}" for name in sorted(torn)[:20])
-        raise BadSource(
-            f"{len(torn)} of {len(names)} tars under {store.uri} cannot be used. {some}"
-        )
+        raise BadSource(f"{len(torn)} of {len(names)} tars under {tars.uri} cannot be used. {some}")
     return done
 
 
 def _describe(
     store: ObjectStore,
+    task: ScanTar,
     chosen: Mapping[str, list[str]],
     shards: Mapping[str, Shard],
     classes: Sequence[str] | None,
@@ -117,18 +129,20 @@ def _describe(
     """The manifest, and the index file of each split, which lies in a local folder."""
     indexes: dict[str, Path] = {}
     left_out: list[tuple[str, str]] = []
+    notes = Counter[str]()
     labels = 0
     for split, names in chosen.items():
         several = [shards[name] for name in names]
         if not any(shard.samples for shard in several):
-            _raise_empty(store, split, names)
-        indexes[split], missing = gather(store, IDENTITY, several, split, folder)
+            _raise_empty(store, task.identity, split, names)
+        indexes[split], missing, more = gather(store, task.identity, several, split, folder)
         left_out.extend(missing)
+        notes.update(more)
         rows = np.load(indexes[split], mmap_mode="r", allow_pickle=False)
         labels = max(labels, 1 + int(rows["label"].max()))
     if classes is not None and len(classes) < labels:
         raise BadSource(
-            f"{store.uri} has labels up to {labels - 1}, {len(classes)} classes were named"
+            f"{task.uri} has labels up to {labels - 1}, {len(classes)} classes were named"
         )
     dataset = Dataset(
         uri=store.uri,
@@ -141,23 +155,15 @@ def _describe(
         ),
         indexes=MappingProxyType({split: IndexFile.of(path) for split, path in indexes.items()}),
         left_out=tuple(left_out),
+        notes=tuple(notes.most_common()),
         in_place=True,
+        shards_at=None if task.uri == store.uri else task.uri,
     )
     return dataset, indexes
 
 
-def _raise_empty(store: ObjectStore, split: str, names: list[str]) -> NoReturn:
-    parts = (read_part(store, IDENTITY, name) for name in names)
+def _raise_empty(store: ObjectStore, identity: str, split: str, names: list[str]) -> NoReturn:
+    parts = (read_part(store, identity, name) for name in names)
     first = next((part.left_out[0] for part in parts if part and part.left_out), None)
     why = f"{first[0]}: {first[1]}" if first else "they are empty"
     raise BadSource(f"the tars of split {split!r} hold no usable sample: {why}")
-
-
-def _matching(store: ObjectStore, names: list[str], patterns: Sequence[str]) -> list[str]:
-    found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not found:
-        raise BadSource(
-            f"no tar under {store.uri} matches {', '.join(patterns)}; there are {len(names)}"
-            + (f", such as {names[0]}" if names else "")
-        )
-    return found

@@ -6,6 +6,7 @@ packing again makes only the shards that are missing. Packing over an identical 
 nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -126,12 +127,14 @@ def _describe(
     splits: dict[str, tuple[Shard, ...]] = {}
     indexes: dict[str, Path] = {}
     left_out: list[tuple[str, str]] = []
+    notes = Counter(dict(source.notes))
     for split in source.splits:
         all_of_it = [shards[one.name] for one in plan.slices if one.split == split]
         if not any(shard.samples for shard in all_of_it):
             raise BadSource(f"no sample of split {split!r} could be packed")
-        indexes[split], missing = gather(store, plan.identity, all_of_it, split, folder)
+        indexes[split], missing, more = gather(store, plan.identity, all_of_it, split, folder)
         left_out.extend(missing)
+        notes.update(more)
         splits[split] = tuple(shard for shard in all_of_it if shard.samples)
     dataset = Dataset(
         uri=store.uri,
@@ -139,5 +142,6 @@ def _describe(
         splits=MappingProxyType(splits),
         indexes=MappingProxyType({split: IndexFile.of(path) for split, path in indexes.items()}),
         left_out=tuple(left_out),
+        notes=tuple(notes.items()),
     )
     return dataset, indexes

@@ -28,9 +28,11 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table
 
 from cluster.placement import ROLE, TRAINS
+from cluster.settings import Place
 from pipelines.recipes.digits import PRETRAIN
+from pipelines.recipes.streams import train_spec
 from pipelines.worker.background import Background
-from pipelines.worker.feed import TRAIN, Feed, OrderedDataConfig, placeholder
+from pipelines.worker.feed import TRAIN, OrderedDataConfig, placeholder
 from storage.order import rank_batch
 from storage.selection import EVERYTHING
 from storage.stream import order_of
@@ -73,8 +75,8 @@ def consume(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     note = Path(config["folder"]) / f"rank-{rank}.json"
     note.write_text("{}")
-    feed: Feed = config["feed"]
-    order, rows, made = order_of(feed.train_spec()), STAGE.global_batch // 2, []
+    order = order_of(train_spec(STAGE, config["dataset"]))
+    rows, made = STAGE.global_batch // 2, []
     shard: Any = ray.train.get_dataset_shard(TRAIN)
     for step, found in enumerate(shard.iter_batches(batch_size=rows, batch_format="numpy")):
         wanted = rank_batch(order, step, rank=rank, world_size=2)[1]
@@ -91,16 +93,15 @@ def main(dataset: str, folder: str) -> None:
     nodes["gpu"] = cluster.add_node(**gpu_node)
     cluster.wait_for_nodes()
     ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
-    feed = Feed(stage=STAGE, dataset_uri=dataset, attempt_uri=f"{folder}/attempt", decode_cpus=0.5)
     trainer = DataParallelTrainer(
         consume,
-        train_loop_config={"folder": folder, "feed": feed},
+        train_loop_config={"folder": folder, "dataset": dataset},
         scaling_config=ScalingConfig(
             num_workers=2, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": 1}
         ),
         run_config=RunConfig(storage_path=folder, name="placement"),
         datasets={TRAIN: placeholder},
-        dataset_config=Marked(feed),
+        dataset_config=Marked(STAGE, Place(), dataset_uri=dataset, attempt_uri=f"{folder}/attempt"),
     )
     fit = Background(trainer.fit)
     deadline = time.monotonic() + 240

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipelines.training import driver as run
+from pipelines.training.command import main as run_command
 from storage.pack import pack
 from storage.pack.digits import Digits
 from tests.s3 import S3Server
@@ -57,7 +57,7 @@ def command(called: Callable[..., Said]) -> Callable[..., Said]:
     """Call a stage's script: `command("pretrain", "--stage.steps", "3")`."""
 
     def call(stage: str | None, *arguments: str) -> Said:
-        return called(partial(run.main, stage_name=stage), stage or "pipeline", *arguments)
+        return called(partial(run_command, stage_name=stage), stage or "pipeline", *arguments)
 
     return call
 

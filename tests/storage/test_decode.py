@@ -1,8 +1,10 @@
 import io
+import struct
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from PIL import Image
 from storage import decode as decoding
 from storage.decode import Crop, crop_box, decode, probe
 from storage.errors import BadImage
-from tests.storage.images import encoded, gradient
+from storage.jpeg_header import plain_jpeg_size
+from tests.storage.images import ODD_TAGS, ORIENTED, encoded, gradient, with_exif
 
 WHOLE = Crop(image_size=32, kind="resize")
 
@@ -84,6 +87,94 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     box = (left, upper, left + 80, upper + 80)
     wanted = np.asarray(upright.resize((16, 16), Image.Resampling.BICUBIC, box=box))
     assert np.abs(centre.astype(int) - wanted).mean() < 2.0
+
+
+@pytest.mark.parametrize("tag", ODD_TAGS.values(), ids=list(ODD_TAGS))
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_odd_exif_beside_an_orientation_does_no_harm(tag: tuple, orientation: int) -> None:
+    """exif_transpose writes such blocks anew: TypeError, struct.error."""
+    plain = encoded(gradient(40, 20), "JPEG", quality=95)
+    turned = (*ORIENTED[:3], bytes([orientation]))
+    found = whole(with_exif(plain, turned, tag), 20)
+    upright = Image.open(io.BytesIO(plain)).rotate(-90 if orientation == 6 else 0, expand=True)
+    wanted = np.asarray(upright.resize((20, 20), Image.Resampling.BICUBIC))
+    assert np.abs(found.astype(int) - wanted).mean() < 2.0
+
+
+QUIET = """
+import sys
+from storage.decode import Crop, decode, probe
+data = sys.stdin.buffer.read()
+probe(data)
+decode(data, Crop(image_size=16), seed=0, epoch=0, index=0)
+"""
+
+
+def test_odd_exif_prints_nothing() -> None:
+    """Pillow warns of it on the terminal of whoever packs."""
+    data = with_exif(encoded(gradient(40, 20), "JPEG"), ORIENTED, ODD_TAGS["an unknown type"])
+    data = data.replace(
+        b"II*\0\x08\0\0\0\x02\0", b"II*\0\x08\0\0\0\xff\xff"
+    )  # more tags than there are
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        Image.open(io.BytesIO(data)).getexif()
+    done = subprocess.run([sys.executable, "-c", QUIET], input=data, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), struct.error("odd"), ZeroDivisionError()])
+def test_whatever_a_decoder_raises_is_a_bad_image(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    data = encoded(gradient(8, 8), "PNG")
+    monkeypatch.setattr(decoding, "cut", Mock(side_effect=error))
+    with pytest.raises(BadImage, match=f"PNG does not decode: {type(error).__name__}"):
+        whole(data)
+    monkeypatch.setattr(decoding.Image, "open", Mock(side_effect=error))
+    with pytest.raises(BadImage, match=f"its header does not read: {type(error).__name__}"):
+        probe(data)
+    monkeypatch.setattr(decoding.Image, "open", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        probe(data)
+
+
+def mpo() -> bytes:
+    """A photograph as phones write it: a second picture behind the first."""
+    return encoded(
+        Image.fromarray(gradient(40, 20)),
+        "MPO",
+        quality=95,
+        save_all=True,
+        append_images=[Image.new("RGB", (40, 20), "red")],
+    )
+
+
+def test_the_first_picture_of_an_mpo_is_the_image() -> None:
+    found = probe(mpo())
+    assert (found.width, found.height, found.frames) == (40, 20, 2)
+    wanted = whole(encoded(gradient(40, 20), "JPEG", quality=95), 16)
+    assert np.array_equal(whole(mpo(), 16), wanted)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = Image.fromarray(gradient(40, 20))
+    data = encoded(turned, "MPO", save_all=True, append_images=[turned], exif=exif)
+    assert np.abs(whole(data, 16).astype(int) - wanted[::-1, ::-1]).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"dpi": (72, 72)}, {"comment": b"x"}, {"exif": b"Exif\0\0II*\0"}],
+)
+def test_the_quick_look_at_a_jpeg_says_what_pillow_says(mode: str, options: dict) -> None:
+    image = Image.fromarray(gradient(30, 20)).convert(mode)
+    data = encoded(image, "JPEG", **options)
+    found = plain_jpeg_size(data)
+    assert found in (None, (30, 20, mode))
+    assert (found is None) == (mode == "CMYK" or "exif" in options)
+    for end in range(len(data)):
+        if plain_jpeg_size(data[:end]) is not None:
+            assert Image.open(io.BytesIO(data[:end])).size == (30, 20)
 
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 517), (97, 1001), (31, 17), (1, 1), (2000, 3)])
@@ -210,7 +301,7 @@ def test_what_is_no_usable_image_is_refused_by_name(make: Callable[[], bytes], r
 
 def test_limits_come_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(gradient(64, 64), "PNG")
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 64 * 63)
+    monkeypatch.setattr(decoding, "CEILING_PIXELS", 64 * 63)
     with pytest.raises(BadImage, match="64x64 pixels, the limit is 4032"):
         whole(data)
     monkeypatch.setattr(decoding, "MAX_BYTES", 10)
@@ -255,8 +346,9 @@ def test_contradictory_crops_are_refused(wrong: dict[str, object]) -> None:
 def test_probing_sees_every_cut_without_decoding(kind: str, options: dict) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
     data = encoded(noise, kind, **options)
-    assert probe(data) == (24, 32)
-    assert probe(data + b"what a camera appends") == (24, 32)
+    for whole in (data, data + b"what a camera appends"):
+        found = probe(whole)
+        assert (found.format, found.width, found.height, found.frames) == (kind, 24, 32, 1)
     for end in range(0, len(data) - 8, 11):  # the last 8 bytes of a PNG are IEND and its checksum
         with pytest.raises(BadImage):
             probe(data[:end])

@@ -317,8 +317,8 @@ def test_folder_names_what_it_leaves_out(tmp_path: Path, place: str) -> None:
     dataset = pack(Folder(root), place)
     assert dataset.samples("train") == 3
     reasons = dict(dataset.left_out)
-    assert reasons["train/a/notes.txt"] == "not a .jpg, .png or .webp"
-    assert "not a JPEG, PNG, WEBP image" in reasons["train/a/broken.png"]
+    assert reasons["train/a/notes.txt"].startswith("not the name of an image file")
+    assert "not a JPEG, PNG, WEBP, BMP" in reasons["train/a/broken.png"]
     assert reasons["train/a/link.jpg"] == "a link that leads out of the folder"
 
 
@@ -326,7 +326,10 @@ def test_folder_names_what_it_leaves_out(tmp_path: Path, place: str) -> None:
     ("names", "message"),
     [
         ({}, "has no class folders"),
-        ({"train/a/1.jpg": b""}, "has train/ only"),
+        ({"train/a/1.jpg": b"", "val/1.jpg": b""}, "val holds images and no class folders: sort"),
+        ({"train/a/1.jpg": b"", "valid/b/1.jpg": b"", "val/a/1.jpg": b""}, "two folders of split"),
+        ({"ILSVRC/Data/a/1.jpg": b"", "ILSVRC/Data/b/1.jpg": b""}, "give --folder .*ILSVRC/Data,"),
+        ({"a/1.jpg": b"", "b/x/1.jpg": b""}, r"b holds no image but folders \(x\): say --class-le"),
         ({"train/a/1.jpg": b"", "val/b/1.jpg": b""}, "differ in their classes: a, b"),
     ],
 )

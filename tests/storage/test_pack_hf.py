@@ -19,6 +19,7 @@ from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.hf import HuggingFace
 from storage.pack.plan import Slice, order
+from storage.pack.source import LeftOut
 from storage.reader import read_samples
 from storage.verify import verify
 from tests.storage.images import encoded, gradient
@@ -101,11 +102,66 @@ def test_images_and_labels_are_stored_as_they_are(
     assert verify(dataset) == ()
 
 
-def test_the_validation_split_is_preferred_to_test(tmp_path: Path) -> None:
+def test_test_files_beside_a_validation_split_are_the_test_split(tmp_path: Path) -> None:
     for name, count in (("train", 9), ("test", 8), ("validation", 7)):
         good(tmp_path / f"data/{name}-00000-of-00001.parquet", 0, count)
     good(tmp_path / ".cache/huggingface/x.parquet", 0, 5)
-    assert HuggingFace(tmp_path).splits == {"train": 9, "val": 7}
+    assert HuggingFace(tmp_path).splits == {"train": 9, "val": 7, "test": 8}
+    write(tmp_path / "data/test-00000-of-00001.parquet", [cell(image(1))] * 2, [-1, -1])
+    unlabelled = HuggingFace(tmp_path)
+    assert unlabelled.splits == {"train": 9, "val": 7}
+    assert unlabelled.notes == {"test files without labels, not packed": 1}
+
+
+def test_test_files_alone_are_the_validation_split_unless_a_share_is_held_out(
+    tmp_path: Path,
+) -> None:
+    for name, count in (("training", 60), ("testing", 8)):
+        good(tmp_path / f"{name}-00000-of-00001.parquet", 0, count)
+    source = HuggingFace(tmp_path)
+    assert source.splits == {"train": 60, "val": 8}
+    assert "the test files are the validation split" in next(iter(source.notes))
+    splits = HuggingFace(tmp_path, validation_fraction=0.3).splits
+    assert (splits["test"], splits["train"] + splits["val"]) == (8, 60)
+
+
+STRINGS = [
+    (pa.string(), ["cow", "ant", "cow"], ("ant", "cow"), [1, 0, 1]),
+    (pa.large_string(), ["10", "9", "10"], ("9", "10"), [1, 0, 1]),
+    (pa.bool_(), [True, False, True], ("False", "True"), [1, 0, 1]),
+]
+
+
+@pytest.mark.parametrize(("kind", "labels", "classes", "numbers"), STRINGS)
+@pytest.mark.parametrize("asked", [None, "label"])
+def test_strings_and_booleans_are_class_names(
+    tmp_path: Path,
+    place: str,
+    kind: pa.DataType,
+    labels: list,
+    classes: tuple,
+    numbers: list,
+    asked,
+) -> None:
+    images = [cell(image(i)) for i in range(3)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"in/{split}.parquet", images, labels, types=(IMAGE, kind), names=None)
+    dataset = pack(HuggingFace(tmp_path / "in", label_column=asked), place)
+    assert dataset.classes == classes
+    found = contents(dataset, "train")
+    assert [found[f"train-{i:09d}"][1] for i in range(3)] == numbers
+    assert dict(dataset.notes) == {"class names are the 2 values of 'label'": 1}
+
+
+def test_a_missing_string_label_is_left_out(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(
+            tmp_path / f"{split}.parquet", [cell(image(1))] * 3, ["a", None, "b"],
+            types=(IMAGE, pa.string()), names=None,
+        )  # fmt: skip
+    source = HuggingFace(tmp_path)
+    with pytest.raises(LeftOut, match="no label"):
+        source.read("train", 1)
 
 
 def test_without_a_validation_split_one_is_held_out(tmp_path: Path, place: str) -> None:
@@ -177,7 +233,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path: Path, place: 
     reasons = dict(dataset.left_out)
     assert reasons["train.parquet, row 0"] == reasons["train.parquet, row 2"] == "no image"
     assert reasons["train.parquet, row 1"] == "no bytes, only the path 'a.jpg'"
-    assert "not a JPEG, PNG, WEBP image" in reasons["train.parquet, row 3"]
+    assert "not a JPEG, PNG, WEBP" in reasons["train.parquet, row 3"]
     assert "truncated" in reasons["train.parquet, row 4"]
     assert reasons["train-000000005"] == "label 3 of 3 classes"
     assert reasons["train-000000006"] == "label -1 of 3 classes"
@@ -229,12 +285,12 @@ def test_odd_folders_are_explained(tmp_path: Path, files: dict[str, Any], messag
     ("options", "message"),
     [
         (
-            {"types": (IMAGE, pa.string())},
-            r"column 'label': wanted integers, found string",
+            {"types": (IMAGE, pa.float64()), "names": None},
+            r"wanted one label column, found none among .*label \(double\): name it with --label-c",
         ),
         (
-            {"types": (IMAGE, pa.string()), "names": None},
-            r"wanted one label column, found none among .*label \(string\): name it with --label-c",
+            {"types": (IMAGE, pa.float64())},
+            r"column 'label': wanted integers, strings or booleans, found double",
         ),
         (
             {"types": (pa.list_(pa.uint8()), pa.int64())},

@@ -9,7 +9,7 @@ from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.digits import Digits
-from storage.reader import read_samples
+from storage.reader import Damaged, read_samples
 from storage.store import ObjectStore
 
 
@@ -82,6 +82,23 @@ def test_a_shard_with_other_members_is_named(packed: Dataset) -> None:
     path.write_bytes(data[512:] + data[:512])
     with pytest.raises(BadSample, match=r"train-000000\.tar: another member lies there"):
         list(read_samples(open_store(packed.uri), index, np.arange(8)))
+
+
+@pytest.mark.parametrize("bit", [0x01, 0x80])
+def test_a_flipped_bit_in_a_name_is_one_bad_sample(packed: Dataset, bit: int) -> None:
+    """The high bit makes the name no UTF-8."""
+    index = load_index(packed, "train")
+    path = Path(packed.uri) / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[int(index.rows["offset"][3]) - 512 + 2] ^= bit
+    path.write_bytes(data)
+    damaged: list[Damaged] = []
+    found = list(read_samples(open_store(packed.uri), index, np.arange(8), damaged=damaged))
+    assert len(found) == 7
+    (one,) = damaged
+    assert one.request == 3
+    assert str(one.error).isprintable()
+    assert "another member lies there" in one.error.reason
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import BadSource
+from storage.index import name_hash
 from storage.tar import Member, members
 
 
@@ -43,6 +44,34 @@ def test_members_and_their_places(kind: int) -> None:
         ("empty.txt", 0),
     ]
     assert all(data[m.offset : m.offset + len(m.data)] == m.data for m in found)
+
+
+def test_gnu_tars_may_cut_a_name_inside_a_letter() -> None:
+    """The header in front of the data then holds half a letter."""
+    name = "x" * 99 + "é.jpg"
+    (found,) = read(tar((name, b"x" * 700), kind=tarfile.GNU_FORMAT))
+    assert (found.name, found.refused) == (name, None)
+    assert found.header_name == "x" * 99 + "\udcc3"
+    assert name_hash(found.header_name) != name_hash("x" * 99)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"size=x", b"size=-5", b"size=", b"size=" + b"9" * 5000, b"size=1_0", b"path"],
+)
+def test_a_pax_header_that_cannot_be_read_is_named(record: bytes) -> None:
+    with pytest.raises(BadSource, match="pax header at byte 0"):
+        read(pax(b"%d %s\n" % (len(record) + 2 + len(str(len(record) + 3)), record)))
+    with pytest.raises(BadSource, match="garbled pax header at byte 0"):
+        read(pax(b"9" * 5000 + b" path=x\n"))
+
+
+def pax(records: bytes) -> bytes:
+    """A tar whose first member has an extended header of these bytes."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    block = info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+    return block + ONE
 
 
 @given(

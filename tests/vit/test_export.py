@@ -29,10 +29,11 @@ needs_onnx = pytest.mark.skipif(
         TINY,
         replace(TINY, pool="map", gelu="exact"),
         replace(TINY, pool="gap", fc_norm=True, registers=2, image_size=(32, 64)),
+        replace(TINY, pool="map", registers=2),
         replace(TINY, pos_embed_prefix=False),
         replace(vit.VARIANTS["bit_r50x1"], image_size=64, num_classes=3),
     ],
-    ids=["token", "map", "gap", "no-prefix", "bit"],
+    ids=["token", "map", "gap", "map-registers", "no-prefix", "bit"],
 )
 def test_timm_makes_the_same_model_of_the_folder(config, tmp_path):
     ours = random_model(config).eval()

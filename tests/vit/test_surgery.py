@@ -155,3 +155,39 @@ def test_a_resnets_head_is_reset_alone():
 def test_a_transformer_does_not_become_a_resnet():
     with pytest.raises(ValueError, match="cannot turn a vit into a bit"):
         vit.adapt_state_dict(weights_of(), SOURCE, vit.BiTConfig())
+
+
+def test_a_head_of_as_many_classes_is_reset_where_another_task_asks_for_it():
+    weights = weights_of()
+    weights["head.weight"] = torch.ones(7, 32)
+    target = replace(SOURCE, head_bias_init=-2.0)
+    kept, changes = vit.adapt_state_dict(weights, SOURCE, target)
+    assert (changes, kept["head.weight"].sum()) == ((), 7 * 32)
+    reset, changes = vit.adapt_state_dict(weights, SOURCE, target, reset_head=True)
+    assert changes == ("head of 7 classes: reset",)
+    assert torch.equal(reset["head.weight"], torch.zeros(7, 32))
+    assert torch.equal(reset["head.bias"], torch.full((7,), -2.0))
+    assert torch.equal(reset["pre_logits.fc.weight"], weights["pre_logits.fc.weight"])
+
+
+def test_a_resnets_head_of_as_many_classes_is_reset_too():
+    source = vit.BiTConfig(blocks=(1, 1), num_classes=5)
+    weights = weights_of(source)
+    weights["head.fc.weight"] = torch.ones_like(weights["head.fc.weight"])
+    reset, changes = vit.adapt_state_dict(weights, source, source, reset_head=True)
+    assert changes == ("head of 5 classes: reset",)
+    assert not reset["head.fc.weight"].any()
+
+
+def test_of_many_keys_that_do_not_fit_three_are_named():
+    with pytest.raises(ValueError, match=r"; and \d+ more$") as error:
+        vit.adapt_state_dict({}, SOURCE, SOURCE)
+    assert len(str(error.value)) < 200
+
+
+def test_what_no_surgery_can_do_is_said_as_options():
+    target = replace(SOURCE, width=64, depth=3, fc_norm=True, head="linear")
+    with pytest.raises(ValueError, match="other weights altogether") as error:
+        vit.adapt_state_dict(weights_of(), SOURCE, target)
+    options = "--stage.model.width 32 --stage.model.depth 2 --stage.model.no-fc-norm"
+    assert str(error.value).endswith(options)

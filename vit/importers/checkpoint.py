@@ -1,29 +1,27 @@
 """`import_checkpoint`: from a file in anybody's layout to weights that fit a config.
 
-What the tensors show of their own model (classes, head, patch size, ...) is taken from them; the
-grid of a position table they do not show, so a table of another length needs `source_image_size`.
+What files and tensors show of their own model is taken from them. Only what they leave open (heads,
+GELU, epsilon, pixels of a bare state dict) is taken from the config, and said in a line.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vit.config import BiTConfig, Config, ViTConfig
-from vit.errors import BadModel
-from vit.importers.files import Settings, read_checkpoint
-from vit.importers.layouts import Layout, sniff
-from vit.importers.rules import translate
+from vit.importers import fixes
+from vit.importers.errors import BadCheckpoint
+from vit.importers.misfit import unsupported
+from vit.importers.pooling import decide_pool
+from vit.importers.positions import place_positions
+from vit.importers.source import Source, pixels_of, read_source
 from vit.resample import Convention
 from vit.surgery import adapt_state_dict
 
-# Where big_vision's training loop and older Flax put the weights, next to the optimiser's state.
-_PREFIXES = ("params/img/", "params/", "opt/target/", "target/", "img/")
+_IMAGENET = "ImageNet's are 0.485 0.456 0.406 and 0.229 0.224 0.225"
+_TIMM_SAYS = {"gelu": "timm's default is exact", "norm_eps": "timm's default is 1e-06"}
 
 
 def import_checkpoint(
@@ -31,101 +29,87 @@ def import_checkpoint(
     config: Config,
     *,
     source_image_size: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    reset_head: bool = False,
     convention: Convention = "align-corners",
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Weights for `config`'s model from the checkpoint at `path`, and a line for each change.
 
-    `path` is a file (.npz .safetensors .pt .pth .bin) or a Hugging Face or timm folder, whose
-    config.json is read too. Weights come in float32 and take pixels in [-1, 1]: a checkpoint for
-    other means and deviations gets another first layer, which is exact.
-    Raises BadModel naming every tensor that is unknown, missing or misshapen, and if the position
-    table is of a size that neither `config` nor `source_image_size` explains.
+    Weights come in float32 and take pixels in [-1, 1]: a checkpoint for other means and deviations
+    gets another first layer, which is exact.
+
+    Args:
+        path: a file (.npz .safetensors .pt .pth .bin .ckpt .pth.tar), an index of shards, or a
+            Hugging Face, timm or DeepSpeed folder. A config.json beside the weights is read too.
+        config: the model they go into.
+        source_image_size: resolution of the checkpoint, where nothing there says it.
+        mean: of the pixels in [0, 1] that the checkpoint wants, where nothing there says it.
+        std: their standard deviation.
+        reset_head: start with a new head, also where the checkpoint's would fit.
+        convention: how a position table is resized.
+
+    Raises:
+        BadCheckpoint: a ValueError that names the file, at most three tensors, and what to do.
+        FileNotFoundError: there is nothing at `path`.
     """
-    tensors, settings = read_checkpoint(Path(path))
-    tensors, changes = _without_training_state(tensors)
-    layout = sniff(tensors)
+    source = read_source(path)
     try:
-        weights = translate(_unstacked(tensors), layout.rules)
-        source = _source_config(weights, config, layout, settings, source_image_size)
-        changes += _fold_pixels(weights, layout, settings)
-        weights, adapted = adapt_state_dict(weights, source, config, convention=convention)
-    except BadModel as error:
-        raise BadModel(f"{path} ({layout.name}): {error}") from error
-    if isinstance(config, ViTConfig) and not (layout.gelu or settings.gelu):
-        changes.append(f"gelu {config.gelu} taken: the file does not say, timm's default is exact")
-    return weights, (f"layout {layout.name}, {len(tensors)} tensors", *changes, *adapted)
-
-
-def _without_training_state(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    for prefix in _PREFIXES:
-        inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if inner:
-            left = len(tensors) - len(inner)
-            return inner, [f"{left} tensors outside {prefix} left"] if left else []
-    return tensors, []
-
-
-def _unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """big_vision may scan over layers: one tensor [depth, ...] for all blocks; take it apart."""
-    flat: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if match := re.fullmatch(r"Transformer/encoderblock/(.+)", name):
-            parts = {f"Transformer/encoderblock_{i}/{match[1]}": t for i, t in enumerate(tensor)}
-            flat.update(parts)
-        else:
-            flat[name] = tensor
-    return flat
-
-
-def _source_config(
-    weights: Mapping[str, Tensor],
-    config: Config,
-    layout: Layout,
-    settings: Settings,
-    image_size: int | tuple[int, int] | None,
-) -> Config:
-    """The checkpoint's own config, as far as it shows; the rest is `config`'s."""
-    if isinstance(config, BiTConfig):
-        head = weights.get("head.fc.weight")
-        return replace(config, num_classes=0 if head is None else head.shape[0])
-    head, registers = weights.get("head.weight"), weights.get("reg_token")
-    pool = "map" if "attn_pool.latent" in weights else "gap"
-    kernel = weights.get("patch_embed.proj.weight")
-    shown: dict[str, Any] = {
-        "num_classes": 0 if head is None else head.shape[0],
-        "head": "mlp" if "pre_logits.fc.weight" in weights else "linear",
-        "registers": 0 if registers is None else registers.shape[1],
-        "pool": "token" if "cls_token" in weights else pool,
-        "fc_norm": "fc_norm.weight" in weights,
-        "patch_size": config.patch_size if kernel is None else kernel.shape[-1],
-        "gelu": settings.gelu or layout.gelu or config.gelu,
-        "norm_eps": settings.norm_eps or layout.norm_eps or config.norm_eps,
-        "image_size": image_size or settings.image_size or config.image_size,
-    }
-    table = weights.get("pos_embed")
-    if table is None:
-        return replace(config, **shown)
-    source = replace(config, pos_embed="learned-1d", **shown)
-    rows, patches = table.shape[1], source.grid_size[0] * source.grid_size[1]
-    if rows not in (patches, patches + source.num_prefix_tokens):
-        raise BadModel(
-            f"position table of {rows} rows, wanted {patches} (+ {source.num_prefix_tokens}) at "
-            f"{source.image_size} pixels: pass the checkpoint's own size as source_image_size"
+        own = _own_config(source, config, source_image_size)
+        _fold(source, mean, std)
+        weights, adapted = adapt_state_dict(
+            source.weights, own, config, convention=convention, reset_head=reset_head
         )
-    return replace(source, pos_embed_prefix=rows != patches)
+    except BadCheckpoint:
+        raise
+    except ValueError as error:
+        reason = unsupported(source.weights)
+        raise source.error(f"{reason} ({error})" if reason else error) from None
+    return weights, (*source.notes, *adapted)
 
 
-def _fold_pixels(weights: dict[str, Tensor], layout: Layout, settings: Settings) -> list[str]:
-    """Make the first layer take pixels in [-1, 1] instead of (pixel - mean) / std, exactly."""
-    mean, std = settings.mean or layout.mean, settings.std or layout.std
-    if all(value == 0.5 for value in (*mean, *std)):
-        return []
-    name, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
-    if name not in weights or any("backbone" in key for key in weights):
-        raise BadModel(f"pixels of mean {mean} and std {std} cannot be folded into this stem")
-    scale = torch.tensor([0.5 / s for s in std], dtype=torch.float64)
-    shift = torch.tensor([(0.5 - m) / s for m, s in zip(mean, std, strict=True)])
-    kernel = weights[name].double()
-    weights[bias] = (weights[bias] + (kernel.sum((2, 3)) @ shift.double())).float()
-    weights[name] = (kernel * scale[:, None, None]).float()
-    return [f"patch_embed: takes [-1, 1] instead of mean {mean} and std {std}"]
+def _own_config(source: Source, config: Config, image_size: int | tuple[int, int] | None) -> Config:
+    """The checkpoint's own config: what it shows, and `config`'s where it shows nothing."""
+    if source.layout.family != config.family:
+        raise source.error(f"cannot turn a {source.layout.family} into a {config.family}")
+    if isinstance(config, BiTConfig):
+        return replace(config, **source.fields)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    sizes = [(config.image_hw, "the stage")]
+    if source.settings.image_size:
+        by = source.settings.said_by["image_size"]
+        sizes.insert(0, (source.settings.image_size, by))
+    if "patch_size" in source.fields:
+        place_positions(source, sizes, given=size)
+    decide_pool(source, wanted=config.pool, wanted_registers=config.registers)
+    if "pos_embed" not in source.fields and config.pos_embed not in ("none", "sincos-2d"):
+        raise source.error("no position table: --stage.model.pos-embed none (or sincos-2d)")
+    _say_what_is_taken(source, config)
+    fields: dict[str, Any] = dict(source.fields)
+    # Two more must agree for a config to be one: the other model's are as good as any.
+    if fields.get("width", config.width) != config.width:
+        fields.setdefault("heads", 1)
+    return replace(config, **fields)
+
+
+def _say_what_is_taken(source: Source, config: ViTConfig) -> None:
+    taken = [
+        f"{name} {getattr(config, name)}" + (f" ({hint})" if (hint := _TIMM_SAYS.get(name)) else "")
+        for name in ("heads", "gelu", "norm_eps")
+        if name not in source.fields
+    ]
+    if taken:
+        source.notes.append(f"taken from the stage, the file does not say: {', '.join(taken)}")
+
+
+def _fold(source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    mean, std, _ = pixels_of(source, mean, std)
+    if (mean is None) != (std is None):
+        raise source.error("--stage.init-mean and --stage.init-std go together: give both")
+    if mean is None or std is None:
+        source.notes.append(
+            "pixels of mean 0.5 and std 0.5 taken: nothing beside the weights says - for others"
+            f" --stage.init-mean and --stage.init-std ({_IMAGENET})"
+        )
+    half = (0.5,) * 3
+    source.notes += fixes.fold_pixels(source.weights, mean or half, std or half)

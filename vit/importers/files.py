@@ -1,76 +1,143 @@
-"""Read the tensors of a checkpoint, and the settings lying beside them. Nothing is unpickled."""
+"""Find the tensors of a checkpoint: one file, the shards of an index, or a folder of them.
+
+Nothing is unpickled, and whatever another library's reader raises becomes a BadCheckpoint.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vit.errors import BadModel
+from vit.importers.damage import explain_damage
+from vit.importers.errors import BadCheckpoint, first_three
+from vit.importers.pickled import read_pickled
 
-# Where training scripts put the state dict among other things.
-_WRAPPERS = ("state_dict", "model")
-_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a file or its neighbours say about the model; None is not said."""
-
-    image_size: int | tuple[int, int] | None = None
-    gelu: str | None = None
-    norm_eps: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+SUFFIXES = (".npz", ".safetensors", *PICKLED)
+"""Ends of the names of files that can be read, in lower case."""
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+FOLDER = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])
+"""What the weights of a timm or Hugging Face folder are called, the first that is there counts."""
+_DEEPSPEED = "mp_rank_00_model_states.pt"
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Settings]:
-    """Tensors in float32 and settings of a file, or of a Hugging Face or timm folder.
+def is_checkpoint_file(name: str) -> bool:
+    """Whether a path or URI ends as the files do that can be read."""
+    return name.lower().endswith((*SUFFIXES, *INDEXES))
 
-    Raises BadModel for what is no checkpoint, FileNotFoundError for what is not there.
+
+def find_weights(path: Path) -> tuple[Path, list[str]]:
+    """The file that holds the weights (or their index), and a line if it had to be looked for.
+
+    Raises BadCheckpoint for a folder without weights, or with several that it could be, and
+    FileNotFoundError for what is not there.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir():
-        found = [name for name in _FOLDER if (path / name).exists()]
-        if not found:
-            raise BadModel(f"{path} has none of {', '.join(_FOLDER)}")
-        path = path / found[0]
-    belongs = path.name in _FOLDER
-    return _read_tensors(path), _read_settings(folder) if belongs else Settings()
+    if not path.is_dir():
+        return path, []
+    if found := [path / name for name in FOLDER if (path / name).exists()]:
+        return found[0], []
+    if deepspeed := _in_deepspeed_folder(path):
+        return deepspeed, [f"read {deepspeed.relative_to(path)} of DeepSpeed's folder"]
+    others = sorted(file for file in path.iterdir() if is_checkpoint_file(file.name))
+    if len(others) == 1:
+        return others[0], [f"read {others[0].name}, the only file of weights in {path}"]
+    if others:
+        names = first_three([file.name for file in others])
+        raise BadCheckpoint(f"{path} has several files of weights ({names}) - name one of them")
+    inside = sorted(sub for sub in path.iterdir() if sub.is_dir() and _has_weights(sub))
+    hint = f" - take one of its folders: {first_three([s.name for s in inside])}" if inside else ""
+    raise BadCheckpoint(f"{path} has none of {', '.join(FOLDER)}{hint}")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".npz":
+def read_tensors(path: Path) -> Any:
+    """What the file holds: of a .npz, .safetensors or index the tensors, else the pickled content.
+
+    Raises BadCheckpoint for another kind of file, a damaged one, and one that needs unpickling.
+    """
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        return _read_npz(path)
+    if name.endswith(".safetensors"):
+        return _read_safetensors(path)
+    if name.endswith(".index.json"):
+        return _read_shards(path)
+    if name.endswith(PICKLED):
+        return read_pickled(path)
+    raise BadCheckpoint(f"{path}: known are {' '.join(SUFFIXES)}, found {path.suffix!r}")
+
+
+def as_float(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors in float32; raises BadCheckpoint for what is none, or holds other kinds."""
+    if not tensors:
+        raise BadCheckpoint(f"{path} holds no tensors")
+    if strange := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise BadCheckpoint(f"{path}: {first_three(strange)} are no tensors")
+    if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
+        raise BadCheckpoint(
+            f"{path}: {first_three(empty)} are empty: ZeRO 3 keeps its weights in other files -"
+            " put them together by DeepSpeed's zero_to_fp32.py"
+        )
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _in_deepspeed_folder(folder: Path) -> Path | None:
+    latest = folder / "latest"
+    inner = folder / latest.read_text().strip() if latest.is_file() else folder
+    return inner / _DEEPSPEED if (inner / _DEEPSPEED).is_file() else None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (*FOLDER, _DEEPSPEED))
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: _from_numpy(arrays[name]) for name in arrays.files}
-    if path.suffix == ".safetensors":
-        return _floats(load_file(path), path)
-    if path.name.endswith(".index.json"):
-        shards = set(json.loads(path.read_text())["weight_map"].values())
-        parts = [load_file(path.parent / Path(shard).name) for shard in sorted(shards)]
-        return _floats({name: tensor for part in parts for name, tensor in part.items()}, path)
-    if path.suffix in (".pt", ".pth", ".bin"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        for wrapper in _WRAPPERS:
-            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-        if not isinstance(content, dict):
-            raise BadModel(f"{path} holds a {type(content).__name__}, wanted a state dict")
-        return _floats({k.removeprefix("module."): v for k, v in content.items()}, path)
-    raise BadModel(f"{path}: known are .npz .safetensors .pt .pth .bin, found {path.suffix!r}")
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy and zipfile raise whatever a damaged file leads them to
+        if "allow_pickle" in str(error) and is_zipfile(path):
+            raise BadCheckpoint(
+                f"{path} holds pickled objects (allow_pickle), which are not read - save arrays of"
+                " numbers alone"
+            ) from None
+        raise BadCheckpoint(explain_damage(path, error)) from None
 
 
-def _floats(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    if strange := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise BadModel(f"{path}: {strange} are no tensors")
-    return {name: tensor.float() for name, tensor in tensors.items()}
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # SafetensorError is an Exception, and not the only one
+        raise BadCheckpoint(explain_damage(path, error)) from None
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    try:
+        places: dict[str, str] = json.loads(path.read_text())["weight_map"]
+        shards = sorted({Path(shard).name for shard in places.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(explain_damage(path, error)) from None
+    if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
+        raise BadCheckpoint(
+            f"{path} names {len(shards)} shards, {first_three(missing)} not there - download all"
+        )
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors.update(read_tensors(path.parent / shard))
+    if lost := sorted(places.keys() - tensors.keys()):
+        raise BadCheckpoint(f"{path}: its shards lack {first_three(lost)} - download them again")
+    return tensors
 
 
 def _from_numpy(array: np.ndarray) -> Tensor:
@@ -79,47 +146,3 @@ def _from_numpy(array: np.ndarray) -> Tensor:
         bits = array.view(np.uint16).astype(np.uint32) << 16
         array = bits.view(np.float32)
     return torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-def _read_settings(folder: Path) -> Settings:
-    if not (folder / "config.json").exists():
-        return Settings()
-    config = json.loads((folder / "config.json").read_text())
-    if "architecture" in config:  # timm
-        pixels = config.get("pretrained_cfg", config)
-        activation = config.get("model_args", {}).get("act_layer", "gelu")
-        size = pixels.get("input_size")
-        return Settings(
-            image_size=(size[1], size[2]) if size else None,
-            gelu=_gelu(activation),
-            mean=_floats_or_none(pixels.get("mean")),
-            std=_floats_or_none(pixels.get("std")),
-        )
-    size = config.get("image_size")
-    pixels = {}
-    if (folder / "preprocessor_config.json").exists():
-        pixels = json.loads((folder / "preprocessor_config.json").read_text())
-    return Settings(
-        image_size=tuple(size) if isinstance(size, list) else size,
-        gelu=_gelu(config.get("hidden_act", "gelu")),
-        norm_eps=config.get("layer_norm_eps", 1e-12),
-        mean=_floats_or_none(pixels.get("image_mean")),
-        std=_floats_or_none(pixels.get("image_std")),
-    )
-
-
-def _gelu(activation: str) -> str:
-    known = {
-        "gelu": "exact",
-        "gelu_tanh": "tanh",
-        "gelu_new": "tanh",
-        "gelu_pytorch_tanh": "tanh",
-        "gelu_fast": "tanh",
-    }
-    if activation not in known:
-        raise BadModel(f"unknown activation {activation!r}; known: {sorted(known)}")
-    return known[activation]
-
-
-def _floats_or_none(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)

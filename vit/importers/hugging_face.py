@@ -1,18 +1,22 @@
-"""Names of Hugging Face's ViT, as in its files and as in its modules since transformers 5.
+"""Names of Hugging Face's ViT, DeiT and DINOv2, in files and in modules since transformers 5.
 
 The pooler of `ViTModel` is the paper's pre-training layer: linear, then tanh.
 """
 
 from vit.importers.rules import Rule
 
-_FILE = r"(?:vit\.)?encoder\.layer\.(\d+)"
-_MODULE = r"(?:vit\.)?layers\.(\d+)"
+_TOP = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
+_FILE = rf"{_TOP}encoder\.layer\.(\d+)"
+_MODULE = rf"{_TOP}layers\.(\d+)"
 _LEAF = r"\.(weight|bias)"
 
 RULES: tuple[Rule, ...] = (
-    Rule(r"(?:vit\.)?embeddings\.cls_token", r"cls_token"),
-    Rule(r"(?:vit\.)?embeddings\.position_embeddings", r"pos_embed"),
-    Rule(rf"(?:vit\.)?embeddings\.patch_embeddings\.projection{_LEAF}", r"patch_embed.proj.\1"),
+    Rule(rf"{_TOP}embeddings\.cls_token", r"cls_token"),
+    Rule(rf"{_TOP}embeddings\.position_embeddings", r"pos_embed"),
+    Rule(rf"{_TOP}embeddings\.patch_embeddings\.projection{_LEAF}", r"patch_embed.proj.\1"),
+    Rule(rf"{_TOP}embeddings\.distillation_token", r"dist_token"),
+    Rule(rf"{_TOP}embeddings\.register_tokens", r"reg_token"),
+    Rule(rf"{_FILE}\.layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
     *(
         Rule(there + _LEAF, rf"blocks.\1.{here}.\2")
         for there, here in (
@@ -24,6 +28,11 @@ RULES: tuple[Rule, ...] = (
             (rf"{_FILE}\.output\.dense", "mlp.fc2"),
             (rf"{_FILE}\.layernorm_before", "norm1"),
             (rf"{_FILE}\.layernorm_after", "norm2"),
+            # DINOv2
+            (rf"{_FILE}\.norm1", "norm1"),
+            (rf"{_FILE}\.norm2", "norm2"),
+            (rf"{_FILE}\.mlp\.fc1", "mlp.fc1"),
+            (rf"{_FILE}\.mlp\.fc2", "mlp.fc2"),
             (rf"{_MODULE}\.attention\.q_proj", "attn.q"),
             (rf"{_MODULE}\.attention\.k_proj", "attn.k"),
             (rf"{_MODULE}\.attention\.v_proj", "attn.v"),
@@ -34,7 +43,9 @@ RULES: tuple[Rule, ...] = (
             (rf"{_MODULE}\.layernorm_after", "norm2"),
         )
     ),
-    Rule(rf"(?:vit\.)?layernorm{_LEAF}", r"norm.\1"),
-    Rule(rf"(?:vit\.)?pooler\.dense{_LEAF}", r"pre_logits.fc.\1"),
+    Rule(rf"{_TOP}layernorm{_LEAF}", r"norm.\1"),
+    Rule(rf"{_TOP}pooler\.dense{_LEAF}", r"pre_logits.fc.\1"),
     Rule(rf"classifier{_LEAF}", r"head.\1"),
+    Rule(rf"cls_classifier{_LEAF}", r"head.\1"),
+    Rule(rf"distillation_classifier{_LEAF}", r"head_dist.\1"),
 )

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vit.errors import BadModel
-from vit.importers import bit, flax, hugging_face, torchvision
+from vit.importers import bit, flax, hugging_face, mmpretrain, torchvision
 from vit.importers.rules import Rule
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_AS_IS = (Rule(r"(.+)", r"\1"),)
+_HALF = (0.5, 0.5, 0.5)
+_AS_IS = (Rule(r"register_tokens", r"reg_token"), Rule(r"(.+)", r"\1"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,13 @@ class Layout:
     gelu: Literal["tanh", "exact"] | None
     """GELU of its models; None where the layout leaves it open."""
     norm_eps: float | None
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """What is taken from pixels in [0, 1]; ours are in [-1, 1], which is mean and std 0.5."""
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] | None = None
+    """What is taken from pixels in [0, 1], where all models of the layout agree. Models here take
+    pixels in [-1, 1], which is mean and std 0.5."""
+    std: tuple[float, ...] | None = None
+    family: Literal["vit", "bit"] = "vit"
+    pool_is_shown: bool = True
+    """Whether a class token in the file means that the head reads it."""
 
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -36,6 +41,8 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=flax.RULES,
         gelu="tanh",
         norm_eps=1e-6,
+        mean=_HALF,
+        std=_HALF,
     ),
     Layout(
         name="BiT",
@@ -43,6 +50,9 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=bit.RULES,
         gelu=None,
         norm_eps=None,
+        mean=_HALF,
+        std=_HALF,
+        family="bit",
     ),
     Layout(
         name="BiT of big_vision",
@@ -50,10 +60,14 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=bit.RULES,
         gelu=None,
         norm_eps=None,
+        mean=_HALF,
+        std=_HALF,
+        family="bit",
     ),
     Layout(
         name="Hugging Face ViT",
-        marker=r"(vit\.)?embeddings\.patch_embeddings\.projection\.weight",
+        marker=r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
+        r"embeddings\.patch_embeddings\.projection\.weight",
         rules=hugging_face.RULES,
         gelu="exact",
         norm_eps=1e-12,
@@ -68,11 +82,20 @@ LAYOUTS: tuple[Layout, ...] = (
         std=_IMAGENET_STD,
     ),
     Layout(
+        name="mmpretrain ViT",
+        marker=r"layers\.0\.attn\.qkv\.weight",
+        rules=mmpretrain.RULES,
+        gelu="exact",
+        norm_eps=None,
+        pool_is_shown=False,
+    ),
+    Layout(
         name="timm ViT",
         marker=r"blocks\.0\.attn\.qkv\.weight",
         rules=_AS_IS,
         gelu=None,
         norm_eps=None,
+        pool_is_shown=False,
     ),
     Layout(
         name="timm BiT",
@@ -80,6 +103,9 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=_AS_IS,
         gelu=None,
         norm_eps=None,
+        mean=_HALF,
+        std=_HALF,
+        family="bit",
     ),
 )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vit.errors import BadModel
+from vit.importers.errors import first_three
 
 
 def as_is(tensor: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
 def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
     """Rename and reshape by `rules`, then fuse q, k, v into one matrix as the model has them.
 
-    Raises BadModel naming every tensor that no rule knows, or that two names lead to.
+    Raises BadModel naming tensors that no rule knows, or one that two names lead to.
     """
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     translated: dict[str, Tensor] = {}
@@ -48,7 +49,7 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
         else:
             unknown.append(name)
     if unknown:
-        raise BadModel(f"no rule for {sorted(unknown)}")
+        raise BadModel(f"no rule for {first_three(sorted(unknown))}")
     _fuse(translated, ("q", "k", "v"), "qkv")
     _fuse(translated, ("k", "v"), "kv")
     return translated

@@ -19,7 +19,6 @@ from pipelines.campaigns.campaign import (
     command_of,
     print_plan,
     publish,
-    read_options,
 )
 from pipelines.campaigns.concurrent_stages import run_concurrently
 from pipelines.campaigns.studies import find_study
@@ -30,7 +29,7 @@ from pipelines.campaigns.studies.report import files_of, print_study
 from pipelines.campaigns.studies.study import Size, Study, row_of
 from pipelines.cli.console import clock
 from pipelines.cli.exits import Failed, errors_as_exits
-from pipelines.cli.options import Command, program_name
+from pipelines.cli.options import Command, program_name, read_options
 from pipelines.tracking.client import open_client, settle, spool_path
 from pipelines.tracking.reader import read_history
 from pipelines.training.outcomes import Outcome, mlflow_command

@@ -18,16 +18,16 @@ from cluster.settings import Place
 from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.fewshot import drawn, few_shot
+from pipelines.lineage.manifest import manifest_from_json
 from pipelines.recipes.stage import Data
 from storage import weights
 from storage.columns import StreamSpec, columns, open_stream
 from storage.dataset import load_dataset
-from storage.decode import Crop
 from storage.index import load_index
 from storage.objects import open_store
 from storage.selection import Selection
 from storage.uri import join
-from vit import build_model, config_from_dict, normalize
+from vit import build_model, normalize
 from vit.model import ViT
 from vit.resnet import BiT
 
@@ -66,18 +66,14 @@ def few_shot_of(
 
 def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
     """Features of one network and the regression on them, in this process."""
-    manifest = weights.read_manifest(attempt_uri)
-    assert manifest is not None, f"{attempt_uri} is not committed"
-    config = config_from_dict(manifest["stage"]["model"])
-    model = build_model(config)
-    model.load_state_dict(weights.read_weights(attempt_uri)[0])
+    found, values = weights.read_weights(attempt_uri)
+    manifest = manifest_from_json(values, attempt_uri)
+    model = build_model(manifest.config())
+    model.load_state_dict(found)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    data = manifest["stage"]["data"]
-    crop = Crop(
-        image_size=manifest["stage"]["model"]["image_size"],
-        kind=data["eval_crop"],
-        resize_fraction=data["eval_fraction"],
-    )
+    size = manifest.config().image_size
+    assert isinstance(size, int)
+    crop = manifest.data().val_crop(size)
     splits = Data()
     dataset = load_dataset(dataset_uri)
     labels = np.asarray(load_index(dataset, splits.train_split).labels, dtype=np.int64)  # [N]

@@ -61,6 +61,7 @@ def _cpu(seeds: int = 2) -> Study:
     tune = replace(
         CPU,
         name="finetune",
+        reset_head=True,
         model=replace(low, num_classes=10, head="linear"),
         data=replace(
             CPU.data,

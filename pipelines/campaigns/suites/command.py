@@ -20,7 +20,6 @@ from pipelines.campaigns.campaign import (
     command_of,
     print_plan,
     publish,
-    read_options,
 )
 from pipelines.campaigns.concurrent_stages import run_concurrently
 from pipelines.campaigns.suites import find_suite
@@ -28,7 +27,7 @@ from pipelines.campaigns.suites.report import Result, files_of, print_suite
 from pipelines.campaigns.suites.suite import Suite, Task, best_rate, final_stages, sweep_stages
 from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name
+from pipelines.cli.options import Command, program_name, read_options
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage

@@ -118,6 +118,7 @@ def _stage(
     return replace(
         start,
         name=name,
+        reset_head=True,
         model=model,
         data=replace(data, dataset=task.dataset, selection=kept, flip=data.flip and task.flip),
         optim=replace(suite.optim, peak_lr=rate),

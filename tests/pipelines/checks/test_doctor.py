@@ -28,7 +28,7 @@ LOCAL = "http://127.0.0.1:9"  # nothing listens there
 
 def asked(*argv: str, recipe: str = "digits") -> Command:
     arguments = ["--recipe", recipe, *argv]
-    return read_command(arguments, stage_name=None, prog="doctor.py", description="")
+    return read_command(arguments, prog="doctor.py", description="")
 
 
 def test_versions_fit_pyproject() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.checks import order as order_proof
-from pipelines.checks.order import Run, exactly_once, print_table
+from pipelines.checks.order import Outcome, exactly_once, print_table
 from pipelines.checks.order_groups import History, Step
 from storage.order import OrderSpec
 from tests.pipelines.conftest import Said
@@ -43,8 +43,8 @@ def test_any_difference_is_one(
     change: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = {"workers": "1", "kills": 0, "samples": 8, "keys": "a", "pixels": "b", "once": "yes"}
-    assert print_table([Run(**same), Run(**same)])  # pyright: ignore[reportArgumentType]  by **
-    assert not print_table([Run(**same), Run(**same | change)])  # pyright: ignore[reportArgumentType]
+    assert print_table([Outcome(**same), Outcome(**same)])  # pyright: ignore[reportArgumentType]  by **
+    assert not print_table([Outcome(**same), Outcome(**same | change)])  # pyright: ignore[reportArgumentType]
     assert "DIFFER" in capsys.readouterr().out
 
 

@@ -53,9 +53,10 @@ with errors_as_exits(), ray_session(verbose=False, num_cpus=1):
     print(ray.get(name.remote()), flush=True)
     (part,) = [c for c in psutil.Process().children(recursive=True) if c.name() == "raylet"]
     part.kill()
+    sleep = ray.remote(lambda: time.sleep(60))
     while True:
         try:
-            ray.get(ray.remote(time.sleep).remote(60), timeout=1)
+            ray.get(sleep.remote(), timeout=1)
         except ray.exceptions.GetTimeoutError:
             pass
 """

@@ -14,11 +14,10 @@ from pipelines.inspection.inspection import inspect_after_stage, inspect_weights
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import Samples, read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
-from pipelines.lineage.source import data_of
+from pipelines.lineage.manifest import manifest_from_json, read_manifest
 from pipelines.recipes.digits import DATA, FINETUNE, PRETRAIN, UPSCALE
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop
-from storage.errors import BadInput
 from storage.selection import EVERYTHING, Selection
 from tests.pipelines.support.committed import commit_stage
 
@@ -114,31 +113,27 @@ def test_the_parent_is_found_only_where_the_resolution_changed(
     upscaled: tuple[str, str], tmp_path: Path, local_data: str
 ) -> None:
     before, after = upscaled
-    manifest = committed_manifest(after)
+    manifest = read_manifest(after)
+    assert manifest is not None
+    assert manifest.parent is not None
     found = before_upscale(after, manifest)
     assert found is not None
     assert found.title == "pretrain, 16 px"
-    assert before_upscale(before, committed_manifest(before)) is None
-    other = manifest | {"parent": manifest["parent"] | {"weights_sha256": "0" * 64}}
+    first = read_manifest(before)
+    assert first is not None
+    assert before_upscale(before, first) is None
+    other = replace(manifest, parent=replace(manifest.parent, weights_sha256="0" * 64))
     assert before_upscale(after, other) is None
-    gone = manifest | {"parent": manifest["parent"] | {"attempt": "gone"}}
+    gone = replace(manifest, parent=replace(manifest.parent, attempt="gone"))
     assert before_upscale(after, gone) is None
-    tuned = commit_stage(
+    uri, values = commit_stage(
         str(tmp_path / "runs"), FINETUNE, local_data, parent=(after, committed_manifest(after))
     )
-    assert before_upscale(*tuned) is None
+    assert before_upscale(uri, manifest_from_json(values, uri)) is None
 
 
 def committed_manifest(uri: str) -> dict:
     return json.loads((Path(uri) / "manifest.json").read_text())
-
-
-def test_the_manifest_gives_back_the_data(upscaled: tuple[str, str]) -> None:
-    manifest = committed_manifest(upscaled[1])
-    assert data_of(manifest) == UPSCALE.data
-    manifest["stage"]["data"]["crop"] = "of tomorrow"
-    with pytest.raises(BadInput, match=r"stage.data is of another version: .*crop"):
-        data_of(manifest)
 
 
 def test_what_a_model_lacks_is_a_line_and_the_rest_is_drawn(digits: Dataset) -> None:

@@ -10,25 +10,32 @@ from pipelines.lineage.attempts import (
     committed_attempts,
     newest,
 )
+from pipelines.lineage.manifest import Manifest
 from storage import weights
 
 A, B = "a" * 16, "b" * 16
 
 
 def attempts(*names: str) -> list[Attempt]:
-    return [Attempt(name, f"runs/{name}", {"step": 1}) for name in names]
+    return [Attempt(name, f"runs/{name}", Manifest(stage={"name": "pretrain"})) for name in names]
 
 
-def choose(found: list[Attempt], *, of_recipe: str | None = None, asked: str | None = None) -> str:
+def choose(
+    found: list[Attempt], *, from_recipe: str | None = None, requested: str | None = None
+) -> str:
     parent = choose_parent(
-        found, of_recipe=of_recipe, asked=asked, place="runs/x/pretrain", command="pretrain.py"
+        found,
+        from_recipe=from_recipe,
+        requested=requested,
+        looked_in="runs/x/pretrain",
+        command="pretrain.py",
     )
     return parent.name
 
 
 def test_only_committed_attempts_are_found(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "pretrain"
-    weights.commit(str(folder / A), {"w": torch.zeros(1)}, {"step": 1})
+    weights.commit(str(folder / A), {"w": torch.zeros(1)}, {"step": 1, "stage": {}})
     (folder / B).mkdir()
     (folder / B / "weights.safetensors").write_bytes(b"torn")
     assert [a.name for a in committed_attempts(str(tmp_path), "run", "pretrain")] == [A]
@@ -47,15 +54,15 @@ def test_force_makes_the_next_attempt_beside_the_last() -> None:
 
 
 def test_the_recipes_own_parent_is_preferred() -> None:
-    assert choose(attempts(A, B), of_recipe=B) == B
+    assert choose(attempts(A, B), from_recipe=B) == B
 
 
 def test_the_only_parent_is_taken_though_the_recipe_has_changed() -> None:
-    assert choose(attempts(A, f"{A}-2"), of_recipe=B) == f"{A}-2"
+    assert choose(attempts(A, f"{A}-2"), from_recipe=B) == f"{A}-2"
 
 
 def test_the_asked_for_parent_is_taken() -> None:
-    assert choose(attempts(A, B), of_recipe=B, asked=A) == A
+    assert choose(attempts(A, B), from_recipe=B, requested=A) == A
 
 
 def test_several_parents_have_to_be_chosen_from() -> None:
@@ -72,4 +79,4 @@ def test_a_missing_parent_names_the_place_and_the_command() -> None:
 
 def test_an_unknown_asked_for_parent_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match=f"--parent {B} is not committed .* only {A}"):
-        choose(attempts(A), asked=B)
+        choose(attempts(A), requested=B)

@@ -48,6 +48,35 @@ def test_a_public_checkpoint_is_read_from_disk_and_from_s3(
     assert all(torch.equal(local[name], remote[name]) for name in local)
 
 
+@pytest.mark.parametrize("remote", [False, True], ids=["disk", "s3"])
+def test_the_config_beside_a_renamed_file_counts(
+    tmp_path: Path, s3_server: S3Server, remote: bool
+) -> None:
+    export_timm(build_model(SMALL, seed=1).state_dict(), SMALL, tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "vit.safetensors")
+    uri = str(tmp_path / "vit.safetensors")
+    with s3_server.environment():
+        if remote:
+            store = open_store(s3_server.uri("renamed"))
+            for path in tmp_path.iterdir():
+                store.upload(path.name, path)
+            uri = s3_server.uri("renamed", "vit.safetensors")
+        _, notes = start_weights(uri, SMALL)
+    assert "config.json beside vit.safetensors read" in notes
+    assert not any("--stage.init-mean" in note for note in notes)
+
+
+def test_a_head_of_as_many_classes_is_reset_where_the_stage_says_so(tmp_path: Path) -> None:
+    tensors = build_model(SMALL, seed=1).state_dict()
+    tensors["head.weight"] += 1
+    weights.commit(str(tmp_path / "a"), tensors, {"stage": {"model": plain(asdict(SMALL))}})
+    kept, _ = start_weights(str(tmp_path / "a"), SMALL)
+    reset, changes = start_weights(str(tmp_path / "a"), SMALL, reset_head=True)
+    assert kept["head.weight"].equal(tensors["head.weight"])
+    assert not reset["head.weight"].any()
+    assert changes == ("head of 5 classes: reset",)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path, s3_server: S3Server) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.npz: no such file or folder"):
         start_weights(str(tmp_path / "nowhere.npz"), SMALL)
@@ -59,7 +88,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path, s3_server: S3Server) -> N
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     export_timm(build_model(SMALL, seed=1).state_dict(), SMALL, tmp_path / "timm")
-    with pytest.raises(ValueError, match=r"blocks\.1\."):
+    with pytest.raises(ValueError, match=r"depth 1 into 2.*--stage\.model\.depth 1"):
         start_weights(str(tmp_path / "timm"), replace(SMALL, depth=2))
 
 
@@ -69,8 +98,8 @@ def test_bare_weights_of_another_resolution_are_resized(tmp_path: Path) -> None:
     bare = tmp_path / "bare.safetensors"
     bare.write_bytes((tmp_path / "timm" / "model.safetensors").read_bytes())
     larger = replace(SMALL, image_size=24)
-    with pytest.raises(ValueError, match="position table"):
-        start_weights(str(bare), larger)
+    _, notes = start_weights(str(bare), larger)
+    assert any("a square grid 4x4 (16 pixels) taken" in note for note in notes)
     found, changes = start_weights(str(bare), larger, image_size=16)
     assert "pos_embed 4x4 -> 6x6" in changes
     assert found["pos_embed"].shape == (1, 1 + 6 * 6, 32)

@@ -12,6 +12,7 @@ import torch
 from pipelines.cli.options import Command
 from pipelines.lineage import command as standing
 from pipelines.lineage.command import read_status
+from pipelines.lineage.manifest import DatasetName, Manifest
 from pipelines.lineage.resume_states import save_state
 from pipelines.lineage.status import attempts_under, differences, what_would_run
 from pipelines.recipes.digits import DIGITS
@@ -35,7 +36,13 @@ def commit(root: str, stage: Stage, digest: str, parent: str | None, *, started:
         "stage": plain(asdict(stage)),
         "fingerprint": name,
         "parent": parent
-        and {"stage": stage.parent, "fingerprint": parent, "attempt": parent, "mlflow_run_id": "p"},
+        and {
+            "stage": stage.parent,
+            "fingerprint": parent,
+            "attempt": parent,
+            "weights_sha256": "0" * 64,
+            "mlflow_run_id": "p",
+        },
         "dataset": {"name": "digits", "digest": digest},
         "mlflow_run_id": f"mlflow-{stage.name}",
         "git_commit": "abc",
@@ -109,6 +116,11 @@ def test_a_saved_stage_would_continue(roots: tuple[str, str]) -> None:
     assert (record["committed"], record["step"]) == (False, 200)
 
 
+def test_the_cursor_of_verify_order_is_no_attempt(tmp_path: Path) -> None:
+    save_state(join(str(tmp_path), ".verify-order-0f"), {"cursor": torch.zeros(1)}, step=4)
+    assert attempts_under(str(tmp_path)) == []
+
+
 def test_a_changed_field_is_named_with_both_values(tmp_path: Path, local_data: str) -> None:
     root = str(tmp_path)
     digest = load_dataset(join(local_data, "digits")).digest
@@ -128,12 +140,11 @@ def test_a_changed_field_is_named_with_both_values(tmp_path: Path, local_data: s
 
 
 def test_another_dataset_is_named() -> None:
-    manifest = {
-        "stage": plain(asdict(PRETRAIN)),
-        "dataset": {"digest": "old"},
-        "parent": None,
-        "format_version": FORMAT_VERSION,
-    }
+    manifest = Manifest(
+        stage=plain(asdict(PRETRAIN)),
+        dataset=DatasetName(digest="old"),
+        format_version=FORMAT_VERSION,
+    )
     assert differences(manifest, PRETRAIN, "new", None) == ("dataset digest: old -> new",)
     assert differences(manifest, PRETRAIN, "old", None) == ()
 

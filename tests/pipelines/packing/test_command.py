@@ -9,10 +9,13 @@ import pytest
 
 from pipelines.packing import command as packing
 from pipelines.packing import ray_tasks as packing_tasks
+from storage.dataset import load_dataset
 from storage.objects import open_store
 from tests.pipelines.conftest import Said
 from tests.s3 import S3Server
+from tests.storage.images import encoded, gradient
 from tests.storage.test_pack_hf import good
+from tests.storage.test_tar import tar
 
 
 @pytest.fixture
@@ -23,8 +26,8 @@ def pack(called: Callable[..., Said]) -> Callable[..., Said]:
 def test_tars_of_others_are_indexed_in_place(
     pack: Callable[..., Said], local_data: str, tmp_path: Path
 ) -> None:
-    for tar in (Path(local_data) / "digits").glob("*.tar"):
-        shutil.copy(tar, tmp_path)
+    for path in (Path(local_data) / "digits").glob("*.tar"):
+        shutil.copy(path, tmp_path)
     said = pack("tar", "--out", str(tmp_path))
     assert said.code == 0, said.err
     assert "1420 train, 377 val, 10 classes" in said.out
@@ -82,8 +85,8 @@ def test_much_that_is_left_out_is_summed_up(pack: Callable[..., Said], tmp_path:
     said = pack("folder", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
     assert said.code == 0, said.err
     assert "left out 30 in all, named in " in said.out
-    assert "  30 x not a .jpg, .png or .webp" in said.out
-    assert len(said.out.splitlines()) == 1 + 20 + 2
+    assert "  30 x not the name of an image file" in said.out
+    assert len(said.out.splitlines()) == 1 + 1 + 20 + 2  # a note: one class only
 
 
 def test_verify_names_the_damaged_sample(
@@ -114,9 +117,53 @@ def test_a_folder_of_images_is_packed(pack: Callable[..., Said], tmp_path: Path)
     assert "6 train, 6 val, 2 classes" in said.out
 
 
+def test_what_was_done_to_images_is_said(pack: Callable[..., Said], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            (folder / "._0.bmp").write_bytes(b"x")
+            for i in range(3):
+                Image.new("RGB", (20, 16), (i, 0, 0)).save(folder / f"{i}.bmp")
+    place = ["--folder", str(tmp_path / "images"), "--out", str(tmp_path / "packed")]
+    said = pack("folder", *place, "--max-pixels", "320", "--class-level", "1")
+    assert said.code == 0, said.err
+    assert "note: test/ is the validation split; --validation-fraction 0.1 would" in said.out
+    assert "note: 4 x ._* ignored" in said.out
+    assert "note: 12 x BMP stored as lossless PNG" in said.out
+    held = pack("folder", *place, "--validation-fraction", "0.5", "--force")
+    assert ", 6 test, 2 classes" in held.out
+
+
+def test_tars_with_names_for_labels_are_indexed_elsewhere(
+    pack: Callable[..., Said], tmp_path: Path
+) -> None:
+    jpeg = encoded(gradient(20, 16), "JPEG")
+    entries = (("a.jpg", jpeg), ("a.kind", b"dog"), ("b.jpg", jpeg), ("b.kind", b"cat"))
+    (tmp_path / "tars").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / f"tars/{split}-0.tar").write_bytes(tar(*entries))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    index = str(tmp_path / "index")
+    said = pack(
+        "tar", "--out", str(tmp_path / "tars"), "--index", index, "--label-key", "kind",
+        "--classes", str(tmp_path / "classes.txt"), "--train", "train-{0..0}.tar",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert "2 train, 2 val, 2 classes" in said.out
+    assert "note: 4 x labels read from .kind" in said.out
+    assert load_dataset(index).classes == ("cat", "dog")
+    assert pack("verify", "--out", index).code == 0
+    assert len(list((tmp_path / "tars").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["tar", "--out", "x", "--classes", "nowhere"], "--classes nowhere cannot be read"),
+        (["folder", "--folder", ".", "--out", "x", "--gray-bits", "3"], "--gray-bits 3: wanted 8"),
         (["folder", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["idx", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["verify", "--out", "nowhere"], "nowhere"),

@@ -142,7 +142,7 @@ def test_without_data_the_published_size_or_the_command_line_counts(tmp_path: Pa
 def test_one_stage_takes_the_stages_own_options() -> None:
     command = planned("--only", "pretrain", "--stage.steps", "70", "--cluster.mfu", "0.1")
     (stage,) = command.stages
-    assert (stage.name, stage.steps, command.more["cluster"].mfu) == ("pretrain", 70, 0.1)
+    assert (stage.name, stage.steps, command.own.cluster.mfu) == ("pretrain", 70, 0.1)
 
 
 @pytest.mark.parametrize(

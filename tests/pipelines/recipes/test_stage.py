@@ -6,7 +6,7 @@ import pytest
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
 from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
 from vit import ViTConfig, config_from_dict
 
@@ -63,10 +63,14 @@ def test_evaluation_takes_the_classes_that_are_trained_on_unless_it_names_some()
         (Selection(classes=(2, 7)), Selection(classes=(2, 7))),
     ):
         data = replace(PRETRAIN.data, selection=chosen, val_selection=val)
-        feed = Feed(
-            stage=replace(PRETRAIN, data=data), dataset_uri="d", attempt_uri="", decode_cpus=1.0
-        )
-        assert feed.val_spec().selection == expected
+        assert val_spec(replace(PRETRAIN, data=data), "d").selection == expected
+
+
+def test_evaluation_keeps_the_samples_that_fill_no_batch() -> None:
+    """A validation split smaller than the global batch is fine: evaluation pads it."""
+    dropped = replace(PRETRAIN, data=replace(PRETRAIN.data, tail="drop"), global_batch=4096)
+    assert train_spec(dropped, "d").tail == "drop"
+    assert val_spec(dropped, "d").tail == "carry"
 
 
 def test_a_stage_survives_json() -> None:
@@ -140,3 +144,10 @@ def test_a_parent_must_come_earlier() -> None:
 def test_an_impossible_stage_says_why(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(PRETRAIN, **change)
+
+
+def test_a_finetune_resets_its_head_and_its_name_says_so() -> None:
+    tuned = DIGITS.stage("finetune")
+    assert tuned.reset_head
+    assert name_of(replace(tuned, reset_head=False)) != name_of(tuned)
+    assert name_of(replace(PRETRAIN, reset_head=False)) == name_of()  # as it was before the field

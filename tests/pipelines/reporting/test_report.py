@@ -228,7 +228,7 @@ def test_cost_is_counted(tmp_path: Path, place: list[str], local_data: str) -> N
 def command_of(arguments: list[str]) -> Any:
     from pipelines.cli.options import read_command
 
-    return read_command(arguments, stage_name=None, prog="report.py", description="")
+    return read_command(arguments, prog="report.py", description="")
 
 
 def test_a_run_whose_storage_is_gone_is_shown_from_mlflow(

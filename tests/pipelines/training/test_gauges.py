@@ -9,10 +9,11 @@ import pytest
 import ray
 
 from cluster.settings import Place
-from pipelines.training.gauges import Watch, slow_decoding
+from pipelines.training.gauges import Gauges, slow_decoding
+from pipelines.worker.messages import Evaluated, Preempted, StepsTrained
 
 
-def report(step: int, waited: float) -> dict[str, Any]:
+def report(step: int, waited: float) -> StepsTrained:
     """Of two steps in ten seconds."""
     record = {
         "step": step,
@@ -21,11 +22,12 @@ def report(step: int, waited: float) -> dict[str, Any]:
         "train/images_per_second": 450.0,
         "train/data_wait_fraction": waited,
     }
-    return {"kind": "steps", "records": [{"step": step - 1}, record]}
+    return StepsTrained(records=[{"step": step - 1}, record])
 
 
-def watch(notes: list[str], **place: Any) -> Watch:
-    return Watch("tried", "pretrain", Place(**place), workers=2, worker_cpus=0.5, note=notes.append)
+def watch(notes: list[str], **place: Any) -> Gauges:
+    settings = Place(**place)
+    return Gauges("tried", "pretrain", settings, workers=2, worker_cpus=0.5, note=notes.append)
 
 
 def scraped() -> str:
@@ -40,11 +42,10 @@ def scraped() -> str:
 
 
 def test_reports_are_exported_with_run_and_stage(ray_session: str) -> None:
-    seen = watch([])
-    message = report(120, waited=0.5)
-    assert seen.seen(message) is message
-    seen.seen({"kind": "metrics", "step": 120, "metrics": {"val/accuracy": 0.75, "val/loss": 1.0}})
-    seen.seen({"kind": "committed", "step": 120})
+    gauges = watch([])
+    gauges.export(report(120, waited=0.5))
+    gauges.export(Evaluated(step=120, metrics={"val/accuracy": 0.75, "val/loss": 1.0}))
+    gauges.export(Preempted(ranks=(0,)))
     wanted = {
         "step": 120.0,
         "loss": 2.5,
@@ -68,12 +69,12 @@ def test_reports_are_exported_with_run_and_stage(ray_session: str) -> None:
 
 def test_slow_decoding_is_said_once_and_not_at_once(ray_session: str) -> None:
     notes: list[str] = []
-    seen = watch(notes)
+    gauges = watch(notes)
     for waited in (0.5, 0.01, 0.5):
-        seen.seen(report(10, waited))
+        gauges.export(report(10, waited))
     assert notes == []
     for waited in (0.5, 0.5, 0.5):
-        seen.seen(report(10, waited))
+        gauges.export(report(10, waited))
     (line,) = notes
     assert "wait 50% of the time while 3 CPUs decode 450 img/s" in line
     assert line.endswith("; 3 more would")
@@ -89,7 +90,7 @@ def test_the_line_gives_the_figures_it_follows_from() -> None:
 @pytest.mark.parametrize("on_gpu_nodes", [True, None])
 def test_without_gpus_all_nodes_decode(ray_session: str, on_gpu_nodes: bool | None) -> None:
     notes: list[str] = []
-    seen = watch(notes, decode_on_gpu_nodes=on_gpu_nodes)
+    gauges = watch(notes, decode_on_gpu_nodes=on_gpu_nodes)
     for _ in range(2):
-        seen.seen(report(10, 0.5))
+        gauges.export(report(10, 0.5))
     assert "3 CPUs" in notes[0]

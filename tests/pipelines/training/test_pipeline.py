@@ -85,19 +85,19 @@ def check_lineage(attempts: dict[str, Attempt]) -> None:
         manifest, before = attempts[stage].manifest, attempts[parent].manifest
         assert manifest is not None
         assert before is not None
-        assert manifest["parent"]["fingerprint"] == attempts[parent].fingerprint
-        assert (
-            manifest["parent"]["weights_sha256"] == before["files"]["weights.safetensors"]["sha256"]
-        )
-        assert manifest["parent"]["mlflow_run_id"] == before["mlflow_run_id"]
+        assert manifest.parent is not None
+        assert manifest.parent.fingerprint == attempts[parent].fingerprint
+        assert manifest.parent.weights_sha256 == before.files["weights.safetensors"].sha256
+        assert manifest.parent.mlflow_run_id == before.mlflow_run_id
     finetune = attempts["finetune"].manifest
     assert finetune is not None
-    assert finetune["step"] == 4
-    assert finetune["stage"]["model"]["num_classes"] == 10
-    assert set(finetune["versions"]) >= {"torch", "ray", "deepspeed"}
-    assert len(finetune["dataset"]["digest"]) == 64
-    assert 0 <= finetune["metrics"]["val/accuracy"] <= 1
-    assert finetune["metrics"]["val/samples"] == 377
+    assert finetune.dataset is not None
+    assert finetune.step == 4
+    assert finetune.config().num_classes == 10
+    assert set(finetune.versions) >= {"torch", "ray", "deepspeed"}
+    assert len(finetune.dataset.digest) == 64
+    assert 0 <= finetune.metrics["val/accuracy"] <= 1
+    assert finetune.metrics["val/samples"] == 377
 
 
 def check_mlflow(client: MlflowClient, attempts: dict[str, Attempt]) -> None:
@@ -108,7 +108,7 @@ def check_mlflow(client: MlflowClient, attempts: dict[str, Attempt]) -> None:
     for stage, steps in (("pretrain", 6), ("upscale", 2), ("finetune", 4)):
         manifest = attempts[stage].manifest
         assert manifest is not None
-        run = client.get_run(manifest["mlflow_run_id"])
+        run = client.get_run(manifest.mlflow_run_id)
         assert run.info.status == "FINISHED"
         assert run.data.tags["vit.fingerprint"] == attempts[stage].fingerprint
         assert run.data.tags["vit.weights"] == attempts[stage].uri
@@ -123,8 +123,9 @@ def check_mlflow(client: MlflowClient, attempts: dict[str, Attempt]) -> None:
         assert any(name.startswith("system/") for name in run.data.metrics)
         artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert {"config.yaml", "manifest.json", "pictures"} <= artifacts
-    child = client.get_run((attempts["upscale"].manifest or {})["mlflow_run_id"]).data.tags
-    parent = attempts["pretrain"].manifest
+    upscale, parent = attempts["upscale"].manifest, attempts["pretrain"].manifest
+    assert upscale is not None
     assert parent is not None
-    assert child["vit.parent.mlflow_run_id"] == parent["mlflow_run_id"]
+    child = client.get_run(upscale.mlflow_run_id).data.tags
+    assert child["vit.parent.mlflow_run_id"] == parent.mlflow_run_id
     assert child["vit.parent.weights"] == attempts["pretrain"].uri

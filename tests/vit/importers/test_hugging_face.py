@@ -50,7 +50,9 @@ def test_a_folder_gives_its_logits(gelu, tmp_path):
     theirs = hugging_face_model(config)
     theirs.save_pretrained(tmp_path)
     ours, changes = imported(tmp_path, config)
-    assert changes == (f"layout Hugging Face ViT, {len(theirs.state_dict())} tensors",)
+    assert changes[0] == f"layout Hugging Face ViT, {len(theirs.state_dict())} tensors"
+    assert changes[1].startswith("pixels of mean 0.5 and std 0.5 taken: nothing beside")
+    assert len(changes) == 2
     images = images_for(config)
     torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
 
@@ -118,10 +120,61 @@ def test_other_means_and_deviations_are_folded_into_the_first_layer(tmp_path):
     torch.testing.assert_close(ours(images), theirs(in_theirs).logits, atol=1e-5, rtol=0)
 
 
-def test_attention_without_biases_is_named(tmp_path):
-    hugging_face_model(TINY, qkv_bias=False).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"missing blocks\.0\.attn\.qkv\.bias"):
-        imported(tmp_path, TINY)
+def test_attention_without_biases_has_biases_of_zeros(tmp_path):
+    config = replace(TINY, gelu="exact", norm_eps=1e-12)
+    theirs = hugging_face_model(config, qkv_bias=False)
+    theirs.save_pretrained(tmp_path)
+    ours, changes = imported(tmp_path, config)
+    assert "attn.qkv.bias: the checkpoint has none, zeros taken" in changes
+    images = images_for(config)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
+def test_another_number_of_heads_is_refused(tmp_path):
+    hugging_face_model(TINY).save_pretrained(tmp_path)
+    with pytest.raises(vit.BadCheckpoint, match=r"heads 3 into 4.*--stage\.model\.heads 3"):
+        imported(tmp_path, replace(TINY, heads=4))
+
+
+def test_deit_has_its_distillation_token_as_a_register(tmp_path):
+    described = hugging_face_config(replace(TINY, gelu="exact", norm_eps=1e-12)).to_dict()
+    described.pop("model_type")
+    theirs = transformers.DeiTForImageClassificationWithTeacher(
+        transformers.DeiTConfig(**described)
+    ).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    assert found.config == replace(TINY, gelu="exact", norm_eps=1e-12, registers=1)
+    ours, _ = imported(tmp_path, found.config)
+    images = images_for(TINY)
+    torch.testing.assert_close(ours(images), theirs(images).cls_logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_features_of_dinov2_are_its_own(registers, tmp_path):
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    more = {"num_register_tokens": registers} if registers else {}
+    described = getattr(transformers, f"{kind}Config")(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        mlp_ratio=2,
+        image_size=32,
+        patch_size=8,
+        **more,
+    )
+    theirs = getattr(transformers, f"{kind}Model")(described).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    assert isinstance(found.config, vit.ViTConfig)
+    assert (found.config.norm_eps, found.config.registers) == (1e-6, registers)
+    ours, notes = imported(tmp_path, found.config)
+    assert "LayerScale folded into attn.proj and mlp.fc2 (4 tensors)" in notes
+    images = images_for(TINY)
+    wanted = theirs(images).last_hidden_state
+    torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
 
 
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):

@@ -176,9 +176,17 @@ def test_a_timm_file_is_read(suffix, tmp_path):
     weights, changes = vit.import_checkpoint(
         path, replace(TINY, image_size=64), source_image_size=32
     )
+    nested = ("weights taken from 'state_dict'",) if suffix == ".pth" else ()
     assert changes == (
         f"layout timm ViT, {len(weights)} tensors",
-        "gelu tanh taken: the file does not say, timm's default is exact",
+        *nested,
+        "pool token taken: the file does not say whether its head reads the class token or the"
+        " patches' mean",
+        "taken from the stage, the file does not say: heads 3, gelu tanh (timm's default is exact),"
+        " norm_eps 1e-06 (timm's default is 1e-06)",
+        "pixels of mean 0.5 and std 0.5 taken: nothing beside the weights says - for others"
+        " --stage.init-mean and --stage.init-std (ImageNet's are 0.485 0.456 0.406 and 0.229 0.224"
+        " 0.225)",
         "pos_embed 4x4 -> 8x8",
     )
     weights, _ = vit.import_checkpoint(path, TINY)
@@ -190,8 +198,11 @@ def test_a_timm_file_is_read(suffix, tmp_path):
 
 def test_what_timm_has_and_we_have_not_is_named(tmp_path):
     theirs = timm.models.VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, init_values=0.1
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2, qk_norm=True
     )
-    torch.save(theirs.state_dict(), tmp_path / "scaled.pth")
-    with pytest.raises(ValueError, match=r"unknown blocks\.0\.ls1\.gamma"):
-        vit.import_checkpoint(tmp_path / "scaled.pth", TINY)
+    torch.save(theirs.state_dict(), tmp_path / "normed.pth")
+    with pytest.raises(vit.BadCheckpoint, match="norms of queries and keys: models here") as error:
+        vit.import_checkpoint(tmp_path / "normed.pth", replace(TINY, num_classes=1000))
+    assert len(str(error.value).removeprefix(str(tmp_path))) < 450
+    assert "unknown blocks.0.attn.k_norm.bias" in str(error.value)
+    assert "and 5 more" in str(error.value)

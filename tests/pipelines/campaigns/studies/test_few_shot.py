@@ -12,7 +12,7 @@ from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.evaluation.fewshot import drawn, few_shot
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.stage import Stage, plain
-from pipelines.worker.feed import Feed
+from pipelines.recipes.streams import val_spec
 from storage import weights
 from storage.dataset import Dataset, load_dataset
 from storage.index import load_index
@@ -37,11 +37,10 @@ def every_feature(stage: Stage, uri: str, split: str) -> tuple[np.ndarray, np.nd
     """Features and labels of a whole split of ten classes, by the path that training takes."""
     data = replace(stage.data, val_split=split, selection=Selection())
     whole = replace(stage, data=data, global_batch=64)
-    feed = Feed(stage=whole, dataset_uri=uri, attempt_uri="", decode_cpus=1.0)
     model = build_model(stage.model, seed=3)
     found, labels = [], []
     with torch.no_grad():
-        for batch in eval_batches(feed.val_spec()):
+        for batch in eval_batches(val_spec(whole, uri)):
             images = normalize(torch.from_numpy(batch["image"]))
             tokens = model.forward_features(images)
             found.append(model.forward_head(tokens, pre_logits=True).numpy())

@@ -1,0 +1,41 @@
+"""Which images a stage reads: its streams, as plain values."""
+
+from dataclasses import replace
+
+from pipelines.recipes.stage import Data, Stage
+from storage.selection import Selection
+from storage.stream import StreamSpec
+
+
+def train_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
+    """The training images of a stage, in an order that depends on nothing but the stage."""
+    data = stage.data
+    return StreamSpec(
+        dataset=dataset_uri,
+        split=data.train_split,
+        selection=data.selection,
+        crop=data.train_crop(stage.image_size),
+        seed=stage.seed,
+        global_batch=stage.global_batch,
+        tail=data.tail,
+    )
+
+
+def val_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
+    """The validation images of a stage, every one once."""
+    data = stage.data
+    return replace(
+        train_spec(stage, dataset_uri),
+        split=data.val_split,
+        selection=val_selection(data),
+        crop=data.val_crop(stage.image_size),
+        tail="carry",  # an evaluation pads its last batch and drops nothing
+    )
+
+
+def val_selection(data: Data) -> Selection:
+    """Part of the validation split: the classes of training, where `val_selection` names none."""
+    chosen, trained = data.val_selection, data.selection
+    if chosen.classes is None and chosen.labels is None:
+        return replace(chosen, classes=trained.classes, labels=trained.labels)
+    return chosen

@@ -1,0 +1,15 @@
+"""What is wrong with a checkpoint, as one class that callers can tell from other mistakes."""
+
+from collections.abc import Sequence
+
+from vit.errors import BadModel
+
+
+class BadCheckpoint(BadModel):
+    """The checkpoint cannot be used. The message names the file, the reason and what to do."""
+
+
+def first_three(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

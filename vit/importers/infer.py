@@ -1,0 +1,124 @@
+"""`infer_config`: the config of a checkpoint's own model, and what each field was inferred from."""
+
+from dataclasses import dataclass, fields
+from os import PathLike
+from typing import Any, Literal
+
+from vit.config import BiTConfig, Config, ViTConfig
+from vit.importers.pooling import decide_pool
+from vit.importers.positions import place_positions
+from vit.importers.source import Source, pixels_of, read_source
+
+# Published models of a width and depth, for a question that shapes leave open.
+_USUAL_HEADS = {(192, 12): "3", (384, 12): "6 (MoCo v3: 12)", (768, 12): "12", (1024, 24): "16",
+                (1280, 32): "16", (1408, 40): "16", (1664, 48): "16", (1152, 27): "16"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferredConfig:
+    """The model in a checkpoint."""
+
+    config: Config
+    """Of the model that gives the checkpoint's own results; regularisation is left at 0."""
+    mean: tuple[float, ...] | None
+    """Of the pixels in [0, 1] it was trained on; None where nothing says."""
+    std: tuple[float, ...] | None
+    """Their standard deviation."""
+    inferred_from: dict[str, str]
+    """For each field, `mean` and `std` what it was inferred from: a file, a tensor, a default."""
+    notes: tuple[str, ...]
+    """What was unwrapped, folded or left out on the way."""
+
+
+def infer_config(
+    path: str | PathLike[str],
+    *,
+    heads: int | None = None,
+    pool: Literal["token", "gap"] | None = None,
+    pos_embed: Literal["none", "sincos-2d"] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> InferredConfig:
+    """The config of the model whose weights lie at `path`.
+
+    config.json and its neighbours count first, then the shapes of the tensors, then what all models
+    of the layout have. `import_checkpoint(path, infer_config(path).config)` gives weights that
+    compute what the checkpoint's own code does.
+
+    Args:
+        path: as `import_checkpoint` takes it.
+        heads: attention heads, where neither files nor shapes say.
+        pool: what the head reads, where the file leaves it open.
+        pos_embed: position embedding, where the file has no table.
+        image_size: resolution, where neither files nor a square table say.
+
+    Raises:
+        BadCheckpoint: it cannot be read, its model is of a family that is not here, or one of the
+            arguments is needed; says which.
+        FileNotFoundError: there is nothing at `path`.
+    """
+    source = read_source(path)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    said = source.settings
+    sizes = [(said.image_size, said.said_by["image_size"])] if said.image_size else []
+    if source.layout.family == "bit":
+        config: Config = _bit(source, size or said.image_size)
+    else:
+        _ask_heads(source, heads)
+        place_positions(source, sizes, given=size)
+        decide_pool(source, wanted=pool, wanted_registers=None)
+        _fill(source, pos_embed)
+        if "image_size" not in source.fields:
+            raise source.error("nothing says its resolution - give it as image_size")
+        values: dict[str, Any] = dict(source.fields)
+        values["image_size"] = _size(values["image_size"])
+        config = ViTConfig(**values)
+    mean, std, pixels_by = pixels_of(source, None, None)
+    by = {name: source.said_by.get(name, "default") for name in _names(config)}
+    return InferredConfig(
+        config=config,
+        mean=mean,
+        std=std,
+        inferred_from=by | {n: pixels_by.get(n, "nothing says") for n in ("mean", "std")},
+        notes=tuple(source.notes),
+    )
+
+
+def _bit(source: Source, size: tuple[int, int] | None) -> BiTConfig:
+    if size:
+        source.know("image_size", _size(size), "given or config.json")
+    source.know("family", "bit", f"layout {source.layout.name}")
+    return BiTConfig(**source.fields)
+
+
+def _ask_heads(source: Source, heads: int | None) -> None:
+    known = source.fields.get("heads")
+    if known is not None and heads not in (None, known):
+        raise source.error(f"heads is {known} by {source.said_by['heads']}, not {heads}")
+    if known is not None:
+        return
+    if heads is None:
+        shape: tuple[int, int] = source.fields.get("width", 0), source.fields["depth"]
+        usual = _USUAL_HEADS.get(shape)
+        hint = f"; usual for width {shape[0]} and depth {shape[1]}: {usual}" if usual else ""
+        raise source.error(f"nothing says how many heads it has{hint} - --stage.model.heads")
+    source.know("heads", heads, "given")
+
+
+def _fill(source: Source, pos_embed: str | None) -> None:
+    source.know("family", "vit", f"layout {source.layout.name}")
+    if "pos_embed" not in source.fields:
+        if pos_embed is None:
+            raise source.error("no position table - --stage.model.pos-embed none or sincos-2d")
+        source.know("pos_embed", pos_embed, "given")
+    defaults: dict[str, Any] = {"gelu": "exact", "norm_eps": 1e-6}
+    for name, value in defaults.items():
+        if name not in source.fields:
+            source.know(name, value, "timm's default, the file does not say")
+
+
+def _size(size: tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else size
+
+
+def _names(config: Config) -> list[str]:
+    return [field.name for field in fields(config)]

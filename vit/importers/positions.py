@@ -1,0 +1,96 @@
+"""Which grid a checkpoint's position table belongs to, and which of its rows are no patches'."""
+
+from collections.abc import Sequence
+from math import isqrt
+
+from vit.importers import fixes
+from vit.importers.source import Source
+
+Size = tuple[int, int]
+_OPTION = "--stage.init-image-size"
+
+
+def place_positions(
+    source: Source, sizes: Sequence[tuple[Size, str]], *, given: Size | None
+) -> None:
+    """Find the resolution of the table, and rewrite rows that models here have not.
+
+    Args:
+        source: gets `image_size` and `pos_embed_prefix`, and a note for what was not plain.
+        sizes: resolutions to try in this order, and what each was said by.
+        given: the resolution somebody named, which must fit.
+
+    Raises BadCheckpoint if the table fits none of them, nor a square grid.
+    """
+    sizes = [(given, "given")] if given else sizes
+    table = source.weights.get("pos_embed")
+    step = _patch_pixels(source)
+    if table is None:
+        _without_table(source, sizes, step)
+        return
+    rows = table.shape[1]
+    for size, by in sizes:
+        grid = size[0] // step, size[1] // step
+        if _take(source, rows - grid[0] * grid[1], guessed=False):
+            floor = grid[0] * step, grid[1] * step
+            if floor != size:
+                source.notes.append(
+                    f"image_size {_said(size)} is no multiple of the patch's {step}: its grid"
+                    f" {grid[0]}x{grid[1]} is that of {_said(floor)} pixels"
+                )
+            source.know("image_size", floor, by)
+            return
+    if not given:
+        for prefix in {_prefix(source), int("cls_token" in source.weights)}:
+            side = isqrt(max(rows - prefix, 0))
+            if side and side * side + prefix == rows and _take(source, prefix, guessed=True):
+                size = (side * step, side * step)
+                source.know("image_size", size, f"pos_embed of {rows} rows, if it is square")
+                source.notes.append(
+                    f"pos_embed of {rows} rows: a square grid {side}x{side} ({size[0]} pixels)"
+                    f" taken - for another {_OPTION}"
+                )
+                return
+    tried = sizes[0][0] if sizes else (0, 0)
+    patches = (tried[0] // step) * (tried[1] // step)
+    raise source.error(
+        f"position table of {rows} rows, wanted {patches} (+ {_prefix(source)}) at {_said(tried)}"
+        f" pixels - say which resolution the checkpoint has by {_OPTION}"
+    )
+
+
+def _without_table(source: Source, sizes: Sequence[tuple[Size, str]], step: int) -> None:
+    y, x = source.weights.get("pos_embed_y"), source.weights.get("pos_embed_x")
+    if y is not None and x is not None:
+        size = (y.shape[1] * step, x.shape[2] * step)
+        source.know("image_size", size, "pos_embed_y and pos_embed_x")
+    elif sizes:
+        size, by = sizes[0]
+        source.know("image_size", (size[0] // step * step, size[1] // step * step), by)
+
+
+def _take(source: Source, prefix: int, *, guessed: bool) -> bool:
+    """Whether the table has this many rows for prefix tokens; what is not kept is rewritten."""
+    wanted = _prefix(source)
+    if prefix == wanted or (prefix == 0 and not guessed):
+        source.know("pos_embed_prefix", bool(prefix) or not wanted, "the rows of pos_embed")
+        return True
+    if prefix == 1 and "cls_token" in source.weights and source.fields["registers"]:
+        fixes.class_row_into_token(source.weights)
+        source.know("pos_embed_prefix", False, "the rows of pos_embed")
+        source.notes.append("the class token's row of pos_embed added to the class token")
+        return True
+    return False
+
+
+def _prefix(source: Source) -> int:
+    return int("cls_token" in source.weights) + source.fields["registers"]
+
+
+def _patch_pixels(source: Source) -> int:
+    blocks = source.fields["stem_blocks"]
+    return source.fields["patch_size"] * (2 ** (1 + len(blocks)) if blocks else 1)
+
+
+def _said(size: Size) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"

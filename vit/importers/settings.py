@@ -1,0 +1,157 @@
+"""What the files beside the weights say about the model: timm's and Hugging Face's config.json.
+
+Only what tensors do not show is taken: resolution, heads, pooling, GELU, epsilon, and the mean and
+standard deviation that pixels were normalised by. What is not said stays None, for the caller to
+ask or to say what it took.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vit.importers.errors import BadCheckpoint
+from vit.importers.timm_names import known_name
+
+_GELU: dict[str, Literal["tanh", "exact"]] = {
+    "gelu": "exact",
+    "gelu_tanh": "tanh",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_fast": "tanh",
+}
+_TIMM_POOLS = {"token": "token", "avg": "gap", "map": "map"}
+# Hugging Face's defaults of `layer_norm_eps`, for files that leave it out.
+_HUGGING_FACE_EPS = {"vit_msn": 1e-6, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is said about a model; None is not said."""
+
+    image_size: tuple[int, int] | None = None
+    width: int | None = None
+    heads: int | None = None
+    pool: Literal["token", "gap", "map"] | None = None
+    gelu: Literal["tanh", "exact"] | None = None
+    norm_eps: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    pos_embed: Literal["none"] | None = None
+    map_reads_prefix: bool | None = None
+    """Whether attention pooling reads class and register tokens too, as models here do."""
+    said_by: Mapping[str, str] = field(default_factory=dict)
+    """Where each of them was read, for people."""
+
+
+def read_settings(folder: Path) -> Settings | None:
+    """The settings in a folder; None if no config.json there describes a model.
+
+    Raises BadCheckpoint for files that are no JSON, and for an activation or pooling that models
+    here do not have.
+    """
+    config = _read_json(folder / "config.json")
+    if config is None:
+        return None
+    try:
+        if "architecture" in config:
+            return _timm(config)
+        if "model_type" in config or "hidden_size" in config:
+            return _hugging_face(config, _read_json(folder / "preprocessor_config.json") or {})
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{folder / 'config.json'}: {error}") from None
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadCheckpoint(f"{folder / 'config.json'} cannot be understood: {error}") from None
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise BadCheckpoint(f"{path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadCheckpoint(f"{path} holds a {type(content).__name__}, wanted an object")
+    return content
+
+
+def _timm(config: dict[str, Any]) -> Settings:
+    architecture: str = config["architecture"]
+    arguments: dict[str, Any] = config.get("model_args") or {}
+    pixels: dict[str, Any] = config.get("pretrained_cfg") or config
+    known = known_name(architecture)
+    by_name = f"its architecture {architecture}"
+    size = arguments.get("img_size") or (pixels.get("input_size") or [None])[1:]
+    settings = Settings(
+        image_size=_pair(size),
+        width=arguments.get("embed_dim") or config.get("num_features"),
+        mean=_floats(pixels.get("mean")),
+        std=_floats(pixels.get("std")),
+        pos_embed="none" if arguments.get("pos_embed") == "none" else None,
+        map_reads_prefix=arguments.get("pool_include_prefix", architecture == "test_vit3"),
+    )
+    said_by = _of_config(settings)
+    pool = arguments.get("global_pool") or config.get("global_pool")
+    if arguments.get("pool_include_prefix") and pool == "avg":
+        raise BadCheckpoint("pool_include_prefix averages the class token too; models here do not")
+    chosen = {
+        "pool": (pool, known and known.pool),
+        "gelu": (arguments.get("act_layer"), known and known.activation),
+        "heads": (arguments.get("num_heads"), known and known.heads),
+        "norm_eps": (config.get("norm_eps"), known and known.norm_eps),
+    }
+    values: dict[str, Any] = {}
+    for name, (said, named) in chosen.items():
+        if said is not None or named is not None:
+            values[name] = named if said is None else said
+            said_by[name] = by_name if said is None else "config.json"
+    if "pool" in values:
+        values["pool"] = _named(values["pool"], _TIMM_POOLS, "global_pool")
+    if "gelu" in values:
+        values["gelu"] = _named(values["gelu"], _GELU, "activation")
+    return replace(settings, **values, said_by=said_by)
+
+
+def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
+    eps = _HUGGING_FACE_EPS.get(str(config.get("model_type")), 1e-12)
+    plain = pixels.get("do_normalize") is False
+    settings = Settings(
+        image_size=_pair(config.get("image_size", 224)),
+        width=config.get("hidden_size"),
+        heads=config.get("num_attention_heads", 12),
+        pool="token",
+        gelu=_named(config.get("hidden_act", "gelu"), _GELU, "activation"),
+        norm_eps=config.get("layer_norm_eps", eps),
+        mean=(0.0, 0.0, 0.0) if plain else _floats(pixels.get("image_mean")),
+        std=(1.0, 1.0, 1.0) if plain else _floats(pixels.get("image_std")),
+    )
+    said_by = _of_config(settings)
+    for name in {"mean", "std"} & said_by.keys():
+        said_by[name] = "preprocessor_config.json"
+    return replace(settings, said_by=said_by)
+
+
+def _of_config(settings: Settings) -> dict[str, str]:
+    names = [name for name in settings.__dataclass_fields__ if name != "said_by"]
+    return {name: "config.json" for name in names if getattr(settings, name) is not None}
+
+
+def _named(value: Any, known: Mapping[str, Any], what: str) -> Any:
+    if value not in known:
+        raise BadCheckpoint(
+            f"unknown {what} {value!r}: models here have {', '.join(sorted(known))} only"
+        )
+    return known[value]
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    if not size:
+        return None
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _floats(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)

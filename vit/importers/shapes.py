@@ -1,0 +1,111 @@
+"""What the tensors themselves show of their model: everything but heads, GELU, eps and pixels."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from vit.importers.errors import BadCheckpoint
+
+Shown = dict[str, tuple[Any, str]]
+"""A field, its value, and the tensor that shows it."""
+
+
+def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """big_vision may scan over layers: one tensor [depth, ...] for all blocks; take it apart."""
+    flat: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if match := re.fullmatch(r"Transformer/encoderblock/(.+)", name):
+            parts = {f"Transformer/encoderblock_{i}/{match[1]}": t for i, t in enumerate(tensor)}
+            flat.update(parts)
+        else:
+            flat[name] = tensor
+    return flat
+
+
+def heads_of_flax(tensors: Mapping[str, Tensor]) -> int | None:
+    """Heads by the shape of a query kernel [..., D, heads, d]; None in other layouts."""
+    pattern = r"Transformer/encoderblock(?:_0)?/MultiHeadDotProductAttention_\d/query/kernel"
+    found = [t for name, t in tensors.items() if re.fullmatch(pattern, name)]
+    return found[0].shape[-2] if found else None
+
+
+def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
+    """The fields of a config that the tensors (named as here) show, without those of positions.
+
+    Raises BadCheckpoint for shapes that no model here has.
+    """
+    if "stem.conv.weight" in weights:
+        return _bit(weights)
+    shown: Shown = {}
+    kernel = weights.get("patch_embed.proj.weight")
+    if kernel is not None:
+        by = _of("patch_embed.proj.weight", kernel)
+        shown |= {"width": (kernel.shape[0], by), "patch_size": (kernel.shape[-1], by)}
+    shown |= _stem(weights, kernel)
+    depth = _count(weights, r"blocks\.(\d+)\..+")
+    shown["depth"] = (depth, f"blocks.0 to blocks.{depth - 1}")
+    first, second = weights.get("blocks.0.mlp.fc1.weight"), weights.get("blocks.0.mlp.fc2.weight")
+    if first is not None and second is not None:
+        if first.shape[0] == 2 * second.shape[1]:
+            raise BadCheckpoint("a gated MLP (SwiGLU) in the blocks, which models here do not have")
+        shown["mlp_dim"] = (first.shape[0], _of("blocks.0.mlp.fc1.weight", first))
+    shown["num_classes"] = _classes(weights, "head.weight")
+    hidden = "pre_logits.fc.weight" in weights
+    shown["head"] = ("mlp", "pre_logits.fc") if hidden else ("linear", "no pre_logits.fc")
+    registers = weights.get("reg_token")
+    count = 0 if registers is None else registers.shape[1]
+    shown["registers"] = (count, "no reg_token" if registers is None else f"{count} in reg_token")
+    normed = "fc_norm.weight" in weights
+    shown["fc_norm"] = (normed, "fc_norm.weight" if normed else "no fc_norm.weight")
+    for name, kind in (("pos_embed", "learned-1d"), ("pos_embed_y", "learned-2d"),
+                       ("blocks.0.attn.rel_pos", "relative")):  # fmt: skip
+        if name in weights:
+            shown["pos_embed"] = (kind, name)
+    return shown
+
+
+def _stem(weights: Mapping[str, Tensor], kernel: Tensor | None) -> Shown:
+    conv = weights.get("patch_embed.backbone.stem.conv.weight")
+    if conv is None:
+        channels = {} if kernel is None else {"in_channels": (kernel.shape[1], "patch_embed.proj")}
+        return {"stem_blocks": ((), "no patch_embed.backbone"), **channels}
+    name = "patch_embed.backbone.stem.conv.weight"
+    return {
+        "stem_blocks": (_blocks(weights, r"patch_embed\.backbone\."), "patch_embed.backbone"),
+        "stem_width_factor": (conv.shape[0] // 64, _of(name, conv)),
+        "in_channels": (conv.shape[1], _of(name, conv)),
+    }
+
+
+def _bit(weights: Mapping[str, Tensor]) -> Shown:
+    conv = weights["stem.conv.weight"]
+    by = _of("stem.conv.weight", conv)
+    return {
+        "blocks": (_blocks(weights, ""), "stages.*.blocks.*"),
+        "width_factor": (conv.shape[0] // 64, by),
+        "in_channels": (conv.shape[1], by),
+        "num_classes": _classes(weights, "head.fc.weight"),
+    }
+
+
+def _blocks(weights: Mapping[str, Tensor], where: str) -> tuple[int, ...]:
+    stages = _count(weights, rf"{where}stages\.(\d+)\..+")
+    return tuple(
+        _count(weights, rf"{where}stages\.{stage}\.blocks\.(\d+)\..+") for stage in range(stages)
+    )
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    found = [int(match[1]) for name in weights if (match := re.fullmatch(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _classes(weights: Mapping[str, Tensor], name: str) -> tuple[int, str]:
+    head = weights.get(name)
+    return (0, f"no {name}") if head is None else (head.shape[0], _of(name, head))
+
+
+def _of(name: str, tensor: Tensor) -> str:
+    return f"{name} {list(tensor.shape)}"

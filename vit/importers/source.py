@@ -1,0 +1,139 @@
+"""Read a checkpoint as far as it can be known without being told what model it goes into.
+
+`read_source` gives tensors under the names of models here, with what is folded folded, and every
+field of the model that files and shapes show. `import_checkpoint` and `infer_config` build on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vit.importers import fixes
+from vit.importers.errors import BadCheckpoint
+from vit.importers.files import FOLDER, as_float, find_weights, read_tensors
+from vit.importers.layouts import Layout, sniff
+from vit.importers.misfit import unsupported
+from vit.importers.rules import translate
+from vit.importers.settings import Settings, read_settings
+from vit.importers.shapes import heads_of_flax, shown_by_tensors, unstacked
+from vit.importers.wrappings import leave_out, strip_names, unnest
+
+
+@dataclass(kw_only=True)
+class Source:
+    """A checkpoint, and what is known of its model."""
+
+    path: Path
+    layout: Layout
+    settings: Settings
+    weights: dict[str, Tensor]
+    """Under the names of models here."""
+    fields: dict[str, Any]
+    """Fields of the config that are known."""
+    said_by: dict[str, str]
+    """For each of them what shows it."""
+    notes: list[str] = field(default_factory=list)
+
+    def know(self, name: str, value: Any, by: str) -> None:
+        """Remember a field and what it is known by."""
+        self.fields[name], self.said_by[name] = value, by
+
+    def error(self, reason: object) -> BadCheckpoint:
+        """An error about this checkpoint."""
+        return BadCheckpoint(f"{self.path} ({self.layout.name}): {reason}")
+
+
+def read_source(path: str | PathLike[str]) -> Source:
+    """Read the checkpoint at `path`, a file or a folder.
+
+    Raises BadCheckpoint for what cannot be read or is in no known layout, and FileNotFoundError.
+    """
+    path = Path(path)
+    file, notes = find_weights(path)
+    state, nested = unnest(read_tensors(file), file)
+    tensors, prefixed = strip_names(as_float(state, file))
+    tensors, left_out = leave_out(tensors)
+    try:
+        layout = sniff(tensors)
+    except ValueError as error:
+        raise BadCheckpoint(f"{path}: {unsupported(tensors) or error}") from None
+    count = f"layout {layout.name}, {len(tensors)} tensors"
+    heads = heads_of_flax(tensors)
+    try:
+        weights = translate(unstacked(tensors), layout.rules)
+        settings, read = _settings_beside(file)
+        fixed = fixes.fold_layer_scale(weights) + fixes.distillation_as_register(weights)
+        fixed += fixes.add_missing_biases(weights)
+        shown = shown_by_tensors(weights)
+    except ValueError as error:
+        reason = unsupported(tensors)
+        raise BadCheckpoint(f"{path} ({layout.name}): {reason or error}") from None
+    source = Source(
+        path=path,
+        layout=layout,
+        settings=settings,
+        weights=weights,
+        fields={name: value for name, (value, _) in shown.items()},
+        said_by={name: by for name, (_, by) in shown.items()},
+        notes=[count, *notes, *nested, *prefixed, *left_out, *read, *fixed],
+    )
+    _apply_settings(source, heads)
+    return source
+
+
+def _settings_beside(file: Path) -> tuple[Settings, list[str]]:
+    """What config.json beside the file says, and a line where that is not a matter of course."""
+    settings = read_settings(file.parent)
+    expected = file.name in FOLDER
+    if settings is None:
+        there = (file.parent / "config.json").is_file()
+        return Settings(), ["config.json beside it describes no model: not read"] if there else []
+    return settings, [] if expected else [f"config.json beside {file.name} read"]
+
+
+def _apply_settings(source: Source, heads: int | None) -> None:
+    """Add what the settings and the layout say; drop settings that are another model's."""
+    said, width = source.settings, source.fields.get("width")
+    if width is not None and said.width not in (None, width):
+        source.notes.append(
+            f"config.json beside it is another model's (width {said.width}, the weights have"
+            f" {width}): not taken"
+        )
+        said = source.settings = Settings()
+    if source.layout.family == "bit":
+        return
+    if heads is not None:
+        source.know("heads", heads, "the shape of its query kernels")
+    for name in ("heads", "gelu", "norm_eps"):
+        value = getattr(said, name)
+        if value is not None and name not in source.fields:
+            source.know(name, value, said.said_by.get(name, "config.json"))
+    for name in ("gelu", "norm_eps"):
+        value = getattr(source.layout, name)
+        if value is not None and name not in source.fields:
+            source.know(name, value, f"layout {source.layout.name}")
+    if said.pos_embed and "pos_embed" not in source.fields:
+        source.know("pos_embed", said.pos_embed, "config.json")
+
+
+def pixels_of(
+    source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Mapping[str, str]]:
+    """Mean and deviation of its pixels, None where nothing says, and what says each."""
+    said: dict[str, str] = {}
+    found: list[tuple[float, ...] | None] = []
+    for name, given in (("mean", mean), ("std", std)):
+        by_files = getattr(source.settings, name)
+        by_layout = getattr(source.layout, name)
+        found.append(given or by_files or by_layout)
+        if given:
+            said[name] = "given"
+        elif by_files:
+            said[name] = source.settings.said_by.get(name, "config.json")
+        elif by_layout:
+            said[name] = f"layout {source.layout.name}"
+    return found[0], found[1], said
