@@ -11,8 +11,9 @@ from pipelines.lineage.attempts import Attempt
 from pipelines.lineage.resume_states import save_state
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.training.driver import _ended, origin
-from pipelines.training.listener import handle_message
+from pipelines.training.listener import Listener
 from pipelines.worker.background import Background
+from pipelines.worker.messages import Started
 
 
 @dataclass
@@ -61,8 +62,7 @@ class Ear:
 def test_the_line_of_a_start_does_not_dangle(notes: tuple[str, ...], line: str) -> None:
     ear: Any = Ear()
     plan: Any = Planned(Attempt("f", "", None))
-    message = {"kind": "start", "plan": "8 micro", "notes": notes, "step": 0, "records": []}
-    handle_message(message, ear, ear, plan, [])
+    Listener(ear, ear, plan).handle(Started(plan="8 micro", notes=notes, step=0, records=()))
     assert ear.notes == [line]
 
 
