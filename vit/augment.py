@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vit.errors import BadModel
 from vit.losses import one_hot
 from vit.randaugment import rand_augment
 
@@ -37,9 +38,9 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix", "randaugment_layers", "randaugment_magnitude"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+                raise BadModel(f"{name} must not be negative, found {getattr(self, name)}")
         if not 0 <= self.random_erasing <= 1:
-            raise ValueError(f"random_erasing must be in [0, 1], found {self.random_erasing}")
+            raise BadModel(f"random_erasing must be in [0, 1], found {self.random_erasing}")
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def augment_batch(
 
     `sample_index` and `epoch` are int64 [B]. Targets are the labels, int64 [B], or with mixup or
     cutmix distributions, float32 [B, num_classes].
-    Raises ValueError if samples shall be mixed and the batch is odd.
+    Raises BadModel if samples shall be mixed and the batch is odd.
     """
     keys = list(zip(epoch.tolist(), sample_index.tolist(), strict=True))
     if config.randaugment_layers:
@@ -80,7 +81,7 @@ def augment_batch(
     if not config.mixup and not config.cutmix:
         return pixels, labels
     if len(keys) % 2:
-        raise ValueError(f"mixup and cutmix pair neighbours: {len(keys)} samples are not even")
+        raise BadModel(f"mixup and cutmix pair neighbours: {len(keys)} samples are not even")
     rngs = [_rng(seed, *key, _MIX) for key in keys[::2]]
     return _mix(pixels, one_hot(labels, num_classes), rngs, config)
 

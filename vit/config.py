@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from vit.errors import BadModel
+
 __all__ = ["BiTConfig", "Config", "ViTConfig", "config_from_dict"]
 
 Pool = Literal["token", "gap", "map"]
@@ -73,24 +75,24 @@ class ViTConfig:
         _at_least(0, self, "num_classes", "registers")
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), found {getattr(self, name)}")
+                raise BadModel(f"{name} must be in [0, 1), found {getattr(self, name)}")
         if self.norm_eps <= 0:
-            raise ValueError(f"norm_eps must be positive, found {self.norm_eps}")
+            raise BadModel(f"norm_eps must be positive, found {self.norm_eps}")
         size, step = self.image_size, self.patch_pixels
         if any(side < 1 or side % step for side in self.image_hw):
             times = f" times the stem's {self.stem_stride}" if self.stem_blocks else ""
-            raise ValueError(
+            raise BadModel(
                 f"image_size {size} is not a multiple of patch_size {self.patch_size}{times}"
             )
         if any(length < 1 for length in self.stem_blocks):
-            raise ValueError(f"stem_blocks {self.stem_blocks} has a stage without blocks")
+            raise BadModel(f"stem_blocks {self.stem_blocks} has a stage without blocks")
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise BadModel(f"width {self.width} is not a multiple of heads {self.heads}")
         parts = {"sincos-2d": 4, "learned-2d": 2}.get(self.pos_embed, 1)
         if self.width % parts:
-            raise ValueError(f"pos_embed {self.pos_embed} needs width {self.width} % {parts} == 0")
+            raise BadModel(f"pos_embed {self.pos_embed} needs width {self.width} % {parts} == 0")
         if self.fc_norm and self.pool == "map":
-            raise ValueError("fc_norm has no place with pool 'map', which has a norm of its own")
+            raise BadModel("fc_norm has no place with pool 'map', which has a norm of its own")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -148,9 +150,9 @@ class BiTConfig:
         _at_least(1, self, "in_channels", "width_factor")
         _at_least(0, self, "num_classes")
         if not self.blocks or any(length < 1 for length in self.blocks):
-            raise ValueError(f"blocks {self.blocks} must have a stage, and blocks in each")
+            raise BadModel(f"blocks {self.blocks} must have a stage, and blocks in each")
         if any(side < 1 for side in self.image_hw):
-            raise ValueError(f"image_size must be at least 1, found {self.image_size}")
+            raise BadModel(f"image_size must be at least 1, found {self.image_size}")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -171,7 +173,7 @@ Config = ViTConfig | BiTConfig
 def _at_least(least: int, config: Config, *names: str) -> None:
     for name in names:
         if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, found {getattr(config, name)}")
+            raise BadModel(f"{name} must be at least {least}, found {getattr(config, name)}")
 
 
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -181,14 +183,14 @@ def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Rebuild a config from `dataclasses.asdict`, also after JSON made lists of its tuples.
 
-    Raises ValueError naming unknown keys, so that a manifest of another version is not misread.
+    Raises BadModel naming unknown keys, so that a manifest of another version is not misread.
     """
     family = values.get("family", "vit")
     if family not in _FAMILIES:
-        raise ValueError(f"unknown model family {family!r}; known: {sorted(_FAMILIES)}")
+        raise BadModel(f"unknown model family {family!r}; known: {sorted(_FAMILIES)}")
     known = {field.name for field in fields(_FAMILIES[family])}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"unknown {family} config keys {unknown}; known: {sorted(known)}")
+        raise BadModel(f"unknown {family} config keys {unknown}; known: {sorted(known)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return _FAMILIES[family](**given)
 

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from vit.errors import BadModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -49,10 +51,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("peak_lr", "eps", "layer_decay", "rsqrt_timescale_steps"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+                raise BadModel(f"{name} must be positive, found {getattr(self, name)}")
         for name in ("weight_decay", "clip_norm", "warmup_steps", "cooldown_steps", "end_lr"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+                raise BadModel(f"{name} must not be negative, found {getattr(self, name)}")
         for name, value in (
             ("betas[0]", self.betas[0]),
             ("betas[1]", self.betas[1]),
@@ -60,21 +62,21 @@ class OptimConfig:
             ("ema_decay", self.ema_decay or 0.0),
         ):
             if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), found {value}")
+                raise BadModel(f"{name} must be in [0, 1), found {value}")
         if self.layer_decay > 1:
-            raise ValueError(f"layer_decay must be in (0, 1], found {self.layer_decay}")
+            raise BadModel(f"layer_decay must be in (0, 1], found {self.layer_decay}")
         if self.end_lr > self.peak_lr:
-            raise ValueError(f"end_lr {self.end_lr} is above peak_lr {self.peak_lr}")
+            raise BadModel(f"end_lr {self.end_lr} is above peak_lr {self.peak_lr}")
 
 
 def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
     """Learning rate of update `step` in [0, total_steps).
 
-    Raises ValueError if warm-up and cool-down do not fit into `total_steps`.
+    Raises BadModel if warm-up and cool-down do not fit into `total_steps`.
     """
     warmup, cooldown = config.warmup_steps, config.cooldown_steps
     if warmup + cooldown > total_steps:
-        raise ValueError(
+        raise BadModel(
             f"warmup_steps {warmup} + cooldown_steps {cooldown} exceed the {total_steps} steps"
         )
     progress = min(max((step - warmup) / max(total_steps - warmup, 1), 0.0), 1.0)

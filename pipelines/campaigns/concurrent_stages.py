@@ -22,9 +22,12 @@ from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
 from pipelines.recipes.stage import Stage
+from pipelines.tracking.tracker import CLOSE_SECONDS
 from pipelines.training.driver import run_stage
 from pipelines.training.outcomes import Outcome
 from pipelines.training.prepare import Checked, Plan, check_stage, make_plan
+
+STOP_SECONDS = 5.0  # for stages to notice that they shall stop
 
 
 def run_concurrently(
@@ -131,11 +134,16 @@ def _run(
     at_once: int,
 ) -> None:
     running: dict[Future[Outcome], Stage] = {}
+    stop = threading.Event()
 
     def start(stage: Stage) -> Callable[[], Outcome]:
         only = replace(command, stages=(stage,))
         plan = make_plan(stage, only, checked[stage.name])
-        return (lambda: _done(plan)) if plan.done else (lambda: run_stage(plan, only, client))
+        return (
+            (lambda: _done(plan))
+            if plan.done
+            else (lambda: run_stage(plan, only, client, stop=stop))
+        )
 
     try:
         while rest or running:
@@ -146,6 +154,10 @@ def _run(
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 outcomes[running.pop(future).name] = future.result()
+    except KeyboardInterrupt:  # their runs in MLflow end as KILLED, before Ray goes
+        stop.set()
+        wait(running, timeout=CLOSE_SECONDS + STOP_SECONDS)
+        raise
     except Exception:
         wait(running)  # what trains beside the stage that failed is not thrown away
         raise

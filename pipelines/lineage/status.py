@@ -13,6 +13,7 @@ from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, 
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
 from storage import weights
 from storage.dataset import load_dataset
@@ -146,7 +147,7 @@ def _judge(
                 command=f"pipelines/{stage.parent}.py --recipe {command.options.recipe}"
                 f" --run {command.options.run}",
             ).fingerprint
-        except ValueError as error:
+        except Mistake as error:
             return Verdict(
                 stage=stage.name, state="parent missing", fingerprint=None, reason=_line(error)
             )

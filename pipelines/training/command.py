@@ -36,7 +36,7 @@ def run_stages(command: Command) -> list[Outcome]:
     """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
     checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
-    client = open_client(command.place.mlflow_uri)
+    client = open_client(command.place.mlflow_uri, experiment=command.options.recipe)
     outcomes: list[Outcome] = []
     rest = list(command.stages)
     while rest:  # committed stages first: they need no Ray

@@ -263,6 +263,18 @@ def test_a_check_that_hangs_or_breaks_fails_and_the_others_are_told() -> None:
     ]
 
 
+def test_a_check_that_hangs_or_breaks_has_the_name_of_one_that_answers() -> None:
+    def check_ray(command: Command) -> Finding:
+        raise OSError("no such thing")
+
+    def check_mlflow(command: Command) -> Finding:
+        threading.Event().wait()
+        return ok("MLflow", "never")
+
+    found = examine(asked(), (check_ray, check_mlflow), seconds=0.2)
+    assert [one.name for one in found] == ["Ray", "MLflow"]
+
+
 def test_lines_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
     assert scrub("a planted-secret at\nhttps://me:pw@host/x") == "a *** at https://***@host/x"

@@ -108,7 +108,7 @@ def test_the_numbers_are_the_same_on_any_number_of_workers_and_those_of_one_proc
     ema = random_weights(SMALL, seed=2)
     test, test_features = reference(SMALL, ema, local_data, "val")
     train, train_features = reference(SMALL, ema, local_data, "train")
-    wanted = dict(top_k(Answers.of(test))) | dict(calibration(Answers.of(test)))
+    wanted = dict(top_k(Answers.of(test), 10)) | dict(calibration(Answers.of(test)))
     arrays = train_features, train["label"], test_features, test["label"]
     wanted |= dict(knn(*arrays, num_classes=10))
     wanted |= dict(few_shot(*arrays, num_classes=10, train_index=train["index"]).metrics())
