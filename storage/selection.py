@@ -116,9 +116,27 @@ def _draw(position: np.ndarray, seed: int) -> np.ndarray:
         return mix64(mix64(position.astype(np.uint64)) ^ salt)
 
 
+def draw_within_class(
+    position: np.ndarray, label: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the samples of each class in an order that follows from position and seed alone.
+
+    Args:
+        position: int [N], of each sample in its split.
+        label: int [N].
+        seed: another seed draws another order.
+
+    Returns:
+        rows int [N], sorted by class and within a class by draw; and the place [N] of each of them
+        in its class's draw, from 0.
+    """
+    rows = np.lexsort((_draw(position, seed), label))
+    starts = np.flatnonzero(np.r_[True, np.diff(label[rows]) != 0])
+    lengths = np.diff(np.r_[starts, len(rows)])
+    return rows, np.arange(len(rows)) - np.repeat(starts, lengths)
+
+
 def _few(position: np.ndarray, label: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """The `per_class` positions of each label with the smallest hash: nested in `per_class`."""
-    by_class = np.lexsort((_draw(position, seed), label))
-    starts = np.flatnonzero(np.r_[True, np.diff(label[by_class]) != 0])
-    rank = np.arange(len(by_class)) - np.repeat(starts, np.diff(np.r_[starts, len(by_class)]))
-    return np.sort(position[by_class[rank < per_class]])
+    """The first `per_class` positions of each label, as they are drawn: nested in `per_class`."""
+    rows, rank = draw_within_class(position, label, seed)
+    return np.sort(position[rows[rank < per_class]])

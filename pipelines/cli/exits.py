@@ -11,6 +11,7 @@
 import atexit
 import os
 import select
+import signal
 import sys
 import tempfile
 import traceback
@@ -50,6 +51,15 @@ def errors_as_exits(*, stopped: str = "stopped") -> Iterator[None]:
         sys.exit(141)
     except Exception as error:
         _die(1, _fault(error))
+
+
+def stop_at_sigterm() -> None:
+    """Let SIGTERM (`ray job stop`) end this process as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def unwrapped(error: object) -> str:

@@ -206,10 +206,10 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise Mistake(f"{one_line(said.getvalue())} - see {prog} --help") from None
+        raise Mistake(f"{parser_message(said.getvalue())} - see {prog} --help") from None
 
 
-def one_line(message: str) -> str:
+def parser_message(message: str) -> str:
     """What a message of tyro's says is wrong, and the options it suggests.
 
     It comes as sections between rules: in a box, or, where the terminal cannot draw one, as plain

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
 from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, newest
 from pipelines.lineage.manifest import Manifest, read_manifest
@@ -129,7 +130,7 @@ def _judge(
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest
     except StorageError as error:
         return Verdict(
-            stage=stage.name, state="data missing", fingerprint=None, reason=_line(error)
+            stage=stage.name, state="data missing", fingerprint=None, reason=unwrapped(error)
         )
     of_parent = own.get(stage.parent) if stage.parent else None
     if not stage.parent or of_parent:
@@ -149,7 +150,7 @@ def _judge(
             ).fingerprint
         except Mistake as error:
             return Verdict(
-                stage=stage.name, state="parent missing", fingerprint=None, reason=_line(error)
+                stage=stage.name, state="parent missing", fingerprint=None, reason=unwrapped(error)
             )
     if stage.parent and parent is None:
         return Verdict(stage=stage.name, state="would be trained", fingerprint=None, reason=after)
@@ -202,7 +203,3 @@ def differences(
         ("format_version", manifest.format_version, FORMAT_VERSION),
     )
     return (*changed, *(f"{name}: {old} -> {new}" for name, old, new in others if old != new))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -137,6 +137,24 @@ class Tracker:
             again = "run the same command again to deliver them"
             self._warn("kept", f"{kept} records for MLflow are kept in {self._spool.path}; {again}")
 
+    @contextmanager
+    def running(self, say: Callable[[str], None]) -> Iterator[None]:
+        """End the run as what the block did: FINISHED, KILLED at Ctrl-C, else FAILED.
+
+        `say` is given what a person should know at the end, a line at a time.
+        """
+        status = FAILED
+        try:
+            yield
+            status = FINISHED
+        except KeyboardInterrupt:
+            status = KILLED
+            raise
+        finally:
+            self.end(status)
+            for line in self.notices():
+                say(line)
+
     def release(self) -> None:
         """Give the run up unchanged."""
         self._spool.close(0.0)
