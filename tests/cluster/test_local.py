@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cluster.local.processes import State, family, nodes, read_state
-from cluster.local.services import S3Account
+from cluster.local.s3 import S3Server
 from storage.objects import open_store
 from tests.cluster.prometheus import asked_for, exported
 from tests.cluster.test_grafana import GPU
@@ -119,7 +119,7 @@ def left_behind(laptop: Laptop, run: str) -> set[str]:
 @pytest.fixture
 def s3_variables(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in laptop.environment.items():
-        if name in S3Account(endpoint="", access_key="", secret_key="").environment:
+        if name in S3Server(endpoint="", access_key="", secret_key="").variables:
             monkeypatch.setenv(name, value)
 
 

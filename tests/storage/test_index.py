@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadDataset
 from storage.index import INDEX_ROW, _map_index, load_index, save_index
 from storage.index_files import check_once
 from storage.objects import open_store
 from storage.order import natural_run
-from tests.s3 import S3Server
 
 OPEN = """
 import sys
@@ -39,7 +39,7 @@ def test_processes_that_open_it_at_once_fetch_it_once(s3: S3Server, tmp_path: Pa
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN, uri, str(file.bytes), file.sha256],
-            env={**s3.env, "TMPDIR": str(tmp_path / "tmp")},
+            env={**s3.variables, "TMPDIR": str(tmp_path / "tmp")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

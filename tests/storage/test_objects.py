@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.errors import (
     ObjectChanged,
     ObjectExists,
@@ -16,7 +17,6 @@ from storage.errors import (
 )
 from storage.objects import open_store
 from storage.store import ObjectStore
-from tests.s3 import S3Server
 from tests.storage.full_disk import full_disk
 
 

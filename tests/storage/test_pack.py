@@ -14,6 +14,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from cluster.local.s3 import S3Server
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.errors import BadDataset, BadSource, DatasetExists, DatasetNotFound
 from storage.index import load_index
@@ -27,7 +28,6 @@ from storage.pack.png import png
 from storage.pack.shard import PackShard
 from storage.pack.source import LeftOut, Sample, Source
 from storage.reader import read_samples
-from tests.s3 import S3Server
 from tests.storage.images import encoded, gradient
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.errors import AccessDenied, BadUri, NotWritable, ObjectNotFound, Unavailable
 from storage.objects import open_store
 from storage.s3 import S3Store
-from tests.s3 import S3Server
 
 
 def test_missing_bucket_is_named(s3: S3Server) -> None:

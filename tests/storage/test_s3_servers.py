@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cluster.local.s3 import S3Server
 from storage.errors import (
     AccessDenied,
     NoCredentials,
@@ -30,7 +31,6 @@ from storage.errors import (
 )
 from storage.s3 import S3Store
 from storage.s3_client import _client
-from tests.s3 import S3Server
 from tests.storage.proxy import FaultyProxy, faulty_proxy
 
 ONE_WRITER = "VIT_ON_RAY_CONDITIONAL_WRITES"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 
+from cluster.local.s3 import S3Server
 from storage import order
 from storage.cache import FOLDER, Cache
 from storage.columns import open_stream
@@ -33,7 +34,6 @@ from storage.stream import (
     train_batch,
     train_stream,
 )
-from tests.s3 import S3Server
 
 Batch = dict[str, np.ndarray]
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.local.s3 import S3Server
 from storage.commits import publish
 from storage.errors import BadInput, CorruptWeights, Unavailable, WeightsExist, WeightsNotFound
 from storage.local import LocalStore
 from storage.objects import open_store
 from storage.uri import join
 from storage.weights import commit, committed, file_name, read_manifest, read_weights
-from tests.s3 import S3Server
 from tests.storage.full_disk import full_disk
 
 TENSORS = {"pos_embed": torch.arange(12.0).reshape(1, 3, 4), "head.weight": torch.zeros(2, 4)}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from pipelines.checks import doctor as checkup
 from pipelines.checks import machine as machine_checks
 from pipelines.checks import services as service_checks
@@ -21,7 +22,6 @@ from pipelines.cli.redaction import scrub
 from pipelines.tracking.client import open_client
 from storage.local import LocalStore
 from tests.pipelines.conftest import Said
-from tests.s3 import S3Server
 
 LOCAL = "http://127.0.0.1:9"  # nothing listens there
 

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vit
+from cluster.local.s3 import S3Server
 from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers, answer
 from pipelines.evaluation.classification import calibration, top_k
@@ -30,7 +31,6 @@ from storage.stream import StreamSpec, eval_batches
 from storage.uri import join
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.checkpoint import commit_stage, random_weights
-from tests.s3 import S3Server
 
 Evaluate = Callable[..., Said]
 SMALL = replace(FINETUNE, model=replace(FINETUNE.model, image_size=16, depth=1), steps=70)

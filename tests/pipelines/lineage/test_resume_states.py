@@ -8,6 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
+from cluster.local.s3 import S3Server
 from pipelines.lineage.resume_states import (
     commit_state,
     damaged_states,
@@ -21,7 +22,6 @@ from storage.errors import BadInput, CorruptWeights, Unavailable
 from storage.objects import open_store
 from storage.pieces import open_pieces, write_part
 from storage.uri import join
-from tests.s3 import S3Server
 from tests.storage.full_disk import full_disk
 
 
