@@ -22,18 +22,19 @@ _MIX, _ERASE, _RANDAUGMENT = 1, 2, 3
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What happens to training images after crop and flip; zeros are off."""
+    """Augmentation of training images after crop and flip; 0 switches each one off."""
 
     mixup: float = 0.0
-    """Alpha of mixup's Beta distribution (arXiv:1710.09412); 0 is off."""
+    """Alpha of the Beta distribution of mixup (arXiv:1710.09412)."""
     cutmix: float = 0.0
-    """Alpha of cutmix's Beta distribution (arXiv:1905.04899); with mixup too, a coin decides."""
+    """Alpha of the Beta distribution of cutmix (arXiv:1905.04899). If mixup is on too, each pair
+    gets one of the two, with equal probability."""
     randaugment_layers: int = 0
-    """RandAugment operations an image (arXiv:1909.13719); 0 is off."""
+    """Number of RandAugment operations per image (arXiv:1909.13719)."""
     randaugment_magnitude: float = 10.0
-    """Strength of RandAugment's operations, usually 5 to 30."""
+    """Strength of the RandAugment operations, usually 5 to 30."""
     random_erasing: float = 0.0
-    """Probability of erasing a rectangle (arXiv:1708.04896); 0 is off."""
+    """Probability of erasing a rectangle (arXiv:1708.04896)."""
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix", "randaugment_layers", "randaugment_magnitude"):

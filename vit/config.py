@@ -25,49 +25,52 @@ class ViTConfig:
     """One Vision Transformer: sizes, head, position embedding, regularisation."""
 
     family: Literal["vit"] = "vit"
-    """Tells the model families apart in a manifest; leave it."""
+    """Name of the model family in a manifest. Do not change it."""
     image_size: int | tuple[int, int] = 224
     """Image side in pixels, or (height, width)."""
     patch_size: int = 16
-    """Patch side in pixels; with a ResNet stem, in pixels of its feature map."""
+    """Patch side in pixels of the image, or of the ResNet stem's feature map if there is a stem."""
     stem_blocks: tuple[int, ...] = ()
-    """Hybrids: bottlenecks in each stage of the ResNet under the patches; empty has none."""
+    """For hybrids, the number of bottlenecks in each stage of the ResNet stem; empty means no
+    stem."""
     stem_width_factor: int = 1
-    """Hybrids: width of that ResNet, in 64 channels."""
+    """For hybrids, the width of the ResNet stem in multiples of 64 channels."""
     in_channels: int = 3
     """Channels of the image."""
     width: int = 768
-    """Length of a token."""
+    """Channels of each token (the embedding dimension)."""
     depth: int = 12
     """Number of blocks."""
     heads: int = 12
-    """Attention heads in a block; divides width."""
+    """Attention heads per block. `width` must be divisible by it."""
     mlp_dim: int = 3072
-    """Hidden units of a block's MLP."""
+    """Hidden units of the MLP in each block."""
     num_classes: int = 1000
-    """Classes of the head; 0 leaves the head out."""
+    """Number of classes of the head; 0 means no head."""
     pool: Pool = "token"
-    """What the head reads: class token, mean of the patches (gap), attention pooling (map)."""
+    """Input of the head: the class token, the mean of the patches (gap) or attention pooling
+    (map)."""
     head: Head = "linear"
-    """One linear layer, or the paper's pre-training head: linear, tanh, linear."""
+    """Kind of head: one linear layer, or the paper's pre-training head (linear, tanh, linear)."""
     pos_embed: PosEmbed = "learned-1d"
-    """Position embedding; the paper's Table 8 compares them."""
+    """Kind of position embedding; Table 8 of the paper compares them."""
     pos_embed_prefix: bool = True
-    """Whether a learned-1d table has rows for class and register tokens too (big_vision: no)."""
+    """Whether a learned-1d table also has rows for class and register tokens (not in
+    big_vision)."""
     registers: int = 0
-    """Register tokens (arXiv:2309.16588), between the class token and the patches."""
+    """Number of register tokens (arXiv:2309.16588), between the class token and the patches."""
     fc_norm: bool = False
-    """Put the final LayerNorm after the pooling instead of before (timm's `fc_norm`)."""
+    """Apply the final LayerNorm after the pooling instead of before it (timm's `fc_norm`)."""
     gelu: Literal["tanh", "exact"] = "tanh"
-    """GELU's tanh approximation is the reference's; the exact one is timm's and Hugging Face's."""
+    """Form of GELU: the tanh approximation of the reference, or the exact one of timm."""
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm."""
     dropout: float = 0.0
-    """Dropout after the position embedding, after attention's output and in the MLP."""
+    """Dropout rate after the position embedding, after the attention output and in the MLP."""
     drop_path: float = 0.0
-    """Stochastic depth of the last block, growing linearly from 0 at the first."""
+    """Stochastic depth rate of the last block; it grows linearly from 0 at the first block."""
     head_bias_init: float = 0.0
-    """Bias of a new head: -10 suits a sigmoid loss over 21k classes, -6.9 over 1k."""
+    """Initial bias of the head. -10 suits a sigmoid loss over 21k classes, -6.9 over 1k."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "patch_size", "in_channels", "width", "depth", "heads", "mlp_dim")
@@ -132,9 +135,9 @@ class BiTConfig:
     """One BiT ResNet (arXiv:1912.11370), the paper's baseline."""
 
     family: Literal["bit"] = "bit"
-    """Tells the model families apart in a manifest; leave it."""
+    """Name of the model family in a manifest. Do not change it."""
     image_size: int | tuple[int, int] = 224
-    """Image side in pixels, or (height, width); the weights fit any."""
+    """Image side in pixels, or (height, width). The weights fit any size."""
     in_channels: int = 3
     """Channels of the image."""
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -142,7 +145,7 @@ class BiTConfig:
     width_factor: int = 1
     """Width, in 64 channels of the stem."""
     num_classes: int = 1000
-    """Classes of the head; 0 leaves the head out."""
+    """Number of classes of the head; 0 means no head."""
     head_bias_init: float = 0.0
     """Bias of a new head."""
 
