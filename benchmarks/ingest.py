@@ -34,10 +34,10 @@ import numpy as np
 from benchmarks.loaders import CONTENDERS, Source
 from benchmarks.photographs import write_shards
 from benchmarks.usage import Usage
+from cluster.local.s3 import running_s3
 from pipelines.cli.ray_session import ray_session
 from storage.objects import open_store
 from storage.pack.tars import index_tars
-from tests.s3 import running_s3
 
 
 @dataclass(frozen=True)

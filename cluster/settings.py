@@ -27,13 +27,14 @@ class Workers:
     min: int = 2
     """Fewest workers to train with; training waits until the cluster has them."""
     max: int = 2
-    """Most workers to train with. Above `min`, Ray Train resizes the group as nodes come and go."""
+    """Most workers to train with. If larger than `min`, the group is resized as nodes come and
+    go."""
     gpus: int | None = None
-    """GPUs a worker holds: 0 trains on CPUs, 1 on GPUs. None: 1 where the cluster has a GPU for
-    each of the fewest workers, else 0."""
+    """GPUs per worker: 0 trains on CPUs, 1 on GPUs. If null, 1 when the cluster has a GPU for each
+    of `min` workers, otherwise 0."""
     cpus: float | None = None
-    """CPUs a worker holds. None: 1 beside a GPU; on CPUs, the workers share half the cluster's, so
-    that Ray Data keeps the other half."""
+    """CPUs per worker. If null, 1 for a worker with a GPU; workers without GPUs share half of the
+    cluster's CPUs and leave the other half to Ray Data."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.max:
@@ -46,7 +47,7 @@ class Workers:
     @property
     def gpus_each(self) -> int:
         """GPUs a worker holds, once `cluster.scaling.settle_gpus` has looked at the cluster."""
-        assert self.gpus is not None, "workers.gpus is null still: nobody looked at the cluster"
+        assert self.gpus is not None, "workers.gpus is still null: the cluster was not looked at"
         return self.gpus
 
 
@@ -57,10 +58,11 @@ class Zero:
     __pydantic_config__ = STRICT
 
     level: ZeroLevel = 1
-    """ZeRO level: 0 replicates all, 1 partitions optimizer states, 2 also gradients, 3 weights.
-    Level 1 is the fastest; `pipelines/plan.py` says when the memory wants 2 or 3."""
+    """ZeRO level: 0 replicates everything, 1 partitions the optimizer states, 2 also the gradients,
+    3 also the weights. Level 1 is the fastest; `pipelines/plan.py` shows when memory requires
+    more."""
     offload_optimizer: bool = False
-    """Keep optimizer states in host memory and step there (levels 1 to 3)."""
+    """Keep optimizer states in host memory and run the optimizer there (levels 1 to 3)."""
 
     def __post_init__(self) -> None:
         if self.level not in get_args(ZeroLevel):
@@ -79,9 +81,9 @@ class ShardCache:
     __pydantic_config__ = STRICT
 
     folder: str | None = None
-    """Absolute path of a folder on a local disk of every node; null keeps nothing."""
+    """Absolute path of a folder on a local disk of every node. If null, nothing is cached."""
     gibibytes: float = 100.0
-    """Most of the disk that is used, a node. A cache smaller than the dataset reads it again."""
+    """Most disk space used per node. If the dataset is larger, parts of it are read again."""
 
     def __post_init__(self) -> None:
         if self.folder is not None and not Path(self.folder).expanduser().is_absolute():
@@ -97,49 +99,51 @@ class Place:
     __pydantic_config__ = STRICT
 
     recipe: str = "digits"
-    """Recipe to run when the command line names none."""
+    """Recipe to run if the command line has no --recipe."""
     data_root: str = "data"
-    """Where packed datasets lie, one folder a dataset: a directory or s3://bucket/prefix."""
+    """Location of the packed datasets, one folder each: a directory or s3://bucket/prefix."""
     storage_root: str = "runs"
-    """Where stages leave weights and resume state: a directory or s3://bucket/prefix."""
+    """Location of weights and resume states: a directory or s3://bucket/prefix."""
     mlflow_uri: str = "sqlite:///mlflow.db"
     """MLflow tracking server (http://...) or database (sqlite:///file.db)."""
     workers: Workers = field(default_factory=Workers)
+    """Number and size of the training processes."""
     wait_for_nodes: bool = False
-    """Start although the cluster is too small now: its autoscaler will bring nodes. Off, a cluster
-    without room is refused at once."""
+    """Start even if the cluster is too small now, because its autoscaler will add nodes. Otherwise
+    a cluster without enough room is refused at once."""
     max_micro_batch: int = 64
-    """Most images a worker pushes through the model at once; accumulation is derived from it."""
+    """Most images per worker in one forward pass. Gradient accumulation follows from it."""
     recompute_activations: bool = False
-    """Keep only the input of each block and compute the rest again in the backward pass: a third
-    more work, a fraction of the memory."""
+    """Keep only the input of each block and recompute the rest in the backward pass. This adds a
+    third to the work and saves most of the memory for activations."""
     zero: Zero = field(default_factory=Zero)
+    """Partitioning of the model states over the workers."""
     deterministic: bool = False
-    """Take only those kernels of a GPU that give the same bits each time, so that an interrupted
-    run ends like an unbroken one. It costs speed. CPUs do without."""
+    """Use only GPU kernels that give the same bits every time, so that an interrupted run ends with
+    the same weights as an uninterrupted one. It costs speed, and CPUs do not need it."""
     decode_cpus: float = 0.5
-    """CPUs one reading-and-decoding task of Ray Data holds: two share a CPU, so that one decodes
-    while the other's block is moved."""
+    """CPUs per task that reads and decodes images. With 0.5, two tasks share a CPU: one decodes
+    while the other's images are transferred."""
     decode_on_gpu_nodes: bool | None = None
-    """Whether nodes with GPUs decode, too. None: only where no other node has CPUs."""
+    """Whether nodes with GPUs decode images too. If null, only when no other node has CPUs."""
     cache: ShardCache = field(default_factory=ShardCache)
-    """Shards on local disks."""
+    """Cache of shards on the nodes' local disks."""
     max_bad_fraction: float = 0.001
-    """Largest share of a split's samples that may turn out damaged; each is replaced by another one
-    and named. Beyond it the stage stops; 0 stops at the first."""
+    """Largest share of a split's samples that may be damaged. Each damaged sample is replaced by
+    another one and named; above this share the stage stops. 0 stops at the first."""
     log_every_steps: int = 10
-    """Steps between two reports (a report carries the metrics of every step since the last)."""
+    """Steps between two reports. A report contains the metrics of every step since the last."""
     save_every_steps: int = 100
-    """Steps between two saves of the resume state; 0 saves none."""
+    """Steps between two saves of the resume state; 0 never saves."""
     keep_states: int = 2
-    """Resume states that are kept: should the newest be damaged, the one before it is used."""
+    """Number of resume states to keep. If the newest is damaged, the one before it is used."""
     max_failures: int = 3
-    """Times a stage restarts by itself after losing workers; -1 for ever."""
+    """Automatic restarts after losing workers; -1 means unlimited."""
     hang_seconds: float = 900.0
-    """Seconds without any progress after which a worker says where it hangs and is ended, so that
-    the group starts anew; 0 waits for ever."""
+    """Seconds without progress after which a worker prints where it hangs and is ended, so that the
+    group restarts; 0 waits forever."""
     verbose: bool = False
-    """Pass on what Ray and DeepSpeed themselves log."""
+    """Show the logs of Ray and DeepSpeed."""
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -22,3 +22,5 @@ The only package that knows `vit`, `storage` and `cluster`. A room imports only 
     cli/         options, place, exit codes, terminal
     recipes/     what is trained
 """
+
+import pipelines.cli.ray_environment  # noqa: F401  # before any module here imports Ray

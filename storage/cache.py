@@ -1,27 +1,37 @@
 """A bounded cache of shards on a local disk, for datasets in a bucket: any process, any stage.
 
-    <folder>/<sha256 of the shard>     the shard's bytes, sparse, then one byte a block: 1 is here
-            /lock                      held by the one process that makes room
+    <folder>/vit-on-ray-shards/<sha256 of the shard>   its bytes, sparse, then one byte per block:
+                                                       1 means that the block is here
+                              /lock                    held by the one process that makes room
 
-A file is named by its content, so it serves every dataset, epoch and stage that holds that shard. A
-block is written before its mark, by whoever fetched it; two writers write the same. Nothing is
-trusted: each sample is checked against the index when it is read, and a shard that fails is
-dropped (`forget`) and fetched again. When the files exceed the limit, those used longest ago go.
+The folder may hold other things: only files with such names in that subfolder are ever removed. A
+file is named by its content, so it serves every dataset, epoch and stage that holds that shard. A
+block is written before its mark, by the process that fetched it; two writers write the same.
+Nothing is trusted: each sample is checked against the index when it is read, and a shard that fails
+is dropped (`forget`) and fetched again. When the files exceed the limit, those used longest ago go.
+A disk that fails costs the cache, never the read: the process reads from the origin from then on.
 """
 
 import contextlib
 import errno
 import fcntl
+import logging
 import os
+import re
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.dataset import Shard
-from storage.errors import BadDataset
+from storage.errors import BadDataset, StorageError
+from storage.local_files import write_all
 from storage.store import ObjectStore, Traffic
 
+FOLDER = "vit-on-ray-shards"
+_log = logging.getLogger(__name__)
+_SHARD = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 128 << 10  # about a photograph
 _ROOM_SHARE = 0.9  # of the limit is left after making room
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -44,6 +54,7 @@ class CachedShards:
         self._folder = _own_folder(cache.folder)
         self._limit = cache.bytes
         self._unseen = 0  # bytes written since room was last looked for
+        self._failed = False  # the disk did: it is asked no more
         self.parallel_reads = origin.parallel_reads
 
     @property
@@ -59,28 +70,48 @@ class CachedShards:
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Exactly the bytes [start, stop) of a shard."""
         shard = self._shards[key]
-        if stop > shard.bytes:  # the origin knows what to say
-            return self._origin.read_range(key, start, stop)
+        if stop <= shard.bytes and not self._failed:  # of a wrong range the origin says why
+            try:
+                return self._read_range(shard, key, start, stop)
+            except StorageError:
+                raise  # the origin's
+            except OSError as error:
+                self._give_up(error)
+        return self._origin.read_range(key, start, stop)
+
+    def _read_range(self, shard: Shard, key: str, start: int, stop: int) -> bytes:
         with self._opened(shard) as file:
             first, last = start // _BLOCK, -(-stop // _BLOCK)
-            marks = os.pread(file, last - first, shard.bytes + first)
+            marks = _read(file, last - first, shard.bytes + first)
             if b"\0" not in marks:
-                return os.pread(file, stop - start, start)
+                return _read(file, stop - start, start)
             # One request, from the first block that is missing to the last.
             low, high = first + marks.index(b"\0"), first + marks.rindex(b"\0") + 1
             at, end = low * _BLOCK, min(high * _BLOCK, shard.bytes)
             fetched = self._origin.read_range(key, at, end)
             self._keep(file, fetched, at, shard.bytes + low, high - low)
-            before = os.pread(file, max(0, at - start), start)
-            after = os.pread(file, max(0, stop - end), end)
+            before = _read(file, max(0, at - start), start)
+            after = _read(file, max(0, stop - end), end)
             return before + fetched[max(0, start - at) : stop - at] + after
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed = True
+        _log.warning(
+            "the cache in %s fails (%s): this process reads its shards from %s from now on",
+            self._folder,
+            error.strerror or type(error).__name__,
+            self._origin.uri,
+        )
 
     def forget(self, key: str) -> None:
         """Drop what is here of a shard: it was damaged."""
-        (self._folder / self._shards[key].sha256).unlink(missing_ok=True)
+        try:
+            (self._folder / self._shards[key].sha256).unlink(missing_ok=True)
+        except OSError as error:
+            self._give_up(error)
 
     @contextlib.contextmanager
-    def _opened(self, shard: Shard) -> Iterator[int]:
+    def _opened(self, shard: Shard) -> Generator[int]:
         """Its file; it may be removed meanwhile, and then serves this one read."""
         handle = os.open(self._folder / shard.sha256, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -94,8 +125,8 @@ class CachedShards:
 
     def _keep(self, file: int, data: bytes, at: int, mark: int, blocks: int) -> None:
         try:
-            _write(file, data, at)
-            _write(file, b"\1" * blocks, mark)
+            write_all(file, data, at)
+            write_all(file, b"\1" * blocks, mark)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -111,7 +142,7 @@ class CachedShards:
         with _locked(self._folder / "lock") as mine:
             if not mine:
                 return
-            files = [(path, path.stat()) for path in self._folder.iterdir() if path.name != "lock"]
+            files = list(_shards_in(self._folder))
             held = sum(found.st_blocks * 512 for _, found in files)
             if held <= self._limit:
                 return
@@ -126,15 +157,26 @@ def _touch(handle: int) -> None:
     os.utime(handle, ns=(now, now))
 
 
-def _write(handle: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(handle, view, at)
-        view, at = view[written:], at + written
+def _read(handle: int, count: int, at: int) -> bytes:
+    """Exactly `count` bytes. Raises OSError where another process has cut the file short."""
+    data = os.pread(handle, count, at)
+    if len(data) != count:
+        raise OSError(errno.EIO, f"{len(data)} of {count} bytes came")
+    return data
+
+
+def _shards_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of the cache; another process may remove one at any time."""
+    for path in folder.iterdir():
+        if _SHARD.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield path, found
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def _locked(path: Path) -> Generator[bool]:
     """Whether the lock was free; it is let go with its process."""
     with open(path, "wb") as file:
         try:
@@ -146,15 +188,15 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _own_folder(place: str) -> Path:
-    """The folder, made for this user alone. Raises BadDataset."""
-    folder = Path(place).expanduser()
+    """The cache's folder in a place, made for this user alone. Raises BadDataset."""
+    folder = Path(place).expanduser() / FOLDER
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "not writable")
     except OSError as error:
         raise BadDataset(
-            f"cache folder {folder} cannot be used ({error.strerror}): set place.cache.folder to a"
+            f"cache folder {place} cannot be used ({error.strerror}): set place.cache.folder to a"
             " folder of yours on a local disk, or to null"
         ) from None
     return folder

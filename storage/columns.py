@@ -51,8 +51,7 @@ class StreamSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What a process keeps of a stream: mapped files and, where there is a selection, its
-    positions."""
+    """What a process keeps of a stream: mapped files, and the positions of a selection."""
 
     spec: StreamSpec
     store: ObjectStore

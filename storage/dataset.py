@@ -9,7 +9,7 @@ The digest names the content (shard checksums, index, classes), never a host, a 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,15 @@ from typing import Any
 
 from storage.checksum import sha256_file
 from storage.errors import BadDataset, DatasetNotFound, ObjectNotFound
+from storage.json_values import (
+    BadValue,
+    list_of,
+    object_of,
+    parse_object,
+    text_of,
+    texts_of,
+    whole_of,
+)
 from storage.objects import open_store
 from storage.store import ObjectStore
 from storage.uri import parse
@@ -103,8 +112,7 @@ class Dataset:
 
 
 def to_json(dataset: Dataset) -> bytes:
-    """The bytes of dataset.json. The place it lies at is not in it, so it may be copied
-    elsewhere."""
+    """The bytes of dataset.json. Its place is not in it, so that it may be copied elsewhere."""
     content = {
         "format_version": dataset.format_version,
         "digest": dataset.digest,
@@ -142,9 +150,9 @@ def from_json(uri: str, data: bytes) -> Dataset:
     """Parse dataset.json. Raises BadDataset, which names what is wrong with it."""
     where = f"{uri}/{MANIFEST}"
     try:
-        content = json.loads(data)
-        version = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = parse_object(data)
+        version = whole_of(content, "format_version")
+    except BadValue as error:
         raise BadDataset(f"{where} is not a dataset manifest ({error}): pack it again") from None
     if version != FORMAT_VERSION:
         raise BadDataset(
@@ -152,39 +160,76 @@ def from_json(uri: str, data: bytes) -> Dataset:
         )
     try:
         dataset = _parse(uri, content)
-        digest = content["digest"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadDataset(f"{where} lacks or garbles {error}: pack it again") from None
+        digest = text_of(content, "digest")
+    except BadValue as error:
+        raise BadDataset(f"{where} is damaged: {error}. Pack it again") from None
     if dataset.digest != digest:
         raise BadDataset(
-            f"{where} was edited: it names digest {digest}, its content has {dataset.digest}. Pack "
-            "it again"
+            f"{where} was edited: it names digest {digest}, its content has {dataset.digest}. Pack"
+            " it again"
         )
     return dataset
 
 
-def _parse(uri: str, content: dict[str, Any]) -> Dataset:
-    splits = content["splits"]
-    shards_at = content.get("shards_at")
-    if shards_at is not None:
-        parse(shards_at)  # raises BadUri
+def _parse(uri: str, content: Mapping[str, Any]) -> Dataset:
+    """The manifest's values, each of its type. Raises BadValue."""
+    splits = object_of(content, "splits")
     return Dataset(
         uri=uri,
-        classes=tuple(str(name) for name in content["classes"]),
-        splits=MappingProxyType(
-            {
-                name: tuple(Shard(**shard) for shard in split["shards"])
-                for name, split in splits.items()
-            }
-        ),
-        indexes=MappingProxyType(
-            {name: IndexFile(**split["index"]) for name, split in splits.items()}
-        ),
-        notes=tuple((str(what), int(count)) for what, count in content.get("notes", ())),
+        classes=tuple(texts_of(content, "classes")),
+        splits=MappingProxyType({name: _shards(splits, name) for name in splits}),
+        indexes=MappingProxyType({name: _index(splits, name) for name in splits}),
+        notes=tuple(_notes(content)),
         in_place=content.get("in_place", False) is True,
-        shards_at=shards_at,
-        left_out=tuple((what, why) for what, why in content["left_out"]),
+        shards_at=_shards_at(content),
+        left_out=tuple(_pairs(content)),
     )
+
+
+def _shards(splits: Mapping[str, Any], name: str) -> tuple[Shard, ...]:
+    shards = list_of(object_of(splits, name), "shards")
+    return tuple(
+        Shard(
+            name=text_of(shard, "name"),
+            bytes=whole_of(shard, "bytes"),
+            samples=whole_of(shard, "samples"),
+            sha256=text_of(shard, "sha256"),
+        )
+        for shard in shards
+    )
+
+
+def _index(splits: Mapping[str, Any], name: str) -> IndexFile:
+    index = object_of(object_of(splits, name), "index")
+    return IndexFile(
+        name=text_of(index, "name"), bytes=whole_of(index, "bytes"), sha256=text_of(index, "sha256")
+    )
+
+
+def _shards_at(content: Mapping[str, Any]) -> str | None:
+    """Where the shards lie, if not beside the manifest."""
+    if content.get("shards_at") is None:
+        return None
+    uri = text_of(content, "shards_at")
+    parse(uri)  # raises BadUri
+    return uri
+
+
+def _notes(content: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """What was done while packing, and to how many images."""
+    for number, note in enumerate(list_of(content, "notes") if "notes" in content else []):
+        if not isinstance(note, list) or len(note) != 2 or not isinstance(note[0], str):
+            raise BadValue(f"notes[{number}] is no pair of a text and a number")
+        yield note[0], whole_of({"count": note[1]}, "count")
+
+
+def _pairs(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was left out, and why."""
+    for number, pair in enumerate(list_of(content, "left_out")):
+        texts = texts_of({f"left_out[{number}]": pair}, f"left_out[{number}]")
+        if len(texts) != 2:
+            raise BadValue(f"left_out[{number}] is no pair")
+        yield texts[0], texts[1]
 
 
 def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> None:
@@ -201,8 +246,8 @@ def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> Non
             ) from None
         if found != shard.bytes:
             raise BadDataset(
-                f"shard {shard.name} of {dataset.uri} has {found} bytes, its manifest says "
-                f"{shard.bytes}: it changed after packing. Pack it again"
+                f"shard {shard.name} of {dataset.uri} has {found} bytes, its manifest says"
+                f" {shard.bytes}: it changed after packing. Pack it again"
             )
 
     with ThreadPoolExecutor(store.parallel_reads) as pool:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from storage.errors import BadImage
+from storage.errors import BadImage, BadInput
 from storage.jpeg_header import plain_jpeg_size
 from storage.pixels import JPEGS, SIDEWAYS, Box, cut
 
@@ -53,15 +53,15 @@ class Crop:
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
-            raise ValueError(f"image_size {self.image_size} must be at least 1")
+            raise BadInput(f"image_size {self.image_size} must be at least 1")
         if self.kind not in ("random", "center", "resize"):
-            raise ValueError(f"kind {self.kind!r} is not random, center or resize")
+            raise BadInput(f"kind {self.kind!r} is not random, center or resize")
         if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ValueError(f"area {self.area} must be ascending within (0, 1]")
+            raise BadInput(f"area {self.area} must be ascending within (0, 1]")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio {self.ratio} must be ascending and positive")
+            raise BadInput(f"ratio {self.ratio} must be ascending and positive")
         if not 0 < self.resize_fraction <= 1:
-            raise ValueError(f"resize_fraction {self.resize_fraction} must be within (0, 1]")
+            raise BadInput(f"resize_fraction {self.resize_fraction} must be within (0, 1]")
 
 
 def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.ndarray:

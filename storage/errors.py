@@ -3,7 +3,8 @@
 StorageError
  |- BadInput(ValueError)     the user can mend it; retrying does not help
  |   |- BadUri
- |   |- AccessDenied         no credentials, or refused ones
+ |   |- AccessDenied         the server refused the credentials
+ |   |   `- NoCredentials    none were found
  |   |- NotWritable          the storage root does not take a probe
  |   |- ObjectNotFound
  |   |- ObjectExists
@@ -47,7 +48,11 @@ class BadUri(BadInput):
 
 
 class AccessDenied(BadInput):
-    """The server wants credentials, or refuses the ones it got."""
+    """The server refused the credentials, or none were found."""
+
+
+class NoCredentials(AccessDenied):
+    """No credentials were found. On a worker it is no mistake: the driver had some."""
 
 
 class NotWritable(BadInput):

@@ -1,28 +1,25 @@
 """The index of a split: one row of 32 bytes a sample, a plain .npy that is mapped, never unpickled.
 
-A local index is mapped where it lies; one on S3 is fetched once a machine, checked, kept in a cache
-named by its checksum and mapped from there. 300 million samples are 9.6 GB on disk, and none of it
-is a Python object.
+A local index is mapped where it lies, one on S3 in a copy (`index_files`). Each is checked once per
+machine: its checksum, and that every row points into its shards. 300 million samples are 9.6 GB on
+disk, and none of it is a Python object.
 """
 
-import fcntl
 import hashlib
 import mmap
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from storage.checksum import sha256_file
 from storage.dataset import Dataset, IndexFile, Shard
-from storage.errors import BadDataset, BadInput
-from storage.local import LocalStore
+from storage.errors import BadDataset
+from storage.index_files import check_once, local_index
 from storage.objects import open_store
-from storage.store import ObjectStore
+from storage.tar import BLOCK as HEADER_BYTES
 
+_ROWS_AT_ONCE = 1 << 20
 INDEX_ROW = np.dtype(
     [
         ("offset", "<u8"),  # first byte of the image in its shard; its tar header is the 512 before
@@ -77,7 +74,9 @@ def load_index(dataset: Dataset, split: str) -> SampleIndex:
     Unavailable."""
     shards = dataset.shards(split)
     file = dataset.indexes[split]
-    rows = _map_index(dataset.uri, file)
+    if not file.bytes or not shards:
+        raise BadDataset(f"split {split!r} of {dataset.uri} is empty: pack it again")
+    rows = _map_index(dataset.uri, file, shards, len(dataset.classes))
     if len(rows) != dataset.samples(split):
         raise BadDataset(
             f"{dataset.uri}/{file.name} has {len(rows)} rows, the manifest counts "
@@ -89,16 +88,44 @@ def load_index(dataset: Dataset, split: str) -> SampleIndex:
 
 
 @lru_cache(maxsize=16)
-def _map_index(uri: str, file: IndexFile) -> np.ndarray:
-    path = _local_index(open_store(uri), file)
+def _map_index(
+    uri: str, file: IndexFile, shards: tuple[Shard, ...], num_classes: int
+) -> np.ndarray:
+    path = local_index(open_store(uri), file)
+    where = f"{uri}/{file.name}"
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise BadDataset(f"{uri}/{file.name} is not an index ({error}): pack it again") from None
+        rows = np.lib.format.open_memmap(path, mode="r")  # .npy alone: no zip, no pickle
+    except Exception as error:  # whatever numpy raises for a header is about the bytes
+        if isinstance(error, MemoryError):
+            raise
+        raise BadDataset(f"{where} is not an index ({error}): pack it again") from None
     if rows.dtype != INDEX_ROW or rows.ndim != 1:
-        raise BadDataset(f"{uri}/{file.name} has rows of {rows.dtype}, wanted {INDEX_ROW}")
+        raise BadDataset(f"{where} has rows of {rows.dtype}, wanted {INDEX_ROW}: pack it again")
+    content = hashlib.sha256(repr((file.sha256, shards, num_classes)).encode()).hexdigest()
+    check_once(path, content, lambda: _check_rows(where, rows, shards, num_classes))
     _expect(rows, mmap.MADV_RANDOM)
     return rows
+
+
+def _check_rows(where: str, rows: np.ndarray, shards: tuple[Shard, ...], num_classes: int) -> None:
+    """See that every row lies in its shard and has a class. Raises BadDataset."""
+    ends = np.array([shard.bytes for shard in shards], dtype=np.uint64)  # [shards]
+    _expect(rows, mmap.MADV_SEQUENTIAL)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]  # [n]
+        known = part["shard"] < len(shards)
+        end = ends[np.where(known, part["shard"], 0)]  # uint64 [n]
+        inside = (part["size"] <= end) & (part["offset"] >= HEADER_BYTES)
+        inside &= part["offset"] <= end - np.minimum(part["size"], end)
+        label = (part["label"] >= 0) & (part["label"] < num_classes)
+        wrong = np.flatnonzero(~(known & inside & label))
+        if len(wrong):
+            row = part[wrong[0]]
+            raise BadDataset(
+                f"{where}: sample {start + int(wrong[0])} has label {row['label']} of"
+                f" {num_classes} and bytes {row['offset']}+{row['size']} of shard {row['shard']},"
+                f" which is not there ({len(shards)} shards): pack it again"
+            )
 
 
 def _expect(rows: np.ndarray, advice: int) -> None:
@@ -109,55 +136,6 @@ def _expect(rows: np.ndarray, advice: int) -> None:
     """
     if isinstance(rows.base, mmap.mmap):
         rows.base.madvise(advice)
-
-
-def _local_index(store: ObjectStore, file: IndexFile) -> Path:
-    """A local file with the index's bytes."""
-    if isinstance(store, LocalStore):
-        path = store.root / file.name
-        found = path.stat().st_size if path.is_file() else None
-        if found != file.bytes:
-            raise BadDataset(
-                f"{path} has {found} bytes, its manifest says {file.bytes}: pack it again"
-            )
-        return path
-    cache = private_folder()
-    path = cache / f"{file.sha256}.npy"
-    with (cache / f"{file.sha256}.lock").open("wb") as lock:
-        # One process a machine fetches it: 300 million samples are 9.6 GB, and all decoding
-        # processes ask at once. Who dies lets go.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (path.is_file() and path.stat().st_size == file.bytes):
-            _fetch(store, file, path)
-    return path
-
-
-def private_folder() -> Path:
-    """This machine's folder of mapped files, of this user alone. Raises BadDataset."""
-    folder = Path(tempfile.gettempdir()) / f"vit-on-ray-index-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise BadDataset(f"{folder} belongs to another user: remove it, or set TMPDIR elsewhere")
-    return folder
-
-
-def _fetch(store: ObjectStore, file: IndexFile, path: Path) -> None:
-    fetched = path.with_name(f"{file.sha256}-{os.getpid()}")  # checked before its final name
-    try:
-        store.download(file.name, fetched)
-        found = sha256_file(fetched)
-        if found != file.sha256:
-            raise BadDataset(
-                f"{store.uri}/{file.name} has sha256 {found}, its manifest says {file.sha256}: "
-                "pack it again"
-            )
-        fetched.replace(path)
-    except BadDataset:
-        raise
-    except BadInput as error:
-        raise BadDataset(f"the index of {store.uri} cannot be read: {error}") from None
-    finally:
-        fetched.unlink(missing_ok=True)
 
 
 def save_index(folder: Path, split: str, rows: np.ndarray) -> Path:

@@ -1,7 +1,9 @@
 """ObjectStore on a local (or mounted) directory. A write is a temporary file, fsync, rename."""
 
+import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,9 +18,11 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.store import Traffic, probe
+from storage.local_files import TEMPORARY, arriving, sync_folder, temporary_beside
+from storage.store import ONE_WRITER, Traffic, conditional_writes, probe
 
-_TEMPORARY = ".partial-"  # never listed: a killed writer leaves one behind
+_COPY_BYTES = 8 << 20
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore:
@@ -48,9 +52,8 @@ class LocalStore:
             self.traffic.add(requests=1, count=len(data))
         if len(data) != stop - start:
             raise ObjectChanged(
-                f"{self._path(key)} ends at byte {start + len(data)}, bytes {start}..{stop} were "
-                "wanted: "
-                "it is shorter than its index says"
+                f"{self._path(key)} ends at byte {start + len(data)}, bytes {start}..{stop} were"
+                " wanted: it is shorter than its index says"
             )
         return data
 
@@ -60,41 +63,53 @@ class LocalStore:
             return self._path(key).stat().st_size
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file of that name."""
-        return self._path(key).is_file()
+        """Whether there is a file of that name. Raises Unavailable where that cannot be seen."""
+        try:
+            with self._explained(key):
+                return stat.S_ISREG(self._path(key).stat().st_mode)
+        except ObjectNotFound:
+            return False
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
-        """Write a temporary file, fsync it, rename it (or link it, where nothing may be
-        replaced)."""
+        """Write a temporary file, fsync it, and rename it, or link it with `if_absent`."""
         path = self._path(key)
         with self._explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _temporary_beside(path)
+            temporary = temporary_beside(path)
             try:
                 with open(temporary, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
                 if if_absent:
-                    self._link_absent(temporary, path, data)
+                    self._name_absent(temporary, path, data)
                 else:
                     os.replace(temporary, path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             finally:
-                with suppress(FileNotFoundError):
-                    temporary.unlink()
+                temporary.unlink(missing_ok=True)
 
     def upload(self, key: str, local_path: str | Path) -> None:
         """Copy a file in, atomically."""
         path = self._path(key)
         with self._explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _copy_whole(Path(local_path), path)
+            temporary = temporary_beside(path)
+            try:
+                shutil.copyfile(local_path, temporary)
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                sync_folder(path.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def download(self, key: str, local_path: str | Path) -> None:
         """Copy a file out, atomically."""
-        with self._explained(key):
-            _copy_whole(self._path(key), Path(local_path))
+        size = self.size(key)
+        with arriving(Path(local_path), size) as target:
+            for start in range(0, size, _COPY_BYTES):
+                target.write(self.read_range(key, start, min(start + _COPY_BYTES, size)))
 
     def local(self, key: str, folder: Path) -> Path:
         """The file itself: a write replaces files, it never changes one."""
@@ -106,11 +121,12 @@ class LocalStore:
         """Keys that start with `prefix`, without unfinished writes."""
         top = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
         found: list[str] = []
-        for folder, _, names in os.walk(top):
-            for name in names:
-                key = (Path(folder) / name).relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(_TEMPORARY):
-                    found.append(key)
+        with self._explained(prefix):
+            for folder, _, names in os.walk(top, onerror=_raise_unless_missing):
+                for name in names:
+                    key = (Path(folder) / name).relative_to(self.root).as_posix()
+                    if key.startswith(prefix) and not name.startswith(TEMPORARY):
+                        found.append(key)
         yield from sorted(found, key=str.encode)
 
     def delete(self, key: str) -> None:
@@ -118,33 +134,57 @@ class LocalStore:
         with self._explained(key), suppress(FileNotFoundError):
             self._path(key).unlink()
 
+    def sweep(self, folder: str = "") -> None:
+        """Remove unfinished writes and empty folders; call it where no other writer is left."""
+        top = self._path(folder)
+        with self._explained(folder):
+            for place, _, names in os.walk(top, topdown=False, onerror=_raise_unless_missing):
+                for name in names:
+                    if name.startswith(TEMPORARY):
+                        (Path(place) / name).unlink(missing_ok=True)
+                if Path(place) != self.root:
+                    _remove_if_empty(Path(place))
+
     def check_writable(self) -> None:
-        """Write, read and delete a probe file."""
+        """Write, read and delete a probe file; see that a second writer is refused."""
         try:
             probe(self, f".probe-{uuid.uuid4().hex}")
         except NotWritable:
             raise
         except StorageError as error:
             raise NotWritable(
-                f"storage root {self.root} cannot be written: {error}. Make it writable or name "
-                "another root"
+                f"storage root {self.root} cannot be written: {error}. Make it writable or name"
+                " another root"
             ) from error
 
     def _path(self, key: str) -> Path:
         path = self.root / key
-        if key.startswith("/") or ".." in Path(key).parts:
+        if key.startswith("/") or ".." in Path(key).parts or "\x00" in key:
             raise BadUri(f"key {key!r} leads out of {self.root}")
         return path
 
     def _explained(self, key: str) -> "_Explained":
         return _Explained(self._path(key))
 
-    def _link_absent(self, temporary: Path, path: Path, data: bytes) -> None:
+    def _name_absent(self, temporary: Path, path: Path, data: bytes) -> None:
+        """Give a written file its name, where no other file has it."""
         try:
-            os.link(temporary, path)  # fails if the name exists, atomically, also on NFS
+            if conditional_writes():
+                os.link(temporary, path)  # fails if the name exists, atomically, also on NFS
+            elif path.exists():
+                raise FileExistsError
+            else:
+                os.replace(temporary, path)
         except FileExistsError:
             if path.read_bytes() != data:
                 raise ObjectExists(f"{path} is already there with other bytes") from None
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            raise Unavailable(
+                f"{path}: the file system has no hard links ({error.strerror}), by which a result"
+                f" is written once. Name a storage root on another one, or {ONE_WRITER}"
+            ) from error
 
 
 class _Explained:
@@ -164,26 +204,17 @@ class _Explained:
         raise Unavailable(f"{self.path}: {error.strerror or type(error).__name__}") from error
 
 
-def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+def _raise_unless_missing(error: OSError) -> None:
+    """What `os.walk` swallows by default: a failing directory would look like an empty one."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    temporary = _temporary_beside(target)
+def _remove_if_empty(folder: Path) -> None:
     try:
-        shutil.copyfile(source, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        folder.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

@@ -1,5 +1,4 @@
-"""Which sample comes when: a pure function of (dataset digest, seed, epoch, global batch). numpy
-only.
+"""Which sample comes when: a pure function of (dataset digest, seed, epoch, global batch).
 
 No clock, no host, no worker count, no state: any step of a run is computed directly, so a killed
 run resumes at step k by asking for step k, and any number of workers slices the same batch.
@@ -22,7 +21,7 @@ from storage.permutation import Permutation
 Tail = Literal["drop", "carry"]
 _LONGEST_RUN = 16  # 1.8 MB of photographs: a longer read is hardly cheaper a byte on S3
 _WINDOWS, _WINDOW = 1024, 64  # of neighbours whose labels are compared
-_DESIGN_EFFECT = 1.1
+_EXCESS = 10  # the design effect stays below 1 + 1/10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +49,13 @@ class OrderSpec:
             )
         if self.global_batch < 1 or self.run_samples < 1:
             raise BadOrder(
-                f"global_batch {self.global_batch} and run_samples {self.run_samples} must be at "
-                "least 1"
+                f"global_batch {self.global_batch} and run_samples {self.run_samples}: wanted at"
+                " least 1"
             )
         if self.tail == "drop" and self.samples < self.global_batch:
             raise BadOrder(
-                f"tail 'drop' keeps whole batches only, and {self.samples} samples do not fill one "
-                "of "
-                f"{self.global_batch}: take tail 'carry' or a smaller global batch"
+                f"tail 'drop' keeps whole batches only, and {self.samples} samples do not fill one"
+                f" of {self.global_batch}: take tail 'carry' or a smaller global batch"
             )
 
 
@@ -71,14 +69,13 @@ def longest_run(samples: int, *, global_batch: int) -> int:
 
 
 def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
-    """The longest run that mixes practically as well as a full shuffle, 1..16: labels int [N] ->
-    int.
+    """The longest run that mixes practically as well as a full shuffle: labels int [N] -> 1..16.
 
     A batch of whole runs is a cluster sample. Its mean gradient has the variance of a smaller
     batch, by the design effect 1 + (run - 1) * rho, where rho is the correlation of neighbours
     (Kish, "Survey Sampling", 1965, section 5.4); here it is taken from the labels and the effect is
     kept below 1.1. Shards that were shuffled when they were written have rho 0, class-sorted ones
-    1. Nor does it exceed `longest_run`.
+    1. Nor does it exceed `longest_run`. Whole numbers decide, so that every machine agrees.
     """
     samples = len(labels)
     longest = longest_run(samples, global_batch=global_batch)
@@ -86,13 +83,16 @@ def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
         return 1
     some = _sampled(samples)
     here, behind = labels[some], labels[some + 1]
-    alike = float(np.mean(here == behind))
-    share = np.unique(here, return_counts=True)[1] / len(here)
-    by_chance = float(np.sum(share**2))
-    if by_chance > 0.999:  # one class: its labels say nothing
+    pairs = len(here)
+    alike = int(np.count_nonzero(here == behind))
+    counts = np.unique(here, return_counts=True)[1]
+    by_chance = sum(int(count) ** 2 for count in counts)  # of pairs**2
+    if 1000 * by_chance > 999 * pairs**2:  # one class: its labels say nothing
         return longest
-    rho = (alike - by_chance) / (1 - by_chance)
-    return max(1, min(longest, int(1 + (_DESIGN_EFFECT - 1) / max(rho, 1e-6))))
+    excess = alike * pairs - by_chance  # rho is excess / (pairs**2 - by_chance)
+    if excess <= 0:
+        return longest
+    return min(longest, 1 + (pairs**2 - by_chance) // (_EXCESS * excess))
 
 
 def _sampled(samples: int) -> np.ndarray:
@@ -129,8 +129,7 @@ def global_batch(spec: OrderSpec, step: int) -> tuple[np.ndarray, np.ndarray]:
 def rank_batch(
     spec: OrderSpec, step: int, *, rank: int, world_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank's contiguous slice of the global batch -> (epoch int64 [b], position int64 [b]), b = G
-    / W."""
+    """Rank's slice of the global batch, b = G / W -> (epoch int64 [b], position int64 [b])."""
     rows = rank_slice(spec.global_batch, rank=rank, world_size=world_size)
     row = np.arange(rows.start, rows.stop, dtype=np.int64)  # [b]
     if spec.tail == "drop":
@@ -155,8 +154,7 @@ def rank_slice(global_batch: int, *, rank: int, world_size: int) -> slice:
 
 
 def epoch_positions(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray:
-    """The positions at some places of an epoch: slot int64 [n] in [0, N) -> position int64 [n] in
-    [0, N).
+    """The positions at some places of an epoch: slot int64 [n] -> position int64 [n], in [0, N).
 
     All runs hold `run_samples` positions except the last one of the split, which holds the
     remainder; wherever the permutation put that one, the slots behind it move up.

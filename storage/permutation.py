@@ -11,9 +11,8 @@ import math
 
 import numpy as np
 
-_ROUNDS = (
-    16  # with 8, the 120 permutations of 5 elements are not equally likely (chi2 5.1 a degree)
-)
+# With 8, the 120 permutations of 5 elements are not equally likely (chi2 5.1 per degree).
+_ROUNDS = 16
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -44,8 +43,7 @@ class Permutation:
         return self._walk(y, range(_ROUNDS - 1, -1, -1), sign=-1)
 
     def _walk(self, x: np.ndarray, rounds: range, *, sign: int) -> np.ndarray:
-        """Repeat the network on the cells it sent outside [0, size): at most about sqrt(size) of
-        them."""
+        """Repeat the network on the cells it sent outside [0, size): about sqrt(size) at most."""
         x = np.asarray(x, dtype=np.int64)
         assert x.size == 0 or (x.min() >= 0 and x.max() < self.size), (x.min(), x.max(), self.size)
         y = self._network(x, rounds, sign)

@@ -4,30 +4,30 @@
           TOKEN-00001-of-00004.json         size, checksum and places of its pieces: it is done
           manifest.json                     written LAST, by one: names the files, is the commit
 
-Who wrote and how many they were matters to no reader: a tensor, or a stretch of it, is put together
-from whatever pieces the files of a commit hold, and no other file is read for it. TOKEN is the
-group of writers', so that what a dead group left behind is never taken for a part of the next
-one's.
+No reader asks who wrote, or how many writers there were: a tensor, or a stretch of it, is put
+together from whatever pieces the files of a commit hold, and no other file is read for it. TOKEN
+names the group of writers, so that what a dead group left behind is never taken for a part of the
+next one's.
 """
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from storage import weights
+from storage import commits
 from storage.checksum import sha256_file
 from storage.errors import BadInput, CorruptWeights, WeightsNotFound
+from storage.json_values import BadValue, is_whole, parse_object
 from storage.objects import open_store
 from storage.store import ObjectStore
+from storage.tensors import open_tensors, save_tensors, slice_of
 
 Piece = tuple[str, Sequence[int], int, Tensor]
 """Name and shape of a whole tensor, the first element of the piece in it, its values [n]."""
@@ -47,14 +47,14 @@ def write_part(uri: str, token: str, writer: int, writers: int, pieces: Iterable
     store, part = open_store(uri), _part(token, writer, writers)
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
         path = Path(folder) / f"{part}.safetensors"
-        save_file(tensors, path)
+        save_tensors(tensors, path)
         store.upload(path.name, path)
         done = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "places": places}
     store.write(f"{part}.json", json.dumps(done).encode())
 
 
 def commit_parts(uri: str, token: str, writers: int, manifest: Mapping[str, Any]) -> bool:
-    """Commit what all writers of a group wrote; False where some are not done yet.
+    """Commit what all writers of a group wrote; False while some are not done.
 
     Raises WeightsExist where another group was first, BadInput, Unavailable.
     """
@@ -62,13 +62,21 @@ def commit_parts(uri: str, token: str, writers: int, manifest: Mapping[str, Any]
     parts = [_part(token, writer, writers) for writer in range(writers)]
     if not {f"{part}.json" for part in parts} <= set(store.list(token)):
         return False
-    files = {f"{part}.safetensors": json.loads(store.read(f"{part}.json")) for part in parts}
-    weights.publish(uri, manifest, files)
+    files = {f"{part}.safetensors": _done(store, f"{part}.json") for part in parts}
+    commits.publish(uri, manifest, files)
     return True
 
 
+def _done(store: ObjectStore, key: str) -> dict[str, Any]:
+    """What a writer says of its file. Raises CorruptWeights."""
+    try:
+        return parse_object(store.read(key))
+    except BadValue as error:
+        raise CorruptWeights(f"{store.uri}/{key} does not describe pieces ({error})") from None
+
+
 @contextmanager
-def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Iterator[Pieces]":
+def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Generator[Pieces]":
     """The tensors of a commit while the block runs.
 
     Each of the `readers` checks its share of the files first: together they check all. The others
@@ -76,7 +84,7 @@ def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Iterator[Pie
 
     Raises WeightsNotFound, CorruptWeights (which names the file or the tensor), Unavailable.
     """
-    manifest, store = weights.read_manifest(uri), open_store(uri)
+    manifest, store = commits.read_manifest(uri), open_store(uri)
     if manifest is None:
         raise WeightsNotFound(f"nothing is committed under {store.uri}")
     with ExitStack() as stack:
@@ -100,13 +108,9 @@ class Pieces(Mapping[str, Tensor]):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._found: dict[str, list[tuple[int, int, str]]] = {}  # start, end, file
         for file, entry in manifest["files"].items():
-            if "places" not in entry:
-                raise BadInput(
-                    f"{store.uri} was written by an older vit-on-ray, which this one cannot read:"
-                    " end the run with the older one, or begin it anew with --force"
-                )
-            for name, (start, count, *shape) in entry["places"].items():
-                self._shapes[name] = tuple(shape)
+            for name, start, count, shape in _places(f"{store.uri}/{file}", entry):
+                if self._shapes.setdefault(name, shape) != shape:
+                    raise CorruptWeights(f"{store.uri}: the files give {name} two shapes")
                 self._found.setdefault(name, []).append((start, start + count, file))
         for name, found in self._found.items():
             found.sort()
@@ -127,20 +131,18 @@ class Pieces(Mapping[str, Tensor]):
         for first, last, file in self._found[name]:
             begin, end = max(first, start), min(last, start + count)
             if begin < end:
-                held = self.fetch(file).get_slice(name)[begin - first : end - first]
-                values[begin - start : end - start] = held
+                where = f"{self._store.uri}/{file}"
+                values[begin - start : end - start] = slice_of(
+                    self.fetch(file), name, begin - first, end - first, where
+                )
         return values
 
     def fetch(self, file: str) -> Any:
         """A file of the commit, opened; checked the first time. Raises CorruptWeights."""
         if file not in self._opened:
-            path = weights.fetch(self._store, file, self.manifest["files"][file], self._folder)
-            try:
-                opened = self._stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as error:
-                where = f"{self._store.uri}/{file}"
-                raise CorruptWeights(f"{where} is not safetensors: {error}") from None
-            self._opened[file] = opened
+            path = commits.fetch(self._store, file, self.manifest["files"][file], self._folder)
+            opened = open_tensors(path, f"{self._store.uri}/{file}")
+            self._opened[file] = self._stack.enter_context(opened)
         return self._opened[file]
 
     def _size(self, name: str) -> int:
@@ -159,3 +161,28 @@ class Pieces(Mapping[str, Tensor]):
 
 def _part(token: str, writer: int, writers: int) -> str:
     return f"{token}-{writer:05d}-of-{writers:05d}"
+
+
+def _places(
+    where: str, entry: Mapping[str, Any]
+) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
+    """Name, first element, number of elements and whole shape of each piece of a file.
+
+    Raises BadInput where an older version wrote them, CorruptWeights.
+    """
+    if "places" not in entry:
+        raise BadInput(
+            f"{where} was written by an older vit-on-ray, which this one cannot read: end the run"
+            " with the older one, or begin it anew with --force"
+        )
+    places: object = entry["places"]
+    if not isinstance(places, dict):
+        raise CorruptWeights(f"{where}: its manifest does not say where its pieces belong")
+    for name, place in cast("dict[str, object]", places).items():
+        numbers = cast("list[object]", place) if isinstance(place, list) else []
+        if len(numbers) < 2 or not all(map(is_whole, numbers)):
+            raise CorruptWeights(f"{where}: its manifest gives {name} the place {place!r}")
+        start, count, *shape = cast("list[int]", numbers)
+        if count * torch.float32.itemsize > entry["bytes"]:
+            raise CorruptWeights(f"{where}: {name} has {count} elements, which it cannot hold")
+        yield name, start, count, tuple(shape)

@@ -1,12 +1,11 @@
-"""ObjectStore on S3 or anything that speaks it (AWS_ENDPOINT_URL). Credentials come from the
-environment.
+"""ObjectStore on S3 or anything that speaks it (AWS_ENDPOINT_URL).
 
-Two layers of retry, both bounded: botocore repeats a request that got no usable reply (5xx,
-throttling, refused connection), and `read_range` resumes a body that broke off at the byte it
-reached, asking for the same ETag, so that two versions of an object are never glued together.
+Credentials come from the environment. Two layers of retry, both bounded: botocore repeats a request
+that got no usable reply (5xx, throttling, refused connection), and a body that broke off is resumed
+at the byte it reached. All reads of one call ask for the same ETag, so that two versions of an
+object are never glued together.
 """
 
-import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +14,10 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import boto3.exceptions
-import botocore.exceptions as botocore_errors
-import urllib3.exceptions as urllib3_errors
 from boto3.s3.transfer import TransferConfig
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from storage.errors import (
-    AccessDenied,
-    BadUri,
     NotWritable,
     ObjectChanged,
     ObjectExists,
@@ -30,27 +25,20 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.s3_client import shared_client
-from storage.store import Traffic, probe
+from storage.local_files import arriving, write_all
+from storage.s3_client import Checksums, Client
+from storage.s3_errors import ANY_FAILURE, BROKEN_BODY, CONFLICTS, UNDECIDED, code_of, explained
+from storage.s3_probe import reason_of_refusal
+from storage.store import Traffic, conditional_writes, probe
 
 _READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20
 _BODY_ATTEMPTS = 8
-_BROKEN_BODY = (
-    botocore_errors.HTTPClientError,  # connection closed, read timed out
-    botocore_errors.IncompleteReadError,
-    botocore_errors.ResponseStreamingError,
-    urllib3_errors.HTTPError,
-    ConnectionError,
-    TimeoutError,
-)
-_NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
-_ANY_FAILURE = (botocore_errors.BotoCoreError, botocore_errors.ClientError, *_BROKEN_BODY)
+_CONFLICT_ATTEMPTS = 6
 
 
 class S3Store:
-    """Objects are keys below `prefix` of `bucket`. Picklable: the client is made where it is
-    used."""
+    """Objects are keys below `prefix` of `bucket`. Picklable."""
 
     parallel_reads = 8
 
@@ -62,46 +50,34 @@ class S3Store:
         request_attempts: int = 5,
         connect_seconds: float = 3.0,
         read_seconds: float = 30.0,
+        checksums: Checksums | None = None,
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        self.request_attempts = request_attempts
-        self.connect_seconds = connect_seconds
-        self.read_seconds = read_seconds
         self.traffic = Traffic()
-        self._made: Any = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_made": None}
+        self._client = Client(
+            attempts=request_attempts,
+            connect_seconds=connect_seconds,
+            read_seconds=read_seconds,
+            checksums=checksums,
+        )
 
     @property
     def uri(self) -> str:
         """s3://bucket/prefix."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
-    @property
-    def _client(self) -> Any:
-        if self._made is None:
-            try:
-                self._made = shared_client(
-                    self.request_attempts, self.connect_seconds, self.read_seconds
-                )
-            except ValueError as error:  # botocore's word for a malformed AWS_ENDPOINT_URL
-                raise BadUri(
-                    f"{self.uri}: AWS_ENDPOINT_URL is no URL such as http://host:port"
-                ) from error
-        return self._made
-
     def read(self, key: str) -> bytes:
-        """Whole object."""
-        return self.read_range(key, 0, self.size(key))
+        """Whole object: one request without a range, which is of one version."""
+        return self._read(key, _Reading(0, None), "reading it")
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Exactly the bytes [start, stop), resumed where a body broke off."""
-        buffer = bytearray()
-        etag: list[str] = []
+        return self._read(key, _Reading(start, stop), f"reading bytes {start}..{stop}")
+
+    def _read(self, key: str, reading: "_Reading", doing: str) -> bytes:
         retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, _BROKEN_BODY)),
+            retry=retry_if_exception(lambda error: isinstance(error, BROKEN_BODY)),
             wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
             stop=stop_after_attempt(_BODY_ATTEMPTS),
             reraise=True,
@@ -109,37 +85,48 @@ class S3Store:
         try:
             for attempt in retrying:
                 with attempt:
-                    self._read_on(key, start, stop, buffer, etag)
-        except _ANY_FAILURE as error:
-            self._explain(error, key, f"reading bytes {start}..{stop}, {len(buffer)} of them came")
-        return bytes(buffer)
+                    self._read_on(key, reading)
+        except ANY_FAILURE as error:
+            self._explain(error, key, f"{doing}, {len(reading.buffer)} of them came,")
+        return bytes(reading.buffer)
 
-    def _read_on(self, key: str, start: int, stop: int, buffer: bytearray, etag: list[str]) -> None:
-        """Append to `buffer` what is still missing of [start, stop)."""
-        if start + len(buffer) >= stop:
+    def _read_on(self, key: str, reading: "_Reading") -> None:
+        """Append to the buffer what is still missing."""
+        start, stop, buffer = reading.start, reading.stop, reading.buffer
+        at = start + len(buffer)
+        if stop is not None and at >= stop:
             return
-        same = {"IfMatch": etag[0]} if etag else {}
-        span = f"bytes={start + len(buffer)}-{stop - 1}"
+        wanted = {"Range": f"bytes={at}-{stop - 1}"} if stop is not None else {}
+        if reading.etag:
+            wanted["IfMatch"] = reading.etag
         self.traffic.add(requests=1)
-        reply = self._client.get_object(Bucket=self.bucket, Key=self._key(key), Range=span, **same)
-        if etag and reply["ETag"] != etag[0]:  # a server that overlooks IfMatch
+        reply = self._client.ask(
+            lambda client: client.get_object(Bucket=self.bucket, Key=self._key(key), **wanted)
+        )
+        if reading.etag not in ("", reply["ETag"]):  # a server that overlooks IfMatch
             raise ObjectChanged(f"{self.uri}/{key} was replaced while it was read")
-        etag[:] = [reply["ETag"]]
+        reading.etag = reply["ETag"]
+        if stop is None:
+            stop = reading.stop = int(reply["ContentLength"])
         for chunk in reply["Body"].iter_chunks(_READ_CHUNK_BYTES):
             buffer += chunk
             self.traffic.add(count=len(chunk))
         if start + len(buffer) != stop:
             raise ObjectChanged(
-                f"{self.uri}/{key} ends at byte {start + len(buffer)}, bytes {start}..{stop} were "
-                "wanted: "
-                "it is shorter than its index says"
+                f"{self.uri}/{key} ends at byte {start + len(buffer)}, bytes {start}..{stop} were"
+                " wanted: it is shorter than its index says"
             )
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
+        return int(self._head(key)["ContentLength"])
+
+    def _head(self, key: str) -> Any:
         try:
-            return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
-        except _ANY_FAILURE as error:
+            return self._client.ask(
+                lambda client: client.head_object(Bucket=self.bucket, Key=self._key(key))
+            )
+        except ANY_FAILURE as error:
             self._explain(error, key, "asking for its size")
 
     def exists(self, key: str) -> bool:
@@ -152,47 +139,88 @@ class S3Store:
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         """One PUT; with `if_absent` a conditional one."""
-        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        if not if_absent:
+            self._put(key, data, f"writing {len(data)} bytes")
+        elif conditional_writes():
+            self._put_absent(key, data)
+        elif not self.exists(key):
+            self._put(key, data, f"writing {len(data)} bytes")
+        else:
+            self._compare(key, data)
+
+    def _put(self, key: str, data: bytes, doing: str, **condition: str) -> None:
         try:
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
-        except _ANY_FAILURE as error:
-            if if_absent and _code(error) in (
-                "412",
-                "PreconditionFailed",
-                "ConditionalRequestConflict",
-            ):
-                if self.read(key) == data:
-                    return
-                raise ObjectExists(f"{self.uri}/{key} is already there with other bytes") from None
-            self._explain(error, key, f"writing {len(data)} bytes")
+            self._client.ask(
+                lambda client: client.put_object(
+                    Bucket=self.bucket, Key=self._key(key), Body=data, **condition
+                )
+            )
+        except ANY_FAILURE as error:
+            if condition and code_of(error) in CONFLICTS | UNDECIDED:
+                raise _Conflict(error) from error
+            self._explain(error, key, doing)
+
+    def _put_absent(self, key: str, data: bytes) -> None:
+        """Where another write is under way, or is gone when it is looked at: try again."""
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, _Conflict)),
+            wait=wait_exponential_jitter(multiplier=0.1, max=2.0),
+            stop=stop_after_attempt(_CONFLICT_ATTEMPTS),
+            reraise=True,
+        )
+        doing = f"writing {len(data)} bytes conditionally"
+        try:
+            for attempt in retrying:
+                with attempt:
+                    self._put_absent_once(key, data, doing)
+        except _Conflict as conflict:
+            self._explain(conflict.error, key, doing)
+
+    def _put_absent_once(self, key: str, data: bytes, doing: str) -> None:
+        try:
+            self._put(key, data, doing, IfNoneMatch="*")
+        except _Conflict as conflict:
+            if code_of(conflict.error) in UNDECIDED:
+                raise
+            try:
+                self._compare(key, data)
+            except ObjectNotFound:
+                raise conflict from conflict.error
+
+    def _compare(self, key: str, data: bytes) -> None:
+        if self.read(key) != data:
+            raise ObjectExists(f"{self.uri}/{key} is already there with other bytes")
 
     def upload(self, key: str, local_path: str | Path) -> None:
         """Copy a file there, in parts of 16 MiB where it is large."""
         config = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
         try:
-            self._client.upload_file(str(local_path), self.bucket, self._key(key), Config=config)
+            self._client.ask(
+                lambda client: client.upload_file(
+                    str(local_path), self.bucket, self._key(key), Config=config
+                )
+            )
         except boto3.exceptions.S3UploadFailedError as error:
             self._explain(error.__context__ or error, key, "uploading a file")
-        except _ANY_FAILURE as error:
+        except ANY_FAILURE as error:
             self._explain(error, key, "uploading a file")
 
     def download(self, key: str, local_path: str | Path) -> None:
-        """Copy an object to a local file, which appears whole or not at all."""
-        target = Path(local_path)
-        temporary = target.with_name(f".partial-{uuid.uuid4().hex}")
-        total = self.size(key)
-        try:
-            with open(temporary, "wb") as file, ThreadPoolExecutor(self.parallel_reads) as pool:
+        """Copy one version of an object to a local file, which appears whole or not at all."""
+        head = self._head(key)
+        total, etag = int(head["ContentLength"]), str(head.get("ETag", ""))
+        with (
+            arriving(Path(local_path), total) as file,
+            ThreadPoolExecutor(self.parallel_reads) as pool,
+        ):
 
-                def copy(start: int) -> None:
-                    data = self.read_range(key, start, min(start + _PART_BYTES, total))
-                    os.pwrite(file.fileno(), data, start)
+            def copy(start: int) -> None:
+                stop = min(start + _PART_BYTES, total)
+                part = _Reading(start, stop, etag=etag)
+                write_all(file.fileno(), self._read(key, part, f"reading {start}..{stop}"), start)
 
-                for _ in pool.map(copy, range(0, total, _PART_BYTES)):
-                    pass
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            for _ in pool.map(copy, range(0, total, _PART_BYTES)):
+                pass
 
     def local(self, key: str, folder: Path) -> Path:
         """A copy in `folder`, under the last part of its name."""
@@ -204,84 +232,95 @@ class S3Store:
         """Keys that start with `prefix`."""
         whole = f"{self.prefix}/{prefix}" if self.prefix else prefix
         cut = len(self.prefix) + 1 if self.prefix else 0
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=whole
-        )
+        token = ""
+        while True:
+            page = self._list_page(prefix, whole, token)
+            for item in page.get("Contents", ()):
+                yield item["Key"][cut:]
+            before, token = token, str(page.get("NextContinuationToken", ""))
+            if not page.get("IsTruncated"):
+                return
+            if token in ("", before):  # else a listing would end short, or never
+                raise Unavailable(f"{self.uri}: {self._server()} lists keys without a next page")
+
+    def _list_page(self, prefix: str, whole: str, token: str) -> Any:
+        more = {"ContinuationToken": token} if token else {}
         try:
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield item["Key"][cut:]
-        except _ANY_FAILURE as error:
+            return self._client.ask(
+                lambda client: client.list_objects_v2(Bucket=self.bucket, Prefix=whole, **more)
+            )
+        except ANY_FAILURE as error:
             self._explain(error, prefix, "listing")
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
         try:
-            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
-        except _ANY_FAILURE as error:
+            self._client.ask(
+                lambda client: client.delete_object(Bucket=self.bucket, Key=self._key(key))
+            )
+        except ANY_FAILURE as error:
             self._explain(error, key, "deleting")
 
+    def sweep(self, folder: str = "") -> None:
+        """Nothing to remove: a lifecycle rule of the bucket ends uploads that were cut off."""
+
     def check_writable(self) -> None:
-        """Write, read and delete a probe, with short patience."""
-        impatient = S3Store(
-            self.bucket, self.prefix, request_attempts=2, connect_seconds=2.0, read_seconds=4.0
-        )
+        """Write, read and delete a probe, and see that a second writer is refused: within
+        seconds."""
+
+        def impatient(checksums: Checksums | None = None) -> S3Store:
+            return S3Store(
+                self.bucket,
+                self.prefix,
+                request_attempts=2,
+                connect_seconds=2.0,
+                read_seconds=4.0,
+                checksums=checksums,
+            )
+
+        name = f".probe-{uuid.uuid4().hex}"
         try:
-            probe(impatient, f".probe-{uuid.uuid4().hex}")
+            probe(impatient(), name)
         except NotWritable:
             raise
         except StorageError as error:
-            raise NotWritable(f"storage root {self.uri} cannot be written: {error}") from error
+            reason = reason_of_refusal(error, name, impatient(), impatient("when_required"))
+            raise NotWritable(
+                f"storage root {self.uri} cannot be written: {error}{reason}"
+            ) from error
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def _explain(self, error: BaseException, key: str, doing: str) -> NoReturn:
-        """Raise ours for theirs. Only codes and class names: a server's own text may echo a
-        request."""
-        where = f"{self.uri}/{key}"
-        code = _code(error)
-        if isinstance(
-            error, botocore_errors.NoCredentialsError | botocore_errors.PartialCredentialsError
-        ):
-            raise AccessDenied(
-                f"{where}: no AWS credentials found. Set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, "
-                "AWS_PROFILE, or give the machine a role"
-            ) from None
-        if code == "NoSuchBucket":
-            raise ObjectNotFound(
-                f"{where}: there is no bucket {self.bucket!r} at {self._server()}. Create it or "
-                "name another"
-            ) from None
-        if code in _NOT_FOUND:
-            raise ObjectNotFound(f"no object {where}") from None
-        if code in (
-            "403",
-            "AccessDenied",
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "ExpiredToken",
-        ):
-            raise AccessDenied(
-                f"{where}: {self._server()} refused {doing} ({code}). Check the credentials and "
-                "the bucket's policy"
-            ) from None
-        if code in ("412", "PreconditionFailed"):
-            raise ObjectChanged(f"{where} was replaced while it was read") from None
-        if code in ("416", "InvalidRange"):
-            raise ObjectChanged(f"{where} is shorter than its index says ({doing})") from None
-        raise Unavailable(
-            f"{where}: {doing} failed with {code or type(error).__name__} at {self._server()}, "
-            f"after {self.request_attempts} attempts"
-        ) from error
+        """Raise one of our errors in place of an error of boto3's."""
+        found = explained(
+            error,
+            f"{self.uri}/{key}",
+            doing,
+            bucket=self.bucket,
+            server=self._server(),
+            attempts=self._client.attempts,
+            worked_before=self._client.worked_before(),
+        )
+        raise found from (error if isinstance(found, Unavailable) else None)
 
     def _server(self) -> str:
-        found = urlsplit(self._made.meta.endpoint_url if self._made is not None else "")
+        found = urlsplit(str(self._client.made().meta.endpoint_url))
         return found.netloc.rpartition("@")[2] or "S3"  # a URL may carry a password
 
 
-def _code(error: BaseException) -> str:
-    if isinstance(error, botocore_errors.ClientError):
-        return str(error.response.get("Error", {}).get("Code", ""))
-    return ""
+class _Conflict(Exception):
+    """Another writer of the same key was faster, or is under way."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Reading:
+    """How far the reading of some bytes is; `stop` of a whole object comes with the reply."""
+
+    def __init__(self, start: int, stop: int | None, *, etag: str = "") -> None:
+        self.start, self.stop, self.etag = start, stop, etag
+        self.buffer = bytearray()

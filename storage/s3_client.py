@@ -1,29 +1,86 @@
 """One boto3 client for all S3 stores of a process: making one takes longer than twenty requests."""
 
 import os
+import random
+import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import boto3.session
 from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
 
+from storage.errors import BadUri
+
+T = TypeVar("T")
+Checksums = Literal["when_supported", "when_required"]
 _CONNECTIONS = 32
+_WITH_SUCCESS: set[tuple[object, ...]] = set()
 
 
-def shared_client(attempts: int, connect_seconds: float, read_seconds: float) -> Any:
-    """A client for what the environment says now.
+class Client:
+    """Calls of boto3's client, which is made where it is first used."""
 
-    A fork has its own: connections are not shared with it.
+    def __init__(
+        self,
+        *,
+        attempts: int,
+        connect_seconds: float,
+        read_seconds: float,
+        checksums: Checksums | None = None,
+    ) -> None:
+        """Take the settings of a client.
 
-    Args:
-        attempts: of a request that gets no usable reply.
-        connect_seconds: patience for a connection.
-        read_seconds: patience for the next bytes.
+        Args:
+            attempts: of a request that gets no usable reply.
+            connect_seconds: patience for a connection.
+            read_seconds: patience for the next bytes.
+            checksums: when boto adds its own; default: what the environment says.
+        """
+        self.attempts = attempts
+        self._settings = attempts, connect_seconds, read_seconds, checksums
 
-    Raises:
-        ValueError: AWS_ENDPOINT_URL is malformed.
-    """
-    return _client(attempts, connect_seconds, read_seconds, _surroundings())
+    def made(self) -> Any:
+        """The client for what the environment says now.
+
+        A fork has its own: connections are not shared with it.
+
+        Raises:
+            BadUri: AWS_ENDPOINT_URL is malformed.
+        """
+        try:
+            return _client(*self._settings, _surroundings())
+        except ValueError as error:
+            raise BadUri("AWS_ENDPOINT_URL is no URL such as http://host:port") from error
+
+    def ask(self, do: Callable[[Any], T]) -> T:
+        """Call it, and look for credentials again where the machine's role did not give them.
+
+        A metadata service throttles when 64 processes of a machine ask at once, and a client that
+        was made without credentials keeps none forever.
+        """
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return do(self.made())
+            except NoCredentialsError:
+                _client.cache_clear()
+                if attempt == self.attempts or not (_has_role() or self.worked_before()):
+                    raise
+                time.sleep(random.uniform(0.2, 0.4) * 2 ** (attempt - 1))  # noqa: S311  # jitter
+        raise AssertionError("unreachable")
+
+    def worked_before(self) -> bool:
+        """Whether a request of this process succeeded, with the same environment."""
+        return _surroundings() in _WITH_SUCCESS
+
+
+def _has_role() -> bool:
+    """Whether a service of the machine or the container may give credentials."""
+    containers = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    if any(name in os.environ for name in containers):
+        return True
+    return os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true"
 
 
 def _surroundings() -> tuple[object, ...]:
@@ -44,18 +101,30 @@ def _changed(path: str) -> int:
 
 @lru_cache(maxsize=8)
 def _client(
-    attempts: int, connect_seconds: float, read_seconds: float, surroundings: tuple[object, ...]
+    attempts: int,
+    connect_seconds: float,
+    read_seconds: float,
+    checksums: Checksums | None,
+    surroundings: tuple[object, ...],
 ) -> Any:
-    session = boto3.session.Session()
-    config = Config(
+    session: Any = boto3.session.Session()
+    config: Any = Config(
         connect_timeout=connect_seconds,
         read_timeout=read_seconds,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=_CONNECTIONS,
+        request_checksum_calculation=checksums,
+        response_checksum_validation=checksums,
     )
     client = session.client("s3", config=config)
     if not client.meta.endpoint_url.endswith(".amazonaws.com"):
         # other servers rarely have a DNS name for each bucket
         path_style = config.merge(Config(s3={"addressing_style": "path"}))
         client = session.client("s3", config=path_style)
+
+    def note(http_response: Any, **_: object) -> None:
+        if http_response.status_code < 400:
+            _WITH_SUCCESS.add(surroundings)
+
+    client.meta.events.register("after-call.s3", note)
     return client

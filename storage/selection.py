@@ -19,18 +19,17 @@ class Selection:
     """A subset of a split. The default selects everything."""
 
     classes: tuple[int, ...] | None = None
-    """Only these classes of the dataset; they become labels 0, 1, ... in this order. Default:
-    all."""
+    """Only these classes of the dataset, as labels 0, 1, ... in this order. Default: all."""
     labels: tuple[int, ...] | None = None
     """Label of each of those classes, where several become one: 0 1 0 1 ... tells odd from even."""
     per_class: int | None = None
-    """At most so many examples a class (few-shot), drawn by `seed`; a larger number contains a
-    smaller one's."""
+    """At most this many examples per class (few-shot), drawn by `seed`: a larger draw contains the
+    smaller ones."""
     samples: int | None = None
-    """At most so many examples in all, drawn by `seed`; a larger number contains a smaller
-    one's."""
+    """At most this many examples in all, drawn by `seed`: a larger draw contains the smaller
+    ones."""
     skip: int = 0
-    """Leave out the first so many of that draw: what a selection of so many samples takes."""
+    """Leave out the first examples of that draw, as many as another selection takes."""
     seed: int = 0
     """Seed of the draw of `per_class` or `samples`."""
 
@@ -117,9 +116,27 @@ def _draw(position: np.ndarray, seed: int) -> np.ndarray:
         return mix64(mix64(position.astype(np.uint64)) ^ salt)
 
 
+def draw_within_class(
+    position: np.ndarray, label: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the samples of each class in an order that follows from position and seed alone.
+
+    Args:
+        position: int [N], of each sample in its split.
+        label: int [N].
+        seed: another seed draws another order.
+
+    Returns:
+        rows int [N], sorted by class and within a class by draw; and the place [N] of each of them
+        in its class's draw, from 0.
+    """
+    rows = np.lexsort((_draw(position, seed), label))
+    starts = np.flatnonzero(np.r_[True, np.diff(label[rows]) != 0])
+    lengths = np.diff(np.r_[starts, len(rows)])
+    return rows, np.arange(len(rows)) - np.repeat(starts, lengths)
+
+
 def _few(position: np.ndarray, label: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """The `per_class` positions of each label with the smallest hash: nested in `per_class`."""
-    by_class = np.lexsort((_draw(position, seed), label))
-    starts = np.flatnonzero(np.r_[True, np.diff(label[by_class]) != 0])
-    rank = np.arange(len(by_class)) - np.repeat(starts, np.diff(np.r_[starts, len(by_class)]))
-    return np.sort(position[by_class[rank < per_class]])
+    """The first `per_class` positions of each label, as they are drawn: nested in `per_class`."""
+    rows, rank = draw_within_class(position, label, seed)
+    return np.sort(position[rows[rank < per_class]])

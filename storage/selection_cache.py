@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.index import SampleIndex, private_folder
+from storage.index import SampleIndex
+from storage.index_files import private_folder
 from storage.selection import Selection, select
 
 _LARGE = 1_000_000

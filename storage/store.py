@@ -5,12 +5,18 @@ from the front and never handed on short; and a write is visible whole or not at
 Keys are relative to the place the store was opened at.
 """
 
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from storage.errors import NotWritable
+from storage.errors import NotWritable, ObjectExists, StorageError
+
+_CONDITIONAL = "VIT_ON_RAY_CONDITIONAL_WRITES"
+ONE_WRITER = f"set {_CONDITIONAL}=off and never run two drivers of one stage at once"
+"""What to do where a place cannot refuse a second writer."""
 
 
 class Traffic:
@@ -59,7 +65,7 @@ class ObjectStore(RangeReader, Protocol):
         ...
 
     def read(self, key: str) -> bytes:
-        """Whole object. Raises ObjectNotFound, Unavailable."""
+        """Whole object, of one version. Raises ObjectNotFound, Unavailable."""
         ...
 
     def size(self, key: str) -> int:
@@ -84,7 +90,11 @@ class ObjectStore(RangeReader, Protocol):
         ...
 
     def download(self, key: str, local_path: str | Path) -> None:
-        """Copy an object to a local file, which appears whole or not at all."""
+        """Copy an object to a local file, which appears whole or not at all.
+
+        Raises ObjectNotFound, ObjectChanged (replaced meanwhile), Unavailable (also for a local
+        disk that is full).
+        """
         ...
 
     def local(self, key: str, folder: Path) -> Path:
@@ -99,18 +109,44 @@ class ObjectStore(RangeReader, Protocol):
         """Remove an object; one that is not there is no error."""
         ...
 
+    def sweep(self, folder: str = "") -> None:
+        """Remove what killed writers left in a folder, where no other writer is left in it."""
+        ...
+
     def check_writable(self) -> None:
-        """Write, read and delete a probe; raises NotWritable within about ten seconds."""
+        """Write, read and delete a probe, and see that a second writer is refused.
+
+        Raises NotWritable within about ten seconds, with the reason and what mends it.
+        """
         ...
 
 
+def conditional_writes() -> bool:
+    """Whether places refuse the second of two writers, as they do unless the user says no."""
+    return os.environ.get(_CONDITIONAL, "").lower() not in ("off", "0", "false", "no")
+
+
 def probe(store: ObjectStore, name: str) -> None:
-    """Write, read back and delete one small object."""
-    data = b"vit-on-ray write probe " + name.encode()
-    store.write(name, data)
-    found = store.read(name)
+    """Write one small object, read it back, try to replace it with `if_absent`, delete it.
+
+    A commit is such a write: a place that cannot do it would lose a training at its last step.
+    """
+    first, second = (f"vit-on-ray write probe {name} {number}".encode() for number in (1, 2))
+    store.write(name, first, if_absent=True)
+    try:
+        found = store.read(name)
+        if found != first:
+            raise NotWritable(
+                f"{store.uri}: a probe came back with other bytes ({len(found)} of {len(first)})"
+            )
+        with suppress(ObjectExists):
+            store.write(name, second, if_absent=True)
+            raise NotWritable(
+                f"{store.uri} lets a second writer replace an object: it ignores If-None-Match, by"
+                f" which a result is written once. Name another storage root, or {ONE_WRITER}"
+            )
+    except StorageError:
+        with suppress(StorageError):  # the first failure is the one to tell
+            store.delete(name)
+        raise
     store.delete(name)
-    if found != data:
-        raise NotWritable(
-            f"{store.uri}: a probe came back with other bytes ({len(found)} of {len(data)})"
-        )

@@ -1,5 +1,4 @@
-"""Ray Data runs the plan: tasks anywhere in the cluster read, check and decode; blocks arrive in
-order.
+"""Ray Data runs the plan: tasks anywhere read, check and decode; blocks arrive in order.
 
 A plan item is one integer. Item i stands for some consecutive steps of one rank; the task that gets
 it computes which samples those are (`order.py`), reads them and returns one block. Consumed by
@@ -13,7 +12,8 @@ quarter of the throughput goes into moving blocks.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import ray
@@ -74,9 +74,7 @@ def train_stream(
     if not 0 <= start_step < stop_step:
         raise BadOrder(f"steps {start_step}..{stop_step} are no steps")
     dataset = load_dataset(spec.dataset)
-    open_stream(
-        spec, dataset.digest
-    )  # the errors of a wrong spec belong to the caller, not to a task
+    spec = _resolved(spec, dataset)  # the errors of a wrong spec belong to the caller
     rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
     steps_per_block = max(1, min(rows_per_block // rows, stop_step - start_step))
     groups = -(-(stop_step - start_step) // steps_per_block)
@@ -112,6 +110,7 @@ def eval_stream(
     nothing is evaluated twice in its place.
     """
     dataset = load_dataset(spec.dataset)
+    spec = _resolved(spec, dataset)
     samples = open_stream(spec, dataset.digest).samples
     batch_rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
     batches = -(-samples // spec.global_batch)  # of each rank
@@ -123,10 +122,16 @@ def eval_stream(
     return blocks_in_order(plan.block, blocks, num_cpus, ahead_bytes=ahead, nodes=nodes)
 
 
+def _resolved(spec: StreamSpec, dataset: Dataset) -> StreamSpec:
+    """The same stream, with the length of its runs: no task chooses it anew from the labels."""
+    return replace(spec, run_samples=order_of(spec, dataset).run_samples)
+
+
 def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> int:
-    """Room for blocks that wait: enough for all CPUs to stay busy and every rank to be served,
-    the same however long the stream is."""
-    at_work = ray.cluster_resources().get("CPU", 1.0) / num_cpus
+    """Room for blocks that wait: all CPUs stay busy and every rank is served, however long the
+    stream is."""
+    cluster: Any = ray
+    at_work = float(cluster.cluster_resources().get("CPU", 1.0)) / num_cpus
     blocks = max(_AHEAD_BLOCKS * world_size, 4 * int(at_work))
     return max(_AHEAD_BYTES, blocks * rows * 3 * spec.crop.image_size**2)
 

@@ -1,5 +1,4 @@
-"""Numbered tasks on Ray Data: one block an item, in the order of the items, planned as they are
-due.
+"""Numbered tasks on Ray Data: a block per item, in the order of the items, planned when due.
 
 Ray makes an object of every block it is going to read before it reads the first: a run of a million
 steps would spend minutes on that. Here the plan is a range of integers.
@@ -37,7 +36,8 @@ def blocks_in_order(
     Ray's label selector for where tasks may run."""
     # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
     # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
-    source = ray.data.read_datasource(
+    data: Any = ray.data  # its types leave out those of the rows
+    source = data.read_datasource(
         _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
     )
     run: Any = _blocks  # Ray's type for functions leaves out fn_kwargs
@@ -77,8 +77,7 @@ class _Items(Datasource):
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """As few tasks as hold all items; equal ones, so that Ray's split factor gives single
-        rows."""
+        """As few tasks as hold all items, of equal size: Ray's split factor gives single rows."""
         tasks = -(-self._items // _ITEMS_PER_READ_TASK)
         edges = [self._items * i // tasks for i in range(tasks + 1)]
         return [
@@ -95,5 +94,6 @@ class _Items(Datasource):
         ]
 
 
-def _item_rows(start: int, stop: int) -> list[pyarrow.Table]:
-    return [pyarrow.table({"item": np.arange(start, stop, dtype=np.int64)})]
+def _item_rows(start: int, stop: int) -> list[Any]:
+    arrow: Any = pyarrow
+    return [arrow.table({"item": np.arange(start, stop, dtype=np.int64)})]

@@ -51,6 +51,10 @@ def parse(uri: str) -> Place:
 
 def _parse_file(uri: str) -> Place:
     parts = urlsplit(uri)
+    if "?" in uri or "#" in uri:  # a URL ends its path there: /data/run#1 would be /data/run
+        raise BadUri(
+            "'?' and '#' end the path of a file: URL; write %3F and %23, or the path without file:"
+        )
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise BadUri(f"file: needs an absolute path on this machine (file:///path); {_ACCEPTED}")
     return Place(bucket=None, path=str(Path(unquote(parts.path)).absolute()))

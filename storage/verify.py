@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from hashlib import sha256
 
 import numpy as np
 
-from storage.dataset import Dataset, Shard
+from storage.checksum import sha256_object
+from storage.dataset import Dataset
 from storage.errors import BadInput, BadSample
 from storage.index import SampleIndex, load_index
 from storage.reader import Damaged, read_samples
 from storage.store import ObjectStore
 
-_CHUNK_BYTES = 8 << 20
 Progress = Callable[[str], None]
 
 
@@ -42,7 +41,7 @@ def _check(store: ObjectStore, index: SampleIndex, number: int) -> list[BadInput
     shard = index.shards[number]
     rows = np.flatnonzero(index.rows["shard"] == number)
     try:
-        if _sha256(store, shard) == shard.sha256 and len(rows) == shard.samples:
+        if sha256_object(store, shard.name) == shard.sha256 and len(rows) == shard.samples:
             return []
     except BadInput as error:
         return [error]
@@ -50,15 +49,6 @@ def _check(store: ObjectStore, index: SampleIndex, number: int) -> list[BadInput
     return damaged or [
         BadSample(shard.name, "-", "its checksum differs, though every indexed sample is intact")
     ]
-
-
-def _sha256(store: ObjectStore, shard: Shard) -> str:
-    """Checksum of the whole object as it is now."""
-    digest = sha256()
-    size = store.size(shard.name)
-    for start in range(0, size, _CHUNK_BYTES):
-        digest.update(store.read_range(shard.name, start, min(start + _CHUNK_BYTES, size)))
-    return digest.hexdigest()
 
 
 def _damaged(store: ObjectStore, index: SampleIndex, rows: np.ndarray) -> Iterator[BadInput]:

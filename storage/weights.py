@@ -1,37 +1,33 @@
-"""What one stage leaves for the next: weights.safetensors, and a manifest written last.
+"""What one stage leaves for the next: its weights, and a manifest written last (`commits`).
 
-    <uri>/weights.safetensors       timm key names, float32
-          weights_ema.safetensors   where the recipe keeps an average
-          manifest.json             written LAST: its presence is the commit
+    <uri>/weights-<sha256, 12 digits>.safetensors       timm key names, float32
+          weights_ema-<sha256, 12 digits>.safetensors   where the recipe keeps an average
+          manifest.json                                 "files": weights.safetensors -> "name", ...
 
-A folder without manifest.json is not there, whatever else lies in it; a commit is never
-overwritten.
+The names of the files tell two writers of one attempt apart: each uploads its own, and the manifest
+that comes first names those it belongs to. Older manifests have no "name" and mean the file
+weights.safetensors.
 """
 
-import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from storage.checksum import sha256_file
-from storage.errors import (
-    BadInput,
-    CorruptWeights,
-    ObjectExists,
-    ObjectNotFound,
-    WeightsExist,
-    WeightsNotFound,
-)
+from storage.commits import MANIFEST, check_finite, fetch, publish, read_manifest
+from storage.errors import BadInput, StorageError, WeightsExist, WeightsNotFound
 from storage.objects import open_store
 from storage.store import ObjectStore
+from storage.tensors import load_tensors, save_tensors
 from storage.uri import join
 
-MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+__all__ = ["MANIFEST", "commit", "committed", "file_name", "read_manifest", "read_weights"]
 
 
 def commit(
@@ -43,68 +39,71 @@ def commit(
 ) -> dict[str, Any]:
     """Write the weights, then the manifest; return the manifest as written.
 
-    `manifest` gains the key "files": name -> {"bytes", "sha256"}. Tensors are float32, any device.
+    `manifest` gains the key "files": name -> {"name", "bytes", "sha256"}. Tensors are float32, any
+    device. Nothing is uploaded where weights or metrics are not finite.
     Raises WeightsExist where weights are already committed, BadInput, Unavailable.
     """
     store = open_store(uri)
     if store.exists(MANIFEST):
         raise WeightsExist(f"{store.uri} is committed already, and a commit is never overwritten")
-    files = {"weights.safetensors": _put(store, "weights.safetensors", tensors)}
-    if ema is not None:
-        files["weights_ema.safetensors"] = _put(store, "weights_ema.safetensors", ema)
-    return publish(uri, manifest, files)
-
-
-def publish(
-    uri: str, manifest: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Commit files that lie there already, name -> {"bytes", "sha256"}; return the manifest.
-
-    Raises WeightsExist, BadInput, Unavailable.
-    """
-    store = open_store(uri)
-    whole = {**manifest, "files": files}
-    text = json.dumps(whole, indent=1, allow_nan=False)
+    check_finite(uri, manifest)
+    kinds = {"weights": tensors} | ({"weights_ema": ema} if ema is not None else {})
+    for kind in kinds.values():
+        _check(store, kind)
+    files = {f"{kind}.safetensors": _put(store, kind, found) for kind, found in kinds.items()}
     try:
-        store.write(MANIFEST, text.encode() + b"\n", if_absent=True)
-    except ObjectExists:
-        raise WeightsExist(
-            f"{store.uri} was committed by another writer at the same time; its files may now be"
-            " ours: compare the checksums, and give each attempt a place of its own"
-        ) from None
-    return whole
+        written = publish(uri, manifest, files)
+    except WeightsExist:
+        with suppress(StorageError):  # the reason why there is no commit is the one to tell
+            _remove_unnamed(uri, store, files)
+        raise
+    try:
+        store.sweep()
+    except StorageError as error:  # the commit stands; what is left behind only takes room
+        _log.warning("what killed writers left at %s could not be removed: %s", store.uri, error)
+    return written
 
 
-def _put(store: ObjectStore, name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    ready = {key: _ready(store, key, tensor) for key, tensor in tensors.items()}
-    with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
-        path = Path(folder) / name
-        save_file(ready, path)
-        store.upload(name, path)
-        return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def file_name(manifest: Mapping[str, Any], file: str = "weights.safetensors") -> str:
+    """Where a file of a commit lies, beside its manifest."""
+    return str(manifest["files"][file].get("name", file))
 
 
-def _ready(store: ObjectStore, key: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype != torch.float32:
-        raise BadInput(f"tensor {key!r} for {store.uri} is {tensor.dtype}: weights are float32")
+def _check(store: ObjectStore, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what is no weight before anything is uploaded. Raises BadInput."""
+    for key, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise BadInput(f"tensor {key!r} for {store.uri} is {tensor.dtype}: weights are float32")
+    bad = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise BadInput(
+            f"nothing was committed at {store.uri}: {', '.join(bad[:3])}{more} hold NaN or infinite"
+            " values; lower optim.peak_lr or set optim.clip_norm"
+        )
+
+
+def _put(store: ObjectStore, kind: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     # clone: safetensors refuses tensors that share memory
-    return tensor.detach().to("cpu").contiguous().clone()
+    ready = {key: tensor.detach().to("cpu").contiguous().clone() for key, tensor in tensors.items()}
+    with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
+        path = Path(folder) / f"{kind}.safetensors"
+        save_tensors(ready, path)
+        sha256 = sha256_file(path)
+        name = f"{kind}-{sha256[:12]}.safetensors"
+        store.upload(name, path)
+        return {"name": name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
-def read_manifest(uri: str) -> dict[str, Any] | None:
-    """The manifest, or None where nothing is committed. Raises CorruptWeights, Unavailable."""
-    store = open_store(uri)
-    try:
-        data = store.read(MANIFEST)
-    except ObjectNotFound:
-        return None
-    try:
-        manifest = json.loads(data)
-        files = manifest["files"]
-        assert all("bytes" in entry and "sha256" in entry for entry in files.values())
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        raise CorruptWeights(f"{store.uri}/{MANIFEST} is not a manifest of weights") from None
-    return manifest
+def _remove_unnamed(uri: str, store: ObjectStore, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remove the files of a writer that came second, where the commit does not name them too."""
+    manifest = read_manifest(uri)
+    if manifest is None:
+        return
+    named = {file_name(manifest, file) for file in manifest["files"]}
+    for entry in files.values():
+        if entry["name"] not in named:
+            store.delete(entry["name"])
 
 
 def read_weights(
@@ -125,46 +124,7 @@ def read_weights(
         )
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
         path = fetch(store, file, manifest["files"][file], Path(folder))
-        try:
-            return load_file(path), manifest
-        except SafetensorError as error:
-            raise CorruptWeights(f"{store.uri}/{file} is not safetensors: {error}") from None
-
-
-def verify(uri: str) -> None:
-    """Read every file of a commit. Raises WeightsNotFound, CorruptWeights, Unavailable."""
-    manifest = read_manifest(uri)
-    store = open_store(uri)
-    if manifest is None:
-        raise WeightsNotFound(f"no committed weights under {store.uri}: it has no {MANIFEST}")
-    for file, promised in manifest["files"].items():
-        with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
-            fetch(store, file, promised, Path(folder))
-
-
-def fetch(store: ObjectStore, file: str, promised: Mapping[str, Any], folder: Path) -> Path:
-    """A local file that has the promised size and checksum: the store's own, or a copy in `folder`.
-
-    Raises CorruptWeights, Unavailable.
-    """
-    try:
-        path = store.local(file, folder)
-    except ObjectNotFound:
-        raise CorruptWeights(f"{store.uri}/{file} is missing, its manifest is not") from None
-    _check(f"{store.uri}/{file}", path, promised)
-    return path
-
-
-def _check(where: str, path: Path, promised: Mapping[str, Any]) -> None:
-    size, sha256 = path.stat().st_size, sha256_file(path)
-    if size != promised["bytes"]:
-        raise CorruptWeights(f"{where} has {size} bytes, its manifest says {promised['bytes']}")
-    if sha256 != promised["sha256"]:
-        raise CorruptWeights(
-            f"{where} has sha256 {sha256}, its manifest says {promised['sha256']}: it is torn or "
-            "was "
-            "changed"
-        )
+        return load_tensors(path, f"{store.uri}/{file_name(manifest, file)}"), manifest
 
 
 def committed(uri: str) -> list[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3 import S3Server, running_s3
+from cluster.local.s3 import S3Server, running_s3
 
 
 @pytest.fixture(scope="session", autouse=True)

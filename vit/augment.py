@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vit.errors import BadModel
 from vit.losses import one_hot
 from vit.randaugment import rand_augment
 
@@ -21,25 +22,26 @@ _MIX, _ERASE, _RANDAUGMENT = 1, 2, 3
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What happens to training images after crop and flip; zeros are off."""
+    """Augmentation of training images after crop and flip; 0 switches each one off."""
 
     mixup: float = 0.0
-    """Alpha of mixup's Beta distribution (arXiv:1710.09412); 0 is off."""
+    """Alpha of the Beta distribution of mixup (arXiv:1710.09412)."""
     cutmix: float = 0.0
-    """Alpha of cutmix's Beta distribution (arXiv:1905.04899); with mixup too, a coin decides."""
+    """Alpha of the Beta distribution of cutmix (arXiv:1905.04899). If mixup is on too, each pair
+    gets one of the two, with equal probability."""
     randaugment_layers: int = 0
-    """RandAugment operations an image (arXiv:1909.13719); 0 is off."""
+    """Number of RandAugment operations per image (arXiv:1909.13719)."""
     randaugment_magnitude: float = 10.0
-    """Strength of RandAugment's operations, usually 5 to 30."""
+    """Strength of the RandAugment operations, usually 5 to 30."""
     random_erasing: float = 0.0
-    """Probability of erasing a rectangle (arXiv:1708.04896); 0 is off."""
+    """Probability of erasing a rectangle (arXiv:1708.04896)."""
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix", "randaugment_layers", "randaugment_magnitude"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+                raise BadModel(f"{name} must not be negative, found {getattr(self, name)}")
         if not 0 <= self.random_erasing <= 1:
-            raise ValueError(f"random_erasing must be in [0, 1], found {self.random_erasing}")
+            raise BadModel(f"random_erasing must be in [0, 1], found {self.random_erasing}")
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ def augment_batch(
 
     `sample_index` and `epoch` are int64 [B]. Targets are the labels, int64 [B], or with mixup or
     cutmix distributions, float32 [B, num_classes].
-    Raises ValueError if samples shall be mixed and the batch is odd.
+    Raises BadModel if samples shall be mixed and the batch is odd.
     """
     keys = list(zip(epoch.tolist(), sample_index.tolist(), strict=True))
     if config.randaugment_layers:
@@ -80,7 +82,7 @@ def augment_batch(
     if not config.mixup and not config.cutmix:
         return pixels, labels
     if len(keys) % 2:
-        raise ValueError(f"mixup and cutmix pair neighbours: {len(keys)} samples are not even")
+        raise BadModel(f"mixup and cutmix pair neighbours: {len(keys)} samples are not even")
     rngs = [_rng(seed, *key, _MIX) for key in keys[::2]]
     return _mix(pixels, one_hot(labels, num_classes), rngs, config)
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from vit.errors import BadModel
+
 __all__ = ["BiTConfig", "Config", "ViTConfig", "config_from_dict"]
 
 Pool = Literal["token", "gap", "map"]
@@ -23,49 +25,52 @@ class ViTConfig:
     """One Vision Transformer: sizes, head, position embedding, regularisation."""
 
     family: Literal["vit"] = "vit"
-    """Tells the model families apart in a manifest; leave it."""
+    """Name of the model family in a manifest. Do not change it."""
     image_size: int | tuple[int, int] = 224
     """Image side in pixels, or (height, width)."""
     patch_size: int = 16
-    """Patch side in pixels; with a ResNet stem, in pixels of its feature map."""
+    """Patch side in pixels of the image, or of the ResNet stem's feature map if there is a stem."""
     stem_blocks: tuple[int, ...] = ()
-    """Hybrids: bottlenecks in each stage of the ResNet under the patches; empty has none."""
+    """For hybrids, the number of bottlenecks in each stage of the ResNet stem; empty means no
+    stem."""
     stem_width_factor: int = 1
-    """Hybrids: width of that ResNet, in 64 channels."""
+    """For hybrids, the width of the ResNet stem in multiples of 64 channels."""
     in_channels: int = 3
     """Channels of the image."""
     width: int = 768
-    """Length of a token."""
+    """Channels of each token (the embedding dimension)."""
     depth: int = 12
     """Number of blocks."""
     heads: int = 12
-    """Attention heads in a block; divides width."""
+    """Attention heads per block. `width` must be divisible by it."""
     mlp_dim: int = 3072
-    """Hidden units of a block's MLP."""
+    """Hidden units of the MLP in each block."""
     num_classes: int = 1000
-    """Classes of the head; 0 leaves the head out."""
+    """Number of classes of the head; 0 means no head."""
     pool: Pool = "token"
-    """What the head reads: class token, mean of the patches (gap), attention pooling (map)."""
+    """Input of the head: the class token, the mean of the patches (gap) or attention pooling
+    (map)."""
     head: Head = "linear"
-    """One linear layer, or the paper's pre-training head: linear, tanh, linear."""
+    """Kind of head: one linear layer, or the paper's pre-training head (linear, tanh, linear)."""
     pos_embed: PosEmbed = "learned-1d"
-    """Position embedding; the paper's Table 8 compares them."""
+    """Kind of position embedding; Table 8 of the paper compares them."""
     pos_embed_prefix: bool = True
-    """Whether a learned-1d table has rows for class and register tokens too (big_vision: no)."""
+    """Whether a learned-1d table also has rows for class and register tokens (not in
+    big_vision)."""
     registers: int = 0
-    """Register tokens (arXiv:2309.16588), between the class token and the patches."""
+    """Number of register tokens (arXiv:2309.16588), between the class token and the patches."""
     fc_norm: bool = False
-    """Put the final LayerNorm after the pooling instead of before (timm's `fc_norm`)."""
+    """Apply the final LayerNorm after the pooling instead of before it (timm's `fc_norm`)."""
     gelu: Literal["tanh", "exact"] = "tanh"
-    """GELU's tanh approximation is the reference's; the exact one is timm's and Hugging Face's."""
+    """Form of GELU: the tanh approximation of the reference, or the exact one of timm."""
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm."""
     dropout: float = 0.0
-    """Dropout after the position embedding, after attention's output and in the MLP."""
+    """Dropout rate after the position embedding, after the attention output and in the MLP."""
     drop_path: float = 0.0
-    """Stochastic depth of the last block, growing linearly from 0 at the first."""
+    """Stochastic depth rate of the last block; it grows linearly from 0 at the first block."""
     head_bias_init: float = 0.0
-    """Bias of a new head: -10 suits a sigmoid loss over 21k classes, -6.9 over 1k."""
+    """Initial bias of the head. -10 suits a sigmoid loss over 21k classes, -6.9 over 1k."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "patch_size", "in_channels", "width", "depth", "heads", "mlp_dim")
@@ -73,24 +78,24 @@ class ViTConfig:
         _at_least(0, self, "num_classes", "registers")
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), found {getattr(self, name)}")
+                raise BadModel(f"{name} must be in [0, 1), found {getattr(self, name)}")
         if self.norm_eps <= 0:
-            raise ValueError(f"norm_eps must be positive, found {self.norm_eps}")
+            raise BadModel(f"norm_eps must be positive, found {self.norm_eps}")
         size, step = self.image_size, self.patch_pixels
         if any(side < 1 or side % step for side in self.image_hw):
             times = f" times the stem's {self.stem_stride}" if self.stem_blocks else ""
-            raise ValueError(
+            raise BadModel(
                 f"image_size {size} is not a multiple of patch_size {self.patch_size}{times}"
             )
         if any(length < 1 for length in self.stem_blocks):
-            raise ValueError(f"stem_blocks {self.stem_blocks} has a stage without blocks")
+            raise BadModel(f"stem_blocks {self.stem_blocks} has a stage without blocks")
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise BadModel(f"width {self.width} is not a multiple of heads {self.heads}")
         parts = {"sincos-2d": 4, "learned-2d": 2}.get(self.pos_embed, 1)
         if self.width % parts:
-            raise ValueError(f"pos_embed {self.pos_embed} needs width {self.width} % {parts} == 0")
+            raise BadModel(f"pos_embed {self.pos_embed} needs width {self.width} % {parts} == 0")
         if self.fc_norm and self.pool == "map":
-            raise ValueError("fc_norm has no place with pool 'map', which has a norm of its own")
+            raise BadModel("fc_norm has no place with pool 'map', which has a norm of its own")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -130,9 +135,9 @@ class BiTConfig:
     """One BiT ResNet (arXiv:1912.11370), the paper's baseline."""
 
     family: Literal["bit"] = "bit"
-    """Tells the model families apart in a manifest; leave it."""
+    """Name of the model family in a manifest. Do not change it."""
     image_size: int | tuple[int, int] = 224
-    """Image side in pixels, or (height, width); the weights fit any."""
+    """Image side in pixels, or (height, width). The weights fit any size."""
     in_channels: int = 3
     """Channels of the image."""
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -140,7 +145,7 @@ class BiTConfig:
     width_factor: int = 1
     """Width, in 64 channels of the stem."""
     num_classes: int = 1000
-    """Classes of the head; 0 leaves the head out."""
+    """Number of classes of the head; 0 means no head."""
     head_bias_init: float = 0.0
     """Bias of a new head."""
 
@@ -148,9 +153,9 @@ class BiTConfig:
         _at_least(1, self, "in_channels", "width_factor")
         _at_least(0, self, "num_classes")
         if not self.blocks or any(length < 1 for length in self.blocks):
-            raise ValueError(f"blocks {self.blocks} must have a stage, and blocks in each")
+            raise BadModel(f"blocks {self.blocks} must have a stage, and blocks in each")
         if any(side < 1 for side in self.image_hw):
-            raise ValueError(f"image_size must be at least 1, found {self.image_size}")
+            raise BadModel(f"image_size must be at least 1, found {self.image_size}")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -171,7 +176,7 @@ Config = ViTConfig | BiTConfig
 def _at_least(least: int, config: Config, *names: str) -> None:
     for name in names:
         if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, found {getattr(config, name)}")
+            raise BadModel(f"{name} must be at least {least}, found {getattr(config, name)}")
 
 
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -181,14 +186,14 @@ def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Rebuild a config from `dataclasses.asdict`, also after JSON made lists of its tuples.
 
-    Raises ValueError naming unknown keys, so that a manifest of another version is not misread.
+    Raises BadModel naming unknown keys, so that a manifest of another version is not misread.
     """
     family = values.get("family", "vit")
     if family not in _FAMILIES:
-        raise ValueError(f"unknown model family {family!r}; known: {sorted(_FAMILIES)}")
+        raise BadModel(f"unknown model family {family!r}; known: {sorted(_FAMILIES)}")
     known = {field.name for field in fields(_FAMILIES[family])}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"unknown {family} config keys {unknown}; known: {sorted(known)}")
+        raise BadModel(f"unknown {family} config keys {unknown}; known: {sorted(known)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return _FAMILIES[family](**given)
 

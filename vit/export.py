@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig
+from vit.errors import BadModel
 from vit.surgery import check_state_dict
 
 _HALF = [0.5, 0.5, 0.5]
@@ -48,7 +49,7 @@ _HUGGING_FACE_TOP = {
 def export_timm(weights: Mapping[str, Tensor], config: Config, folder: Path) -> None:
     """Write `model.safetensors` and `config.json` for `timm.create_model("local-dir:FOLDER")`.
 
-    Raises ValueError for what timm's models have no place for.
+    Raises BadModel for what timm's models have no place for.
     """
     check_state_dict(weights, config)
     architecture, arguments = _timm_arguments(config)
@@ -81,14 +82,14 @@ def export_hugging_face(
 ) -> None:
     """Write a folder for `AutoModelForImageClassification.from_pretrained(FOLDER)`.
 
-    Raises ValueError for what Hugging Face's ViT has no place for, and for a wrong number of names.
+    Raises BadModel for what Hugging Face's ViT has no place for, and for a wrong number of names.
     """
     check_state_dict(weights, config)
     _refuse("Hugging Face's ViT", config, pool="token", pos_embed="learned-1d", head="linear")
     assert isinstance(config, ViTConfig)
     names = list(class_names or (f"LABEL_{i}" for i in range(config.num_classes)))
     if len(names) != config.num_classes:
-        raise ValueError(f"{len(names)} class names for {config.num_classes} classes")
+        raise BadModel(f"{len(names)} class names for {config.num_classes} classes")
     size = list(config.image_hw)
     described = {
         "architectures": ["ViTForImageClassification"],
@@ -178,11 +179,11 @@ def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
     if isinstance(config, BiTConfig):
         key = (config.blocks, config.width_factor)
         if key not in _TIMM_BIT or config.in_channels != 3:
-            raise ValueError(f"timm has no BiT of blocks {key[0]} and width_factor {key[1]}")
+            raise BadModel(f"timm has no BiT of blocks {key[0]} and width_factor {key[1]}")
         return _TIMM_BIT[key], {}
     _refuse("timm's ViT", config, head="linear")
     if config.pos_embed not in ("learned-1d", "none"):
-        raise ValueError(f"timm's ViT has no place for pos_embed {config.pos_embed!r}")
+        raise BadModel(f"timm's ViT has no place for pos_embed {config.pos_embed!r}")
     arguments = {
         "img_size": list(config.image_hw),
         "patch_size": config.patch_size,
@@ -205,9 +206,9 @@ def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
 
 
 def _refuse(whose: str, config: Config, **wanted: str) -> None:
-    """Raise ValueError naming each field that is not as `whose` models are."""
+    """Raise BadModel naming each field that is not as `whose` models are."""
     if not isinstance(config, ViTConfig):
-        raise ValueError(f"{whose} has no place for a {config.family}")
+        raise BadModel(f"{whose} has no place for a {config.family}")
     found = {name: getattr(config, name) for name in wanted}
     if "pool" in wanted:  # the strictest of them
         wanted, found = wanted | {"registers": "0"}, found | {"registers": str(config.registers)}
@@ -217,7 +218,7 @@ def _refuse(whose: str, config: Config, **wanted: str) -> None:
     if config.stem_blocks:
         different.append(f"stem_blocks {config.stem_blocks}")
     if different:
-        raise ValueError(f"{whose} has no place for {', '.join(different)}")
+        raise BadModel(f"{whose} has no place for {', '.join(different)}")
 
 
 def _hugging_face_names(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -12,47 +12,50 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from vit.errors import BadModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How weights move: optimiser, learning-rate schedule, decay, clipping, averaging."""
+    """Optimizer, learning-rate schedule, weight decay, clipping and averaging."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with momentum (whose weight decay is the classical, coupled one)."""
+    """Optimizer: AdamW, or SGD with momentum, whose weight decay is the classical coupled one."""
     peak_lr: float = 1e-3
     """Learning rate after warm-up."""
     weight_decay: float = 0.0
-    """Decay of kernels; biases, norms, class token and position table have none."""
+    """Weight decay of kernels. It is not applied to biases, norms, class token and positions."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's running averages."""
+    """Decay rates of the two running averages of AdamW."""
     eps: float = 1e-8
-    """AdamW's epsilon."""
+    """Epsilon of AdamW."""
     momentum: float = 0.9
-    """SGD's momentum."""
+    """Momentum of SGD."""
     clip_norm: float = 0.0
-    """Largest global norm of the gradient; 0 leaves it alone."""
+    """Largest global norm of the gradient; 0 does not clip."""
     schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"
-    """Shape of the rate after warm-up."""
+    """Shape of the learning rate after warm-up."""
     warmup_steps: int = 0
-    """Steps from 0 up to the peak."""
+    """Steps in which the learning rate rises from 0 to `peak_lr`."""
     cooldown_steps: int = 0
-    """Steps of a final linear descent to 0, on top of the schedule."""
+    """Steps of a final linear descent to 0, multiplied onto the schedule."""
     end_lr: float = 0.0
-    """Where linear and cosine end."""
+    """Final learning rate of the linear and cosine schedules."""
     rsqrt_timescale_steps: int = 10_000
-    """Timescale of rsqrt: the rate halves in three of these."""
+    """Timescale of the rsqrt schedule: the rate halves after three timescales."""
     layer_decay: float = 1.0
-    """Factor on the rate for each layer further from the head; 1 treats all alike."""
+    """Factor on the learning rate per layer, counted from the head down; 1 means no decay."""
     ema_decay: float | None = None
-    """Decay of the running average of the weights (0.9999 in the paper); none keeps no average."""
+    """Decay of the Polyak average of the weights (0.9999 in the paper). If null, no average is
+    kept."""
 
     def __post_init__(self) -> None:
         for name in ("peak_lr", "eps", "layer_decay", "rsqrt_timescale_steps"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+                raise BadModel(f"{name} must be positive, found {getattr(self, name)}")
         for name in ("weight_decay", "clip_norm", "warmup_steps", "cooldown_steps", "end_lr"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+                raise BadModel(f"{name} must not be negative, found {getattr(self, name)}")
         for name, value in (
             ("betas[0]", self.betas[0]),
             ("betas[1]", self.betas[1]),
@@ -60,21 +63,21 @@ class OptimConfig:
             ("ema_decay", self.ema_decay or 0.0),
         ):
             if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), found {value}")
+                raise BadModel(f"{name} must be in [0, 1), found {value}")
         if self.layer_decay > 1:
-            raise ValueError(f"layer_decay must be in (0, 1], found {self.layer_decay}")
+            raise BadModel(f"layer_decay must be in (0, 1], found {self.layer_decay}")
         if self.end_lr > self.peak_lr:
-            raise ValueError(f"end_lr {self.end_lr} is above peak_lr {self.peak_lr}")
+            raise BadModel(f"end_lr {self.end_lr} is above peak_lr {self.peak_lr}")
 
 
 def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
     """Learning rate of update `step` in [0, total_steps).
 
-    Raises ValueError if warm-up and cool-down do not fit into `total_steps`.
+    Raises BadModel if warm-up and cool-down do not fit into `total_steps`.
     """
     warmup, cooldown = config.warmup_steps, config.cooldown_steps
     if warmup + cooldown > total_steps:
-        raise ValueError(
+        raise BadModel(
             f"warmup_steps {warmup} + cooldown_steps {cooldown} exceed the {total_steps} steps"
         )
     progress = min(max((step - warmup) / max(total_steps - warmup, 1), 0.0), 1.0)

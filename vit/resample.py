@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vit.errors import BadModel
+
 Convention = Literal["align-corners", "half-pixel", "bicubic-antialias"]
 
 _INTERPOLATE: dict[Convention, dict[str, Any]] = {
@@ -32,11 +34,11 @@ def resize_position_table(
 ) -> Tensor:
     """Resize [1, P + h*w, D] to [1, P + h'*w', D]; the P prefix rows stay as they are.
 
-    Raises ValueError if the table has not P + h*w rows.
+    Raises BadModel if the table has not P + h*w rows.
     """
     rows, columns = old_grid
     if table.ndim != 3 or table.shape[1] != num_prefix_tokens + rows * columns:
-        raise ValueError(
+        raise BadModel(
             f"position table {tuple(table.shape)} does not hold {num_prefix_tokens} prefix rows "
             f"and a {rows}x{columns} grid"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vit.build import build_model
 from vit.config import Config, ViTConfig
+from vit.errors import BadModel
 from vit.init import init_tensor_
 from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
@@ -38,7 +39,7 @@ def adapt_state_dict(
     kernel follows the patch size by its pseudo-inverse, and the channels as in timm: a grey image
     gives what it gave as RGB. A head of other classes or another kind is reset: zero kernel, bias
     `target.head_bias_init`. So is any head with `reset_head`, for another task of as many classes.
-    Raises ValueError for unknown, missing or misshapen keys and for changes no surgery can make.
+    Raises BadModel for unknown, missing or misshapen keys and for changes no surgery can make.
     """
     check_state_dict(weights, source)
     changes = _other_function(source, target)
@@ -54,7 +55,7 @@ def adapt_state_dict(
 
 
 def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
-    """Raise ValueError if a key is unknown, missing or misshapen for `config`'s model."""
+    """Raise BadModel if a key is unknown, missing or misshapen for `config`'s model."""
     expected = build_model(config, device="meta").state_dict()
     problems = [f"unknown {name}" for name in weights.keys() - expected.keys()]
     problems += [f"missing {name}" for name in expected.keys() - weights.keys()]
@@ -67,13 +68,13 @@ def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
         # Shapes first: they tell more than what follows from them.
         problems.sort(key=lambda problem: (problem.startswith(("unknown", "missing")), problem))
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"weights do not fit the model: {'; '.join(problems[:3])}{more}")
+        raise BadModel(f"weights do not fit the model: {'; '.join(problems[:3])}{more}")
 
 
 def _other_function(source: Config, target: Config) -> list[str]:
     """Lines for what makes another function of the same weights; raises for what needs others."""
     if source.family != target.family:
-        raise ValueError(f"cannot turn a {source.family} into a {target.family}")
+        raise BadModel(f"cannot turn a {source.family} into a {target.family}")
     different = {
         field.name: (getattr(source, field.name), getattr(target, field.name))
         for field in fields(source)
@@ -85,9 +86,7 @@ def _other_function(source: Config, target: Config) -> list[str]:
             f"{name} {different[name][0]} into {different[name][1]}" for name in others
         )
         asked = " ".join(_option(name, different[name][0]) for name in others)
-        raise ValueError(
-            f"cannot turn {turns}: other weights altogether - for the weights' {asked}"
-        )
+        raise BadModel(f"cannot turn {turns}: other weights altogether - for the weights' {asked}")
     return [f"{name} {old} -> {new}" for name, (old, new) in different.items()]
 
 
@@ -104,7 +103,7 @@ def _adapt_patches(weights: dict[str, Tensor], source: ViTConfig, target: ViTCon
     if old == new:
         return []
     if source.stem_blocks:
-        raise ValueError(f"cannot turn patch_size {old} into {new}: the patches are of features")
+        raise BadModel(f"cannot turn patch_size {old} into {new}: the patches are of features")
     name = "patch_embed.proj.weight"
     weights[name] = resize_patch_kernel(weights[name], new)
     return [f"patch_embed {old}x{old} -> {new}x{new}"]
@@ -116,7 +115,7 @@ def _adapt_channels(weights: dict[str, Tensor], source: ViTConfig, target: ViTCo
     if old == new:
         return []
     if source.stem_blocks:
-        raise ValueError(f"cannot turn in_channels {old} into {new}: the stem has no such kernel")
+        raise BadModel(f"cannot turn in_channels {old} into {new}: the stem has no such kernel")
     name = "patch_embed.proj.weight"
     kernel = weights[name]  # [D, C, p, p]
     if new == 1:
@@ -160,7 +159,7 @@ def _adapt_positions(
     if old == new or source.pos_embed in ("none", "sincos-2d"):
         return []
     if source.pos_embed == "relative":
-        raise ValueError(
+        raise BadModel(
             f"pos_embed 'relative' counts distances along the rows of a {old[0]}x{old[1]} grid; "
             f"they mean something else on {new[0]}x{new[1]}"
         )

@@ -25,17 +25,8 @@ from cluster.errors import BadPlace
 from cluster.local import head
 from cluster.local.processes import FILE, State, end, read_state
 from cluster.local.processes import nodes as running
-from cluster.local.services import (
-    BUCKET,
-    S3Account,
-    find_weed,
-    free_ports,
-    listens,
-    make_bucket,
-    mlflow_command,
-    new_account,
-    s3_command,
-)
+from cluster.local.s3 import BUCKET, S3Server, find_weed, make_bucket, new_server, s3_command
+from cluster.local.services import free_ports, listens, mlflow_command
 
 START_SECONDS = 300.0
 _OWN = ("state.json", "env.sh", "place.yaml", "token", "s3.json", "mlflow.db", "ray.log")
@@ -126,8 +117,8 @@ def _start(
     if not token.exists():
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-    account = new_account(folder, state.ports["s3"]) if weed else None
-    environment = _base_environment() | _access(folder, account)
+    server = new_server(folder, state.ports["s3"]) if weed else None
+    environment = _base_environment() | _access(folder, server)
     (folder / "nodes.json").write_text(json.dumps(head.autoscaling(nodes, ports)))
     ray = head.command(ports, config=folder / "nodes.json", scratch=Path(state.scratch))
     state.start("ray", ray, environment | head.environment(), folder)
@@ -136,9 +127,9 @@ def _start(
         command = s3_command(weed, folder, s3_ports, scratch=Path(state.scratch))
         state.start("s3", command, environment, folder)
     state.start("mlflow", mlflow_command(folder, state.ports["mlflow"]), environment, folder)
-    _write_shell(folder, state, account)
-    if account:
-        _wait("s3", lambda: make_bucket(account), state, folder)
+    _write_shell(folder, state, server)
+    if server:
+        _wait("s3", lambda: make_bucket(server), state, folder)
     _wait("ray", lambda: listens(ports.dashboard), state, folder)
     _wait("mlflow", lambda: listens(state.ports["mlflow"]), state, folder)
 
@@ -153,10 +144,10 @@ def _wait(name: str, ready: Callable[[], bool], state: State, folder: Path) -> N
         time.sleep(0.3)
 
 
-def _access(folder: Path, account: S3Account | None) -> dict[str, str]:
+def _access(folder: Path, server: S3Server | None) -> dict[str, str]:
     """What a process must know to reach Ray and S3."""
     ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), **head.LOOPBACK}
-    return ray | (account.environment if account else {})
+    return ray | (server.variables if server else {})
 
 
 def _base_environment() -> dict[str, str]:
@@ -170,17 +161,17 @@ def _base_environment() -> dict[str, str]:
     }
 
 
-def _write_shell(folder: Path, state: State, account: S3Account | None) -> None:
+def _write_shell(folder: Path, state: State, server: S3Server | None) -> None:
     """env.sh and place.yaml."""
     ports = _head_ports(state)
-    variables = _access(folder, account) | {
+    variables = _access(folder, server) | {
         "RAY_ADDRESS": ports.address,
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",  # of `ray job`
     }
     shell = folder / "env.sh"
     shell.touch(mode=0o600)
     shell.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in variables.items()))
-    root = f"s3://{BUCKET}" if account else str(folder / "storage")
+    root = f"s3://{BUCKET}" if server else str(folder / "storage")
     place = {
         "data_root": f"{root}/data",
         "storage_root": f"{root}/runs",

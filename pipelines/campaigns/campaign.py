@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.settings import Place
-from pipelines.cli.console import clock
+from pipelines.cli.console import console_for_tables, days_or_clock
 from pipelines.cli.options import Command, NoOptions, Options, check_run
 from pipelines.cli.place import CONFIG
 from pipelines.lineage.status import attempts_under, what_would_run
@@ -23,11 +22,9 @@ from pipelines.planning.hardware import default_kind, find_cluster
 from pipelines.planning.images import images_of
 from pipelines.recipes.stage import Recipe
 from pipelines.tracking.client import open_tracker
-from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from pipelines.tracking.tracker import Tracker
 from storage.objects import open_store
 from storage.uri import join
-
-_LOG_COLUMNS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +76,12 @@ def print_plan(command: Command, on: str | None) -> None:
     for stage, one in zip(command.stages, estimates, strict=True):
         images = stage.steps * stage.global_batch
         table.add_row(one.stage, *_figures(one, images), states[one.stage])
-    console = Console()
-    if not console.is_terminal:  # a log has no width
-        console = Console(width=_LOG_COLUMNS, no_color=True)
+    console = console_for_tables()
     console.print(table)
     left = [one for one in estimates if states[one.stage] != "committed"]
     console.print(
         f"{len(left)} of {len(estimates)} stages to run: {sum(one.exaflops for one in left):,.4g}"
-        f" exaFLOP, {_time(sum(one.days for one in left))} one after the other,"
+        f" exaFLOP, {days_or_clock(sum(one.days for one in left))} one after the other,"
         f" ${sum(one.dollars for one in left):,.0f}; peak x {cluster.mfu:.0%}, starting up and"
         " few-shot evaluation not counted",
         highlight=False,
@@ -96,11 +91,13 @@ def print_plan(command: Command, on: str | None) -> None:
 
 def _figures(one: Estimate, images: int) -> tuple[str, ...]:
     flops = f"{one.exaflops:,.3g}"
-    return f"{one.parameters:,}", f"{images:,}", flops, _time(one.days), f"{one.dollars:,.0f}"
-
-
-def _time(days: float) -> str:
-    return f"{days:,.3g} days" if days >= 1 else clock(days * 86400)
+    return (
+        f"{one.parameters:,}",
+        f"{images:,}",
+        flops,
+        days_or_clock(one.days),
+        f"{one.dollars:,.0f}",
+    )
 
 
 @contextmanager
@@ -115,17 +112,8 @@ def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
         tags={"campaign": name},
         params={},
     )
-    status = FAILED
-    try:
+    with tracker.running(print):
         yield tracker
-        status = FINISHED
-    except KeyboardInterrupt:
-        status = KILLED
-        raise
-    finally:
-        tracker.end(status)
-        for line in tracker.notices():
-            print(line)
 
 
 def publish(

@@ -5,26 +5,31 @@ that train. Each is a stage like any other: named by its content, continued afte
 """
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place
+from pipelines.cli.exits import stop_at_sigterm
 from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
 from pipelines.recipes.stage import Stage
+from pipelines.tracking.tracker import CLOSE_SECONDS
+from pipelines.training.command import committed_already
 from pipelines.training.driver import run_stage
 from pipelines.training.outcomes import Outcome
-from pipelines.training.prepare import Checked, Plan, check_stage, make_plan
+from pipelines.training.prepare import Checked, check_stage, make_plan
+from pipelines.worker.background import Background
+
+STOP_SECONDS = 5.0  # for stages to notice that they shall stop
 
 
 def run_concurrently(
@@ -45,11 +50,11 @@ def run_concurrently(
     checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
     outcomes: dict[str, Outcome] = {}
-    rest = _without_committed(list(command.stages), command, checked, outcomes)
+    rest = _without_committed(list(command.stages), command, client, checked, outcomes)
     if not rest:
         return outcomes
     with ray_session(verbose=command.place.verbose):
-        signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
         command = with_gpus_settled(command)
         place, at_once = room(command.place, ray.cluster_resources(), parallel)
         command = replace(command, place=place)
@@ -98,6 +103,7 @@ def ready(rest: Sequence[Stage], unfinished: set[str]) -> list[Stage]:
 def _without_committed(
     rest: list[Stage],
     command: Command,
+    client: Any,
     checked: dict[str, Checked],
     outcomes: dict[str, Outcome],
 ) -> list[Stage]:
@@ -109,17 +115,10 @@ def _without_committed(
             continue
         plan = make_plan(stage, command, checked[stage.name])
         if plan.done:
-            outcomes[stage.name] = _done(plan)
+            outcomes[stage.name] = committed_already(plan, client)
         else:
             left.append(stage)
     return left
-
-
-def _done(plan: Plan) -> Outcome:
-    manifest = plan.attempt.manifest
-    assert manifest is not None
-    print(f"{plan.stage.name}: committed already in {plan.attempt.uri}", flush=True)
-    return Outcome(plan.stage.name, "done already", manifest.metrics, 0.0, plan.attempt.uri)
 
 
 def _run(
@@ -131,39 +130,28 @@ def _run(
     at_once: int,
 ) -> None:
     running: dict[Future[Outcome], Stage] = {}
+    stop = threading.Event()
 
     def start(stage: Stage) -> Callable[[], Outcome]:
         only = replace(command, stages=(stage,))
         plan = make_plan(stage, only, checked[stage.name])
-        return (lambda: _done(plan)) if plan.done else (lambda: run_stage(plan, only, client))
+        if plan.done:
+            return lambda: committed_already(plan, client)
+        return lambda: run_stage(plan, only, client, stop=stop)
 
     try:
         while rest or running:
             unfinished = {stage.name for stage in (*rest, *running.values())}
             for stage in ready(rest, unfinished)[: at_once - len(running)]:
                 rest.remove(stage)
-                running[_in_background(start(stage))] = stage
+                running[Background(start(stage)).future] = stage
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 outcomes[running.pop(future).name] = future.result()
+    except KeyboardInterrupt:  # their runs in MLflow end as KILLED, before Ray goes
+        stop.set()
+        wait(running, timeout=CLOSE_SECONDS + STOP_SECONDS)
+        raise
     except Exception:
         wait(running)  # what trains beside the stage that failed is not thrown away
         raise
-
-
-def _in_background(call: Callable[[], Outcome]) -> Future[Outcome]:
-    """Call on a thread that ends with the process: Ctrl-C waits for no stage."""
-    future: Future[Outcome] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="stage", daemon=True).start()
-    return future
-
-
-def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

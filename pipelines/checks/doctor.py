@@ -58,12 +58,17 @@ class _Running:
     check: Check
     found: Finding | None = None
 
-    def run(self, command: Command) -> None:
+    @property
+    def name(self) -> str:
+        """As the check itself calls what it finds."""
         name = self.check.__name__.removeprefix("check_")
+        return {"ray": "Ray", "mlflow": "MLflow"}.get(name, name)
+
+    def run(self, command: Command) -> None:
         try:
             self.found = self.check(command)
         except Exception as error:  # a check that breaks has found something, and the rest go on
-            self.found = fail(name, f"{type(error).__name__}: {error}")
+            self.found = fail(self.name, f"{type(error).__name__}: {error}")
 
 
 def examine(command: Command, checks: Sequence[Check], *, seconds: float) -> list[Finding]:
@@ -78,8 +83,4 @@ def examine(command: Command, checks: Sequence[Check], *, seconds: float) -> lis
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [
-        one.found
-        or fail(one.check.__name__.removeprefix("check_"), f"no answer within {seconds:g} s")
-        for one in running
-    ]
+    return [one.found or fail(one.name, f"no answer within {seconds:g} s") for one in running]

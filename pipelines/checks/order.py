@@ -27,6 +27,7 @@ from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_states
 from pipelines.lineage.start_weights import init_place
 from pipelines.recipes import find_recipe
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.streams import train_spec
 from storage.dataset import load_dataset
 from storage.index import load_index
@@ -89,7 +90,7 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
     attempt = join(place.storage_root, f".verify-order-{uuid.uuid4().hex}")
     for workers in settings.workers:
         if workers < 1 or stage.global_batch % workers:
-            raise ValueError(
+            raise Mistake(
                 f"--workers {workers}: the global batch {stage.global_batch} of stage {stage.name}"
                 " does not divide by it"
             )
@@ -97,8 +98,9 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
     order = order_of(spec)
     steps = settings.steps or min(2 * steps_per_epoch(order), 200)
     if steps < 1 or settings.kills < 0 or settings.kills >= steps:
-        raise ValueError(f"wanted at least 1 step and fewer kills than steps, found {steps} steps")
-    reading = Reading(replace(stage, steps=steps), place, uri, attempt)
+        raise Mistake(f"wanted at least 1 step and fewer kills than steps, found {steps} steps")
+    optim = replace(stage.optim, warmup_steps=0, cooldown_steps=0)  # would not fit few steps
+    reading = Reading(replace(stage, steps=steps, optim=optim), place, uri, attempt)
     outcomes: list[Outcome] = []
     print(f"{stage.name} of {settings.recipe}: {steps} steps; Ray reports the kills below")
     with ray_session(verbose=place.verbose):

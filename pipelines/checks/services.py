@@ -21,14 +21,17 @@ from cluster.settings import Place
 from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.checks.machine import gpus_here
 from pipelines.cli.options import Command
-from pipelines.cli.ray_session import check_reachable
+from pipelines.cli.ray_address import LOCAL, UNSET, read_address, variables_of_head
+from pipelines.cli.ray_folder import ray_folder, ray_folder_of_environment, trouble
 from pipelines.cli.redaction import scrub
-from pipelines.tracking.client import SQLITE, TrackingUnavailable, open_client
+from pipelines.recipes.errors import MISTAKES
+from pipelines.tracking.advice import SQLITE, trouble_with_database
+from pipelines.tracking.client import TrackingUnavailable, open_client
 from pipelines.training.prepare import check_stage
 from storage.errors import ObjectExists, StorageError
 from storage.local import LocalStore
 from storage.s3 import S3Store
-from storage.store import ObjectStore
+from storage.store import ONE_WRITER, ObjectStore
 from storage.uri import join, parse
 
 RAY_SECONDS = 25.0
@@ -49,22 +52,25 @@ print("resources {}")
 
 def check_ray(command: Command) -> Finding:
     """Whether the cluster of RAY_ADDRESS answers, takes our token and has room."""
-    name, address = "Ray", os.environ.get("RAY_ADDRESS", "local")
-    if address == "local":
-        cpus = float(os.cpu_count() or 1)
-        return _room(command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: own Ray")
+    name, address = "Ray", os.environ.get("RAY_ADDRESS", "").strip()
+    jobs = address.startswith(("http://", "https://"))
+    variables: dict[str, str] = {}
     try:
-        check_reachable(address)
+        if not jobs:
+            address = read_address()
+            if address == LOCAL:
+                return _own_ray(command)
+            variables = variables_of_head(address)
     except BadPlace as error:
         return fail(name, str(error))
-    script = _ASK_JOBS if address.startswith(("http://", "https://")) else _CONNECT
+    script = _ASK_JOBS if jobs else _CONNECT
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter and text
             [sys.executable, "-c", script, address],
             capture_output=True,
             text=True,
             timeout=RAY_SECONDS,
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | variables,
         )
     except subprocess.TimeoutExpired:
         return fail(name, f"{address} took no driver within {RAY_SECONDS:g} s - see `ray status`")
@@ -76,13 +82,27 @@ def check_ray(command: Command) -> Finding:
         do = (
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
             if token
-            else "start Ray there, or unset RAY_ADDRESS"
+            else f"start Ray there, or {UNSET}"
         )
         return fail(name, f"{address} refuses: {text} - {do}")
     if script == _ASK_JOBS:
         return ok(name, f"the job server at {address} answers and takes the token")
     resources = json.loads(answers[0].removeprefix("resources "))
     return _room(command, resources, f"{address} answers and takes the token")
+
+
+def _own_ray(command: Command) -> Finding:
+    """Whether a script can start a Ray of its own here."""
+    folder = ray_folder_of_environment()
+    try:
+        used = ray_folder(quiet=True)
+    except BadPlace as error:
+        return fail("Ray", str(error))
+    cpus = float(os.cpu_count() or 1)
+    found = _room(command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: own Ray")
+    if found.status == "ok" and used != str(folder):
+        return warn("Ray", f"{trouble(folder)}, so its files go to {used}; {found.text}")
+    return found
 
 
 def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
@@ -131,7 +151,8 @@ def check_storage(command: Command) -> Finding:
                 return fail(
                     name,
                     f"{root} overwrites in spite of If-None-Match: two writers of one manifest"
-                    " would not notice each other - take a server with conditional writes",
+                    f" would not notice each other - take a server with conditional writes, or"
+                    f" {ONE_WRITER}",
                 )
             except ObjectExists:
                 pass
@@ -185,15 +206,13 @@ def check_mlflow(command: Command) -> Finding:
     name, uri = "MLflow", command.place.mlflow_uri
     if uri.startswith(SQLITE):
         path = Path(uri.removeprefix(SQLITE))
-        folder = path.absolute().parent
+        trouble = trouble_with_database(uri)
+        if trouble is not None:
+            return fail(name, trouble)
         if not path.exists():
-            if folder.is_dir() and os.access(folder, os.W_OK):
-                return ok(name, f"{path} will be made by the first run")
-            return fail(name, f"{folder} cannot be written - set --place.mlflow-uri")
-        if not os.access(path, os.W_OK):
-            return fail(name, f"{path} cannot be written - set --place.mlflow-uri")
+            return ok(name, f"{path} will be made by the first run")
     try:
-        client = open_client(uri)
+        client = open_client(uri, experiment=command.options.recipe)
     except TrackingUnavailable as error:
         return fail(name, str(error))
     recipe = command.options.recipe
@@ -215,7 +234,7 @@ def check_data(command: Command) -> Finding:
         try:
             # `init` is read when the stage starts: it may be gigabytes
             checked = check_stage(replace(stage, init=None), command.place)
-        except (StorageError, ValueError) as error:
+        except (*MISTAKES, StorageError) as error:
             return fail(name, f"stage {stage.name}: {error}")
         shards = checked.dataset.shards(stage.data.train_split)
         most = checked.workers[1]

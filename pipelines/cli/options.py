@@ -19,6 +19,7 @@ from cluster.settings import Place
 from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.cli.redaction import redact
 from pipelines.recipes import find_recipe
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage, plain
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ def read_command(
             the recipe, each overridden by `--NAME.FIELD`. The deployment is `--place.FIELD`.
 
     Raises:
-        ValueError: one line for whatever is wrong with the arguments.
+        Mistake: one line for whatever is wrong with the arguments.
         SystemExit: after --help and --print-config.
     """
     first = peek(argv, prog, config=CONFIG, recipe=None)
@@ -136,7 +137,7 @@ def read_command(
     chosen = {name: getattr(parsed, name) for name in stages}
     for name, stage in chosen.items():
         if stage.name != stages[name].name:
-            raise ValueError(f"--{name}.name cannot be changed: stages are found by their name")
+            raise Mistake(f"--{name}.name cannot be changed: stages are found by their name")
     known = {stage.name: stage for stage in chosen.values()}
     command = Command(
         options=parsed,
@@ -157,7 +158,7 @@ def read_options(
     """Parse the arguments of a script that has options of its own and `--place.FIELD`.
 
     Raises:
-        ValueError: one line for whatever is wrong with the arguments.
+        Mistake: one line for whatever is wrong with the arguments.
         SystemExit: after --help.
     """
     place = place_of(Path(peek(argv, prog, config=CONFIG).config))
@@ -180,7 +181,7 @@ def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: 
     """Let tyro make a command line of a type.
 
     Raises:
-        ValueError: one line for whatever is wrong with the arguments.
+        Mistake: one line for whatever is wrong with the arguments.
         SystemExit: after --help.
     """
     more = {} if default is None else {"default": default}
@@ -204,14 +205,14 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
         with contextlib.redirect_stderr(said):
             return parse()
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from None
+        raise Mistake(str(error)) from None
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{one_line(said.getvalue())} - see {prog} --help") from None
+        raise Mistake(f"{parser_message(said.getvalue())} - see {prog} --help") from None
 
 
-def one_line(message: str) -> str:
+def parser_message(message: str) -> str:
     """What a message of tyro's says is wrong, and the options it suggests.
 
     It comes as sections between rules: in a box, or, where the terminal cannot draw one, as plain
@@ -236,9 +237,9 @@ def one_line(message: str) -> str:
 
 
 def check_run(name: str) -> None:
-    """Raise ValueError for a name that is no folder of its own under the storage root."""
+    """Raise Mistake for a name that is no folder of its own under the storage root."""
     if not name.strip() or name.startswith(".") or "/" in name or not name.isprintable():
-        raise ValueError(
+        raise Mistake(
             f"--run {name!r}: a run is one folder under storage_root - wanted a name that is not"
             " empty, does not begin with a dot and holds no '/'"
         )

@@ -1,17 +1,24 @@
 """What to say of a training that failed, and whether a restart would meet the same again."""
 
+import builtins
 import re
 
+import cluster.errors
+import pipelines.recipes.errors
 import storage.errors
+import vit.errors
 from pipelines.cli.exits import Failed
-from storage.errors import BadInput
+from pipelines.recipes.errors import MISTAKES
+from storage.errors import BadInput, NoCredentials
+
+_FAMILIES = (storage.errors, cluster.errors, vit.errors, pipelines.recipes.errors)
 
 
 def explain_failure(stage: str, error: Exception) -> Exception:
     """What to say of a failed training: a mistake of the user's, or a failure of the world."""
     causes = _causes(error)
-    name, message = next((cause for cause in causes if _is_bad_input(cause[0])), causes[0])
-    if _is_bad_input(name):
+    name, message = next((cause for cause in causes if _is_mistake(cause[0])), causes[0])
+    if _is_mistake(name):
         return BadInput(f"stage {stage}: {message}")
     return Failed(f"stage {stage} failed: {name}: {message}")
 
@@ -19,7 +26,7 @@ def explain_failure(stage: str, error: Exception) -> Exception:
 def is_mistake(error: Exception) -> bool:
     """Whether some worker met what a restart would meet again."""
     names = {name for name, _ in _causes(error)} - {"CorruptWeights"}  # there is a state before it
-    return any(map(_is_bad_input, names))
+    return any(map(_is_mistake, names))
 
 
 def _causes(error: Exception) -> list[tuple[str, str]]:
@@ -28,11 +35,11 @@ def _causes(error: Exception) -> list[tuple[str, str]]:
     return [root_cause(failure) for failure in failures.values()]
 
 
-def _is_bad_input(name: str) -> bool:
-    if name == "BadPlace":  # a node without the CUDA that workers.gpus wants
-        return True
-    kind = getattr(storage.errors, name, None)
-    return kind is not None and issubclass(kind, BadInput)
+def _is_mistake(name: str) -> bool:
+    if name == NoCredentials.__name__:
+        return False  # the driver had some: a metadata service throttles now and then
+    kinds = [getattr(family, name, None) for family in _FAMILIES]
+    return any(isinstance(kind, type) and issubclass(kind, MISTAKES) for kind in kinds)
 
 
 # `storage.errors.BadSample: shard ...`, as the last line of a traceback
@@ -47,6 +54,15 @@ def root_cause(error: BaseException) -> tuple[str, str]:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for line in reversed(lines):
         match = _RAISED.match(line)
-        if match and not line.startswith("ray."):
+        if match and not line.startswith("ray.") and _is_exception(match["name"]):
             return match["name"].rpartition(".")[2], match["message"]
     return type(error).__name__, lines[-1] if lines else ""
+
+
+def _is_exception(name: str) -> bool:
+    """Whether a traceback would call an exception so: its module comes first, or it is built in.
+
+    `Note: ...` at the end of a message is none.
+    """
+    kind = getattr(builtins, name, None)
+    return "." in name or (isinstance(kind, type) and issubclass(kind, BaseException))

@@ -7,31 +7,29 @@ this machine last, be it somebody else's or long dead.
 import contextlib
 import logging
 import os
-import socket
+import sys
+import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a FutureWarning
-os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-# A local Ray ends idle processes after a second; the next stream would import everything again.
-os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-# A worker's report waits until the one before it was fetched; by default that is every two seconds.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")  # the default waits for ever
-# A warning of tasks of half a CPU, which are meant: on few cores every stage brings it.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
-
-import ray  # reads the environment above
+import psutil
+import ray
 import ray.data
+from ray._private import services  # for `_patience` alone
 
-from cluster.errors import BadPlace
+from pipelines.cli import ray_token
+from pipelines.cli.exits import Failed
+from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
+from pipelines.cli.ray_folder import ray_folder
+from pipelines.cli.ray_watch import watched
 
-REACH_SECONDS = 5.0
 WORKER_ENV = {
     "PYTHONSAFEPATH": "1",  # `pipelines/` must not come first on sys.path
     "WDS_SECURE": "1",  # no shell from `pipe:` URLs
 }
+START_SECONDS = 90.0
+_STARTS = 2  # times that a Ray of our own is tried; on a busy machine the first may be too slow
 
 
 @contextlib.contextmanager
@@ -42,7 +40,8 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     local one pretend to that many.
 
     Raises:
-        BadPlace: nothing answers at RAY_ADDRESS.
+        BadPlace: RAY_ADDRESS is wrong, nothing answers there, or no folder will do for a local Ray.
+        Failed: a local Ray does not start, or the cluster ended.
     """
     if ray.is_initialized():
         yield
@@ -50,39 +49,101 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    address = os.environ.get("RAY_ADDRESS", "local")
-    check_reachable(address)
-    ray.init(
-        address,
-        num_cpus=num_cpus,
-        logging_level=level,
-        log_to_driver=verbose,
-        runtime_env={"env_vars": WORKER_ENV},
-    )
-    for name in ("ray", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(level)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.print_on_execution_start = verbose
+    address = read_address()
+    local = address == LOCAL
+    variables = ray_token.variables_of_own_ray() if local else variables_of_head(address)
+    with ray_token.environment(variables):
+        if local:
+            _start(num_cpus=num_cpus, level=level, verbose=verbose)
+        else:
+            _connect(address, level=level, verbose=verbose)
+        for name in ("ray", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(level)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = verbose
+        context.print_on_execution_start = verbose
+        try:
+            with watched(None if local else address):
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _start(*, num_cpus: int | None, level: int, verbose: bool) -> None:
+    """Start a local Ray; try again where it was too slow."""
+    folder = ray_folder()
+    before = set(psutil.Process().children(recursive=True))
+    for tried in range(1, _STARTS + 1):
+        try:
+            with _patience():
+                ray.init(
+                    LOCAL,
+                    num_cpus=num_cpus,
+                    logging_level=level,
+                    log_to_driver=verbose,
+                    runtime_env={"env_vars": WORKER_ENV},
+                    _temp_dir=folder,
+                )
+            return
+        except (
+            Exception
+        ) as error:  # too slow is a plain Exception, a RuntimeError or a TimeoutError
+            _end(set(psutil.Process().children(recursive=True)) - before)
+            said = " ".join(str(error).split())[:200]
+            if not isinstance(error, RuntimeError | OSError) and type(error) is not Exception:
+                raise
+            if tried == _STARTS:
+                raise Failed(
+                    f"Ray did not start on this machine, {tried} times: {said} - the load average"
+                    f" is {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs; run the same command"
+                    " again when less is going on (pipelines/doctor.py checks the rest)"
+                ) from error
+            print(f"Ray did not start ({said}); trying once more", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Let Ray wait `START_SECONDS` for its raylet: 30 stand in its code, few on a busy machine."""
+    ask = services.get_node
+    deadline = time.monotonic() + START_SECONDS
+
+    def ask_longer(*arguments: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return ask(*arguments, **options)
+            except RuntimeError:  # its node is not known yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = ask_longer
     try:
         yield
     finally:
-        ray.shutdown()
+        services.get_node = ask
 
 
-def check_reachable(address: str) -> None:
-    """Look at HOST:PORT for a few seconds; Ray itself tries for several minutes.
+def _end(processes: set[psutil.Process]) -> None:
+    """End what a failed start left behind."""
+    ray.shutdown()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(list(processes), timeout=5)
 
-    Raises:
-        BadPlace: nothing answers there.
-    """
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdigit():
-        return  # "local", "auto", ray://...
+
+def _connect(address: str, *, level: int, verbose: bool) -> None:
+    """Connect to a head that answers."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        raise BadPlace(
-            f"nothing answers at RAY_ADDRESS={address} ({error}) - start Ray there, or unset"
-            " RAY_ADDRESS to run on this machine alone"
-        ) from None
+        ray.init(
+            address,
+            logging_level=level,
+            log_to_driver=verbose,
+            runtime_env={"env_vars": WORKER_ENV},
+        )
+    except (ConnectionError, RuntimeError) as error:
+        said = " ".join(str(error.__cause__ or error).split())[:200]
+        raise Failed(
+            f"the Ray head at {address} answers, but takes no driver from here: {said} - a driver"
+            " must run on a node of the cluster: use `ray job submit` from elsewhere"
+        ) from error

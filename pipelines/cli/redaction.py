@@ -26,9 +26,9 @@ _SECRETS = (
 _USERINFO = re.compile(r"//[^/@\s]+@")
 
 
-def scrub(text: object) -> str:
+def scrub(text: object, *, keep_spaces: bool = False) -> str:
     """One line, without user and password of URLs and without the secrets of the environment."""
-    line = _USERINFO.sub("//***@", " ".join(str(text).split()))
+    line = _USERINFO.sub("//***@", str(text) if keep_spaces else " ".join(str(text).split()))
     for name in _SECRETS:
         secret = os.environ.get(name, "")
         if len(secret) > 3:

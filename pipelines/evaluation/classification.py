@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipelines.evaluation.answers import Answers
+from pipelines.evaluation.answers import KEPT, Answers
 
 BINS = 15
 Metrics = Iterator[tuple[str, float]]
 
 
-def top_k(answers: Answers) -> Metrics:
+def top_k(answers: Answers, num_classes: int) -> Metrics:
     """Accuracy in [0, 1], top-5 accuracy where there are more than five classes, mean loss."""
     yield "accuracy", float(answers.right.mean())
-    if answers.top.shape[1] == 5:
+    if num_classes > KEPT:
         yield "top_5", float((answers.top == answers.label[:, None]).any(axis=1).mean())
     yield "loss", float(answers.loss.mean())
     yield "samples", float(len(answers))

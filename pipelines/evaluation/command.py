@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -15,12 +14,11 @@ from ray.exceptions import RayError
 from rich.console import Console
 from rich.table import Table
 
-import storage.errors
 from pipelines.cli.console import clock
-from pipelines.cli.exits import Failed, errors_as_exits
+from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
 from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import program_name, read_command
-from pipelines.cli.ray_errors import root_cause
+from pipelines.cli.ray_errors import explain_failure
 from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
@@ -28,7 +26,7 @@ from pipelines.evaluation.plan import STAGE, EvaluationOptions, Plan, make_plan
 from pipelines.lineage.manifest import File, Manifest
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import open_client, open_tracker, settle
-from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from pipelines.tracking.tracker import Tracker
 from storage import weights
 from storage.errors import BadInput, ObjectExists, WeightsExist
 from storage.objects import open_store
@@ -39,7 +37,7 @@ _MANY = 100  # classes whose accuracies are metrics too; of more, the table has 
 def main(description: str) -> NoReturn:
     """Evaluate what the command line says; exit as `pipelines.cli.exits` says."""
     with errors_as_exits():
-        signal.signal(signal.SIGTERM, _stop)
+        stop_at_sigterm()
         command = read_command(
             sys.argv[1:], prog=program_name(), description=description, own=EvaluationOptions()
         )
@@ -52,7 +50,7 @@ def main(description: str) -> NoReturn:
                 print(f"{STAGE}: {line}")
         else:
             with ray_session(verbose=command.place.verbose):
-                signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+                stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
                 place = with_gpus_settled(command).place
                 plan = replace(plan, place=place)
                 manifest = evaluate(plan, client)
@@ -77,25 +75,18 @@ def evaluate(plan: Plan, client: Any) -> Manifest:
         tags=_tags(plan),
         params=flatten(asdict(plan.protocol)),
     )
-    status = FAILED
-    try:
+    with tracker.running(_note):
         _note(f"{plan.source.name} ({plan.source.average} weights) on {plan.dataset.uri}")
         for line in plan.source.notes:
             _note(line)
-        extraction = Extraction(
-            plan.source.config, plan.source.tensors(), plan.protocol, plan.place, _note
-        )
-        manifest = commit(plan, measure(plan, extraction, _note), tracker)
-        status = FINISHED
-    except RayError as error:
-        raise _failure(error) from None
-    except KeyboardInterrupt:
-        status = KILLED
-        raise
-    finally:
-        tracker.end(status)
-        for line in tracker.notices():
-            _note(line)
+        try:
+            extraction = Extraction(
+                plan.source.config, plan.source.tensors(), plan.protocol, plan.place, _note
+            )
+            measured = measure(plan, extraction, _note)
+        except RayError as error:
+            raise explain_failure(STAGE, error) from None
+        manifest = commit(plan, measured, tracker)
     _note(f"done in {clock(time.monotonic() - began)}, in {plan.attempt.uri}")
     return manifest
 
@@ -170,18 +161,5 @@ def _tags(plan: Plan) -> dict[str, str]:
     return tags | lineage.tags()
 
 
-def _failure(error: Exception) -> Exception:
-    """What to say of a failed task: a mistake of the user's, or a failure of the world."""
-    name, message = root_cause(error)
-    kind = getattr(storage.errors, name, None)
-    if kind is not None and issubclass(kind, BadInput):
-        return BadInput(f"{STAGE}: {message}")
-    return Failed(f"{STAGE} failed: {name}: {message}")
-
-
 def _note(text: str) -> None:
     print(f"{STAGE}: {text}", flush=True)
-
-
-def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -57,7 +57,7 @@ def measure(plan: Plan, extraction: Extraction, note: Callable[[str], None]) -> 
 
 def of_classifier(plan: Plan, answers: Answers) -> classification.Metrics:
     """What the head is worth."""
-    yield from classification.top_k(answers)
+    yield from classification.top_k(answers, len(plan.class_names))
     yield from classification.calibration(answers)
     yield from classification.per_class(answers, len(plan.class_names))
     if plan.real is not None:

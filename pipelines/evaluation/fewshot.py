@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.permutation import mix64
+from storage.selection import draw_within_class
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
@@ -161,13 +161,7 @@ class Draw:
 
 def drawn(labels: np.ndarray, index: np.ndarray, seed: int) -> Draw:
     """Draw within each class by a hash of (index, seed): labels int [N], index int [N]."""
-    with np.errstate(over="ignore"):
-        salt = mix64(np.array([seed], dtype=np.int64).astype(np.uint64))
-        key = mix64(mix64(index.astype(np.uint64)) ^ salt)  # [N]
-    rows = np.lexsort((key, labels))
-    starts = np.flatnonzero(np.r_[True, np.diff(labels[rows]) != 0])
-    lengths = np.diff(np.r_[starts, len(rows)])
-    return Draw(rows, np.arange(len(rows)) - np.repeat(starts, lengths))
+    return Draw(*draw_within_class(index, labels, seed))
 
 
 def _short(labels: np.ndarray, num_classes: int, shots: Sequence[int]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from pipelines.lineage.attempts import Attempt, attempt_for
 from pipelines.lineage.manifest import DatasetName, Manifest, MeasuredWeights
 from pipelines.lineage.source import Average, Source, find_source, model_record
 from pipelines.lineage.versions import git_commit, package_versions
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import plain
 from pipelines.recipes.streams import val_selection
 from storage.checksum import sha256_file
@@ -149,7 +150,7 @@ def make_plan(command: Command[EvaluationOptions]) -> Plan:
     """Find the weights and the data, check that they fit, and whether it was done before.
 
     Raises:
-        ValueError: one line.
+        Mistake: one line.
         storage.errors.Unavailable: the storage does not answer.
     """
     options, place, own = command.options, command.place, command.own
@@ -171,7 +172,7 @@ def make_plan(command: Command[EvaluationOptions]) -> Plan:
     real = None
     if own.real:
         if not protocol.answers or not protocol.selection.everything:
-            raise ValueError("--real is of a classifier of all classes of the dataset")
+            raise Mistake("--real is of a classifier of all classes of the dataset")
         real = read_real(own.real, index)
         protocol = replace(protocol, real_sha256=sha256_file(own.real))
     _check_data(protocol, dataset)
@@ -200,7 +201,7 @@ def make_plan(command: Command[EvaluationOptions]) -> Plan:
 def _protocol(source: Source, own: EvaluationOptions) -> Protocol:
     data, side = source.data, source.config.image_size
     if not isinstance(side, int):
-        raise ValueError(f"{source.name} takes images of {side} pixels: only square ones are cut")
+        raise Mistake(f"{source.name} takes images of {side} pixels: only square ones are cut")
     selection = Selection()
     if own.classes is not None:
         selection = Selection(classes=own.classes)
@@ -233,7 +234,7 @@ def _check_data(protocol: Protocol, dataset: Dataset) -> None:
     for spec in protocol.train_specs(dataset.uri):
         order_of(spec, dataset)
     if protocol.features and protocol.split == protocol.train_split:
-        raise ValueError(
+        raise Mistake(
             f"{', '.join(protocol.evaluators)} would learn from the split that is measured on,"
             f" {protocol.split!r}: give another --split or --train-split"
         )
@@ -243,11 +244,9 @@ def _check_head(protocol: Protocol, source: Source, dataset: Dataset) -> None:
     classes = protocol.selection.num_classes(len(dataset.classes))
     advice = "measure its features instead: --evaluators few-shot knn probe"
     if source.head_reset:
-        raise ValueError(
-            f"{source.uri} has no head for this model ({source.head_reset}) - {advice}"
-        )
+        raise Mistake(f"{source.uri} has no head for this model ({source.head_reset}) - {advice}")
     if classes != source.config.num_classes:
-        raise ValueError(
+        raise Mistake(
             f"{source.name} tells {source.config.num_classes} classes apart, but the selected data"
             f" of {dataset.uri} ({protocol.split}) has {classes} - choose --classes, or {advice}"
         )

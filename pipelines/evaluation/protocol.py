@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipelines.evaluation import fewshot, neighbours, probe
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import typed_values
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
@@ -31,7 +32,7 @@ class Knn:
 
     def __post_init__(self) -> None:
         if self.k < 1 or not self.temperature > 0:
-            raise ValueError(
+            raise Mistake(
                 f"knn: wanted k at least 1 and a positive temperature, found {self.k} and"
                 f" {self.temperature}"
             )
@@ -50,12 +51,12 @@ class FewShot:
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or not self.seeds:
-            raise ValueError(
+            raise Mistake(
                 f"few_shot: wanted shots of at least 1 and a seed, found {self.shots} and"
                 f" {self.seeds}"
             )
         if not self.l2 or not min(self.l2) > 0:
-            raise ValueError(f"few_shot.l2: wanted more than 0, found {self.l2}")
+            raise Mistake(f"few_shot.l2: wanted more than 0, found {self.l2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Probe:
 
     def __post_init__(self) -> None:
         if not self.l2 or not min(self.l2) > 0:
-            raise ValueError(f"probe.l2: wanted more than 0, found {self.l2}")
+            raise Mistake(f"probe.l2: wanted more than 0, found {self.l2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +99,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise ValueError(f"batch: wanted at least 1, found {self.batch}")
+            raise Mistake(f"batch: wanted at least 1, found {self.batch}")
         if not self.evaluators or len(set(self.evaluators)) != len(self.evaluators):
-            raise ValueError(
-                f"evaluators: wanted at least one, none twice, found {self.evaluators}"
-            )
+            raise Mistake(f"evaluators: wanted at least one, none twice, found {self.evaluators}")
 
     @property
     def answers(self) -> bool:

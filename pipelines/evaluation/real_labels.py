@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.recipes.errors import Mistake
 from storage.index import SampleIndex, name_hash
 
 _SUFFIXES = ("jpg", "JPEG", "jpeg", "png", "webp")
@@ -21,24 +22,22 @@ def read_real(path: Path, index: SampleIndex) -> tuple[frozenset[int], ...]:
     """The right labels of each sample of a split, by position; none for those without an entry.
 
     Raises:
-        ValueError: the file is missing, is no such JSON, names labels the dataset has not, is for
+        Mistake: the file is missing, is no such JSON, names labels the dataset has not, is for
             another number of images, or agrees so little with the split's own labels that its
             entries must be of other images.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file - give the JSON of labels with --real") from None
+        raise Mistake(f"{path}: no such file - give the JSON of labels with --real") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: wanted JSON, a list of lists of labels: {error}") from None
+        raise Mistake(f"{path}: wanted JSON, a list of lists of labels: {error}") from None
     if isinstance(content, dict):
         found = _by_key(path, content, index)
     elif isinstance(content, list):
         found = _by_number(path, content, index)
     else:
-        raise ValueError(
-            f"{path}: wanted a list of lists of labels, found {type(content).__name__}"
-        )
+        raise Mistake(f"{path}: wanted a list of lists of labels, found {type(content).__name__}")
     _check_agreement(path, found, index)
     return found
 
@@ -53,7 +52,7 @@ def _by_key(
     }
     found = tuple(by_name.get(name, frozenset()) for name in index.rows["name"].tolist())
     if not any(found):
-        raise ValueError(
+        raise Mistake(
             f"{path}: none of its {len(content)} keys, such as {next(iter(content), '')!r}, is the"
             f" key of a sample of split {index.split!r}"
         )
@@ -64,7 +63,7 @@ def _by_number(
     path: Path, content: Sequence[object], index: SampleIndex
 ) -> tuple[frozenset[int], ...]:
     if len(content) != len(index):
-        raise ValueError(
+        raise Mistake(
             f"{path}: {len(content)} entries, but split {index.split!r} has {len(index)} samples"
         )
     sets = [_labels(path, i, labels, index.num_classes) for i, labels in enumerate(content)]
@@ -81,9 +80,9 @@ def _by_number(
 
 def _labels(path: Path, entry: object, labels: object, num_classes: int) -> frozenset[int]:
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{path}: entry {entry}: wanted a list of labels, found {labels!r:.60}")
+        raise Mistake(f"{path}: entry {entry}: wanted a list of labels, found {labels!r:.60}")
     if any(not 0 <= label < num_classes for label in labels):
-        raise ValueError(
+        raise Mistake(
             f"{path}: entry {entry}: labels {labels}, but the dataset has classes 0 to"
             f" {num_classes - 1}"
         )
@@ -94,9 +93,9 @@ def _check_agreement(path: Path, found: Sequence[frozenset[int]], index: SampleI
     labels = index.labels.tolist()
     own = [label in several for label, several in zip(labels, found, strict=True) if several]
     if not own:
-        raise ValueError(f"{path}: no entry has a label")
+        raise Mistake(f"{path}: no entry has a label")
     if np.mean(own) < _LEAST_AGREEMENT:
-        raise ValueError(
+        raise Mistake(
             f"{path}: only {np.mean(own):.0%} of its entries hold the label that the sample has in"
             f" split {index.split!r}: they are of other images, or in another order - give an"
             " object of sample key -> labels"

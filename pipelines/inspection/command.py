@@ -17,6 +17,7 @@ from pipelines.inspection.subject import (
 from pipelines.lineage.attempts import Attempt, committed_attempts
 from pipelines.lineage.manifest import read_manifest
 from pipelines.lineage.start_weights import init_place, is_file
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data
 from storage.dataset import load_dataset
 from storage.uri import join
@@ -59,7 +60,7 @@ def main(description: str) -> NoReturn:
             own=InspectionOptions(),
         )
         if command.own.images < 1:
-            raise ValueError(f"--images: wanted at least 1, found {command.own.images}")
+            raise Mistake(f"--images: wanted at least 1, found {command.own.images}")
         for target in targets(command):
             _write(target, _inspect(target, command), Path(command.own.out))
     sys.exit(0)
@@ -69,7 +70,7 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
     """The weights that the command line names.
 
     Raises:
-        ValueError: there are none; says where was looked and what makes them.
+        Mistake: there are none; says where was looked and what makes them.
     """
     uri, only = command.own.weights, command.own.only
     if uri is None:
@@ -78,7 +79,7 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
         if not newest:
             options = command.options
             asked = f" ({options.parent})" if options.parent else ""
-            raise ValueError(
+            raise Mistake(
                 f"no committed weights of {', '.join(stage.name for stage in stages)}{asked} under"
                 f" {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
                 f" --recipe {options.recipe} --run {options.run}, or name others by --weights"

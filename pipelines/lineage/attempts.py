@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cluster.settings import Place
 from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
 from pipelines.lineage.start_weights import init_digest
+from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
 from storage.dataset import load_dataset
@@ -86,25 +87,23 @@ def choose_parent(
         command: what makes the weights, for the message.
 
     Raises:
-        ValueError: nothing is committed there, or several are and none was asked for.
+        Mistake: nothing is committed there, or several are and none was asked for.
     """
     if not attempts:
-        raise ValueError(f"no committed weights under {looked_in} - run: {command}")
+        raise Mistake(f"no committed weights under {looked_in} - run: {command}")
     names = ", ".join(attempt.name for attempt in attempts)
     if requested:
         exact = [attempt for attempt in attempts if attempt.name == requested]
         found = exact[0] if exact else newest(attempts, requested)
         if found is None:
-            raise ValueError(
-                f"--parent {requested} is not committed under {looked_in}, only {names}"
-            )
+            raise Mistake(f"--parent {requested} is not committed under {looked_in}, only {names}")
         return found
     own = newest(attempts, from_recipe) if from_recipe else None
     if own is not None:
         return own
     contents = {attempt.fingerprint for attempt in attempts}
     if len(contents) > 1:
-        raise ValueError(
+        raise Mistake(
             f"several parents are committed under {looked_in}: choose by --parent {names}"
         )
     last = newest(attempts, contents.pop())
@@ -118,7 +117,7 @@ def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None
     try:
         digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
         init = init_digest(stage.init)
-    except ValueError:  # its data may be gone by now; its weights need not be
+    except MISTAKES:  # its data may be gone by now; its weights need not be
         return None
     parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
     return fingerprint(stage, dataset_digest=digest, parent=parent, init=init)

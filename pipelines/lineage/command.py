@@ -5,15 +5,13 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
-from rich.console import Console
 from rich.table import Table
 
+from pipelines.cli.console import console_for_tables
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, peek, program_name, read_command
 from pipelines.lineage.attempts import is_attempt
 from pipelines.lineage.status import Found, Verdict, attempts_under, what_would_run
-
-_LOG_COLUMNS = 140
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +50,7 @@ def read_status(
 
 def print_status(found: list[Found], verdicts: list[Verdict], command: Command) -> None:
     """The attempts, and what a pipeline would do."""
-    console = Console()
-    if not console.is_terminal:  # a log has no width
-        console = Console(width=_LOG_COLUMNS, no_color=True)
+    console = console_for_tables()
     root = command.place.storage_root
     if found:
         console.print(_attempts(found, root))

@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from storage import weights
-from storage.errors import CorruptWeights, WeightsExist
+from storage import commits, weights
+from storage.errors import CorruptWeights, ObjectNotFound, Unavailable, WeightsExist
+from storage.json_values import BadValue, is_whole, parse_object, text_of
 from storage.objects import open_store
 from storage.pieces import Pieces, commit_parts, open_pieces, write_part
 from storage.store import ObjectStore
@@ -22,6 +24,7 @@ from storage.uri import join
 
 FOLDER = "resume"
 DAMAGED = "damaged.json"
+_STATE = re.compile(r"step-(\d{8,})(?:/|$)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ def open_state(
 ) -> Iterator[Pieces | None]:
     """The newest state whose files are those it was committed with, or None.
 
-    The ranks of a group check its files together; the first one puts damaged ones aside.
+    The ranks of a group check its files together. What one of them finds damaged is put aside only
+    after the first one found the same in the storage: a full disk or a missing mount of one machine
+    must not cost a good state. `damaged.json` keeps the manifest that was in force.
 
     Args:
         attempt_uri: the attempt.
@@ -57,6 +62,9 @@ def open_state(
         world_size: processes in the group.
         chosen: gives every process of a group the step that the first one found.
         agreed: gives them the same text, empty where nobody has one to say.
+
+    Raises:
+        Unavailable: a state is whole in the storage, but a machine of the group cannot read it.
     """
     while True:
         newest = newest_state(attempt_uri) if rank == 0 else None
@@ -69,26 +77,68 @@ def open_state(
             found, damage = None, ""
             try:
                 found = stack.enter_context(open_pieces(place, reader=rank, readers=world_size))
+                _check_manifest(found.manifest, place)
             except CorruptWeights as error:
                 damage = str(error)
             damage = agreed(damage)
             if found is not None and not damage:
                 yield found
                 return
+        confirmed = agreed(_confirm(place) if rank == 0 else "")
+        if not confirmed:
+            raise Unavailable(
+                f"{damage}: the storage holds that state whole, so nothing was put aside"
+            )
         if rank == 0:
-            store = open_store(place)
-            store.write(DAMAGED, json.dumps({"reason": damage}).encode())
-            store.delete(weights.MANIFEST)
+            _put_aside(open_store(place), confirmed)
+
+
+def _confirm(place: str) -> str:
+    """What is wrong with a state in the storage, looked at again; empty where nothing is."""
+    damage = commits.damage_of(place)
+    if damage is not None:
+        return damage
+    try:  # every file holds what it should: is its content of use?
+        with open_pieces(place) as found:
+            _check_manifest(found.manifest, place)
+    except CorruptWeights as error:
+        return str(error)
+    return ""
+
+
+def _check_manifest(manifest: Mapping[str, object], place: str) -> None:
+    """What a resume reads of it. Raises CorruptWeights."""
+    told = manifest.get("told")
+    if not is_whole(manifest.get("step")) or not isinstance(told, list):
+        raise CorruptWeights(f"{place}/{weights.MANIFEST} does not say what was trained")
+
+
+def _put_aside(store: ObjectStore, reason: str) -> None:
+    """Write why a state is not used, and what would bring it back; then remove its manifest."""
+    try:
+        manifest = store.read(weights.MANIFEST).decode(errors="replace")
+    except ObjectNotFound:
+        return  # the first rank of another group was faster
+    aside = {"reason": reason, "manifest": manifest}
+    store.write(DAMAGED, json.dumps(aside, indent=1).encode())
+    store.delete(weights.MANIFEST)
 
 
 def damaged_states(attempt_uri: str) -> dict[int, str]:
     """Step -> what is wrong with the state that was put aside, and not written again since."""
     again = _steps_with(attempt_uri, weights.MANIFEST)
     return {
-        step: json.loads(open_store(place_of_state(attempt_uri, step)).read(DAMAGED))["reason"]
+        step: _reason(open_store(place_of_state(attempt_uri, step)).read(DAMAGED))
         for step in _steps_with(attempt_uri, DAMAGED)
         if step not in again
     }
+
+
+def _reason(data: bytes) -> str:
+    try:
+        return text_of(parse_object(data), "reason")
+    except BadValue as error:
+        return f"its {DAMAGED} cannot be read ({error})"
 
 
 def save_state(
@@ -129,21 +179,28 @@ def commit_state(
 def drop_states(attempt_uri: str, *, below: int | None = None) -> None:
     """Delete the states of fewer steps than `below`; all where it is None."""
     store = _folder(attempt_uri)
-    keys = sorted(store.list(), key=lambda key: not key.endswith(weights.MANIFEST))
-    for key in keys:  # manifests first: a state half deleted is none
-        if below is None or step_of(key) < below:
-            store.delete(key)
+    found = [(step, key) for key in store.list() if (step := step_of(key)) is not None]
+    dropped = [(step, key) for step, key in found if below is None or step < below]
+    # manifests first: a half-deleted state must not look committed
+    for _, key in sorted(dropped, key=lambda one: not one[1].endswith(weights.MANIFEST)):
+        store.delete(key)
+    for step in sorted({step for step, _ in dropped}):
+        store.sweep(f"step-{step:08d}")
+    if below is None:
+        open_store(attempt_uri).sweep(FOLDER)
 
 
 def _steps_with(attempt_uri: str, name: str) -> list[int]:
     """Steps of the states that have such a file, ascending."""
     keys = _folder(attempt_uri).list()
-    return sorted(step_of(key) for key in keys if key.endswith(f"/{name}"))
+    steps = [step_of(key) for key in keys if key.endswith(f"/{name}")]
+    return sorted(step for step in steps if step is not None)
 
 
-def step_of(key: str) -> int:
-    """Steps of the state that a key below the folder belongs to."""
-    return int(key.split("/", 1)[0].removeprefix("step-"))
+def step_of(key: str) -> int | None:
+    """Steps of the state that a key below the folder belongs to; None for what is no state's."""
+    found = _STATE.match(key)
+    return int(found.group(1)) if found else None
 
 
 def _folder(attempt_uri: str) -> ObjectStore:

@@ -22,6 +22,7 @@ from pipelines.lineage.attempts import (
 )
 from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent, manifest_from_json, read_manifest
 from pipelines.lineage.start_weights import init_place, is_file, start_weights
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data, Recipe, Stage
 from storage import weights
 from storage.uri import join
@@ -90,7 +91,7 @@ def find_source(
         init_image_size: resolution of a checkpoint whose files do not say.
 
     Raises:
-        ValueError: there are none, or they do not fit; says what to do.
+        Mistake: there are none, or they do not fit; says what to do.
     """
     stage = recipe.stage(only) if only else recipe.stages[-1]
     if uri is None:
@@ -115,9 +116,9 @@ def _committed(attempt: Attempt, average: Average, image_size: int | None) -> So
     assert manifest is not None
     files = manifest.files
     if WEIGHTS not in files:
-        raise ValueError(f"{attempt.uri} holds no weights: it is no training stage's")
+        raise Mistake(f"{attempt.uri} holds no weights: it is no training stage's")
     if average == "ema" and AVERAGE not in files:
-        raise ValueError(
+        raise Mistake(
             f"{attempt.uri} holds no average: its stage has no optim.ema_decay - take --average"
             " live"
         )
@@ -141,7 +142,7 @@ def _imported(
     uri: str, stage: Stage, average: Average, image_size: int | None, init_image_size: int | None
 ) -> Source:
     if average == "ema":
-        raise ValueError(f"--average ema: {uri} is no committed stage, it has no average beside it")
+        raise Mistake(f"--average ema: {uri} is no committed stage, it has no average beside it")
     config = replace(stage.model, image_size=image_size or stage.image_size)
     tensors, notes = start_weights(
         uri,

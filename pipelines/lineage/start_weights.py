@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from pipelines.lineage.manifest import WEIGHTS, read_manifest
+from pipelines.recipes.errors import Mistake
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
@@ -42,7 +43,7 @@ def start_weights(
         reset_head: start with a new head, also where the one there would fit.
 
     Raises:
-        ValueError: there is nothing, or it does not fit; names the place and the tensors.
+        Mistake: there is nothing, or it does not fit; names the place and the tensors.
     """
     manifest = None if is_file(uri) else read_manifest(uri)
     if manifest is not None:
@@ -81,9 +82,7 @@ def _fetched(uri: str, folder: Path) -> Path:
     """A local path of the checkpoint; objects on S3 are downloaded."""
     if "://" not in uri:
         if not Path(uri).exists():
-            raise ValueError(
-                f"init {uri}: no such file or folder - give a checkpoint or an attempt"
-            )
+            raise Mistake(f"init {uri}: no such file or folder - give a checkpoint or an attempt")
         return Path(uri)
     place, _, name = uri.rpartition("/")
     store = open_store(place if is_file(uri) else uri)
@@ -94,7 +93,7 @@ def _fetched(uri: str, folder: Path) -> Path:
     else:
         keys = [key for key in store.list() if "/" not in key]
     if not keys:
-        raise ValueError(f"init {join(uri)}: nothing lies there - give a checkpoint or an attempt")
+        raise Mistake(f"init {join(uri)}: nothing lies there - give a checkpoint or an attempt")
     for key in keys:
         store.download(key, folder / key)
     return folder / name if is_file(uri) else folder

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
 from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, is_attempt, newest
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
 from pipelines.lineage.start_weights import init_digest
+from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
 from storage import weights
 from storage.dataset import load_dataset
@@ -83,7 +85,9 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
             place = (parts[0], parts[1], parts[2])
-            saved[place] = max(saved.get(place, 0), step_of(parts[4]))
+            step = step_of(parts[4])
+            if step is not None:
+                saved[place] = max(saved.get(place, 0), step)
     found = []
     for place in sorted(committed | set(saved)):
         uri = join(storage_root, *place)
@@ -128,9 +132,9 @@ def _judge(
     try:
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest
         init = init_digest(stage.init)
-    except (StorageError, ValueError) as error:
+    except (StorageError, *MISTAKES) as error:
         return Verdict(
-            stage=stage.name, state="data missing", fingerprint=None, reason=_line(error)
+            stage=stage.name, state="data missing", fingerprint=None, reason=unwrapped(error)
         )
     of_parent = own.get(stage.parent) if stage.parent else None
     if not stage.parent or of_parent:
@@ -148,9 +152,9 @@ def _judge(
                 command=f"pipelines/{stage.parent}.py --recipe {command.options.recipe}"
                 f" --run {command.options.run}",
             ).fingerprint
-        except ValueError as error:
+        except Mistake as error:
             return Verdict(
-                stage=stage.name, state="parent missing", fingerprint=None, reason=_line(error)
+                stage=stage.name, state="parent missing", fingerprint=None, reason=unwrapped(error)
             )
     if stage.parent and parent is None:
         return Verdict(stage=stage.name, state="would be trained", fingerprint=None, reason=after)
@@ -206,7 +210,3 @@ def differences(
         ("format_version", manifest.format_version, FORMAT_VERSION),
     )
     return (*changed, *(f"{name}: {old} -> {new}" for name, old, new in others if old != new))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -14,6 +14,7 @@ from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import parse, program_name
 from pipelines.packing.progress import PackingProgress, verified
 from pipelines.packing.ray_tasks import on_ray
+from pipelines.recipes.errors import Mistake
 from storage.dataset import Dataset, load_dataset
 from storage.decode import MAX_PIXELS
 from storage.pack import pack
@@ -45,7 +46,7 @@ class _Target(ABC):
 
     def __post_init__(self) -> None:
         if self.shard_mebibytes < 1:
-            raise ValueError(f"shard_mebibytes {self.shard_mebibytes} must be at least 1")
+            raise Mistake(f"shard_mebibytes {self.shard_mebibytes} must be at least 1")
 
     @abstractmethod
     def source(self) -> Source:

@@ -17,6 +17,7 @@ from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitti
 from pipelines.planning.hardware import Cluster, default_kind, find_cluster
 from pipelines.planning.images import images_of, with_images
 from pipelines.planning.tables import print_plan
+from pipelines.recipes.errors import Mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command[PlanOp
     """Parse the arguments: those of `pipeline.py`, or with `--only STAGE` those of that stage.
 
     Raises:
-        ValueError: one line for whatever is wrong with them.
+        Mistake: one line for whatever is wrong with them.
     """
     first = peek(argv, prog, on=None, only=None, config=CONFIG)
     on = first.on or default_kind(Path(first.config))
@@ -62,7 +63,7 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command[PlanOp
     for name in ("images", "mean_bytes"):
         value = getattr(command.own, name)
         if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')}: wanted more than 0, found {value}")
+            raise Mistake(f"--{name.replace('_', '-')}: wanted more than 0, found {value}")
     return command
 
 

@@ -1,24 +1,20 @@
 """The plan as two tables, each figure with its source, and what it asks of its reader."""
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.settings import Place
-from pipelines.cli.console import clock
+from pipelines.cli.console import console_for_tables, days_or_clock
 from pipelines.cli.options import Command
 from pipelines.planning.estimate import Estimate, fitting_place
 from pipelines.planning.hardware import Cluster
 from pipelines.planning.memory import GIB, nodes_for
 
-_LOG_COLUMNS = 120
 _SAVE_SECONDS = 300.0  # saving more often than that is named
 
 
 def print_plan(estimates: list[Estimate], command: Command) -> None:
     """Two tables: what the stages take, and memory by ZeRO level; then what to do."""
-    console = Console()
-    if not console.is_terminal:  # a log has no width
-        console = Console(width=_LOG_COLUMNS, no_color=True)
+    console = console_for_tables()
     cluster = command.own.cluster
     workers, nodes = nodes_for(command.place, cluster)
     each = f"{cluster.gpus} GPUs" if cluster.gpus else f"{cluster.cpus} CPUs"
@@ -56,7 +52,7 @@ _ROWS = (
     ("global batch", lambda e: e.batch, "micro x workers x accumulation"),
     ("images/s", lambda e: f"{e.images_per_second:,.0f}", "peak x MFU / GFLOP"),
     ("step, s", lambda e: f"{e.step_seconds:,.3g}", "global batch / images/s"),
-    ("time", lambda e: _time(e.days), "exaFLOP / (peak x MFU)"),
+    ("time", lambda e: days_or_clock(e.days), "exaFLOP / (peak x MFU)"),
     ("worker-days", lambda e: f"{e.gpu_days:,.3g}", "days x workers"),
     (
         "network, MB a step",
@@ -70,11 +66,6 @@ _ROWS = (
     ("S3 reads, GB", lambda e: f"{e.read_bytes / 1e9:,.1f}", "images x mean bytes"),
     ("S3 writes, GB", lambda e: f"{e.written_bytes / 1e9:,.2f}", "resume states and weights"),
 )
-
-
-def _time(days: float) -> str:
-    """`12.3 days`, or `4:05:06` where it is less than one."""
-    return f"{days:,.3g} days" if days >= 1 else clock(days * 86400)
 
 
 def _memory(estimates: list[Estimate], place: Place) -> Table:

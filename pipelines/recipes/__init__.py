@@ -4,6 +4,7 @@ The paper's rows fine-tune on ImageNet; `ROW-to-TASK` fine-tunes the same weight
 """
 
 from pipelines.recipes.digits import DIGITS, DIGITS_SCRATCH
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.paper import BASELINE, BASELINE_300, PAPER, TASKS, paper_recipe
 from pipelines.recipes.stage import Recipe
 
@@ -18,13 +19,13 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        ValueError: there is none.
+        Mistake: there is none.
     """
     row, _, task = name.partition("-to-")
     if task in TRANSFER_TASKS and row in PAPER:
         return paper_recipe(row, task)
     if name not in RECIPES:
-        raise ValueError(
+        raise Mistake(
             f"no recipe {name!r} - there are: {', '.join(sorted(RECIPES))}; and the paper's rows"
             f" with -to-TASK, TASK one of {', '.join(TRANSFER_TASKS)}"
         )

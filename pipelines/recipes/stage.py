@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pipelines.recipes.errors import Mistake
 from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
@@ -126,19 +127,19 @@ class Stage:
     def __post_init__(self) -> None:
         for name, least in (("global_batch", 1), ("steps", 0), ("eval_every_steps", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}: wanted at least {least}, found {getattr(self, name)}")
+                raise Mistake(f"{name}: wanted at least {least}, found {getattr(self, name)}")
         if self.parent and self.init:
-            raise ValueError(
+            raise Mistake(
                 f"stage {self.name}: parent {self.parent!r} and init {self.init!r} both give"
                 " weights - set one of them to None"
             )
         if not isinstance(self.model.image_size, int):
-            raise ValueError(
+            raise Mistake(
                 f"model.image_size {self.model.image_size}: the stream cuts square images - give"
                 " one number"
             )
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing: wanted within [0, 1), found {self.label_smoothing}")
+            raise Mistake(f"label_smoothing: wanted within [0, 1), found {self.label_smoothing}")
         if self.steps:
             lr_at(0, self.steps, self.optim)  # raises where warm-up and cool-down do not fit
         self.data.train_crop(self.image_size)
@@ -168,13 +169,13 @@ class Recipe:
         """The stage of that name.
 
         Raises:
-            ValueError: the recipe has none.
+            Mistake: the recipe has none.
         """
         for stage in self.stages:
             if stage.name == name:
                 return stage
         known = ", ".join(stage.name for stage in self.stages)
-        raise ValueError(f"recipe {self.name!r} has no stage {name!r}, only {known}")
+        raise Mistake(f"recipe {self.name!r} has no stage {name!r}, only {known}")
 
 
 def fingerprint(

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from pipelines.cli.exits import errors_as_exits, unwrapped
 from pipelines.cli.options import Command, program_name, read_command
+from pipelines.recipes.errors import Mistake
 from pipelines.reporting.content import gather
 from pipelines.reporting.page import render
 from pipelines.tracking import client as tracking
@@ -32,7 +33,7 @@ def main(description: str) -> NoReturn:
         )
         out = command.own.out or Path(default_file(command.options.run))
         if out.is_dir() or not out.parent.is_dir():
-            raise ValueError(f"--out {out}: wanted a file in a folder that is there")
+            raise Mistake(f"--out {out}: wanted a file in a folder that is there")
         page, logged = make_report(command, tracking.open_client(command.place.mlflow_uri))
         out.write_bytes(page)
         print(f"wrote {out} ({len(page) / 2**20:.1f} MiB), and in MLflow {logged}")
@@ -43,7 +44,7 @@ def make_report(command: Command, client: Any) -> tuple[bytes, str]:
     """The page, and where it lies as an artifact of the run's parent run.
 
     Raises:
-        ValueError: MLflow knows no such run, or does not answer.
+        Mistake: MLflow knows no such run, or does not answer.
     """
     content = gather(command, client)
     page = render(content, made=datetime.now(UTC)).encode()

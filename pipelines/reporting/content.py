@@ -8,6 +8,7 @@ from pipelines.cli.options import Command
 from pipelines.cli.redaction import redact
 from pipelines.lineage.manifest import Manifest
 from pipelines.lineage.status import attempts_under
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import flatten
 from pipelines.tracking import reader as tracking_read
 from storage.errors import StorageError
@@ -80,14 +81,14 @@ def gather(command: Command, client: Any) -> Content:
         client: from `pipelines.tracking.client.open_client`.
 
     Raises:
-        ValueError: MLflow knows no such run.
+        Mistake: MLflow knows no such run.
         pipelines.tracking.client.TrackingUnavailable: it does not answer.
     """
     recipe, run = command.options.recipe, command.options.run
     uri, root = redact(command.place.mlflow_uri), command.place.storage_root
     found = tracking_read.read_run(client, experiment=recipe, run=run)
     if found is None:
-        raise ValueError(
+        raise Mistake(
             f"MLflow at {uri} has no run {run!r} of recipe {recipe!r} - run: pipelines/pipeline.py"
             f" --recipe {recipe} --run {run}"
         )

@@ -17,8 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.redaction import redact, scrub
+from pipelines.cli.redaction import redact
+from pipelines.recipes.errors import Mistake
+from pipelines.tracking import run_tree
+from pipelines.tracking.advice import SQLITE, advice_for, reason_of, trouble_with_database
 from pipelines.tracking.history import Point
+from pipelines.tracking.run_tree import PARENT_RUN, find_run
 from pipelines.tracking.spool import SpoolInUse, spool_folder
 from pipelines.tracking.tracker import FINISHED, Refused, Tracker
 
@@ -30,15 +34,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at ev
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from mlflow import MlflowClient  # reads the environment above
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Experiment, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors starting and stopping
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks; raised, too
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
 
-PARENT_RUN = "mlflow.parentRunId"
-SQLITE = "sqlite:///"
 # Opens the UI on training runs; it takes an experiment for one of prompts otherwise.
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 _PARAMS, _METRICS = 100, 1000  # MLflow takes so many at a time
@@ -46,7 +49,7 @@ _PARAMS, _METRICS = 100, 1000  # MLflow takes so many at a time
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
-class TrackingUnavailable(ValueError):
+class TrackingUnavailable(Mistake):
     """The tracking server or database cannot be used."""
 
 
@@ -75,23 +78,38 @@ class MlflowRun:
     def end(self, status: str, ended_ms: int) -> None:
         """Close the run."""
         with _refusals():
-            self._client.set_terminated(self._run_id, status, ended_ms)
+            run_tree.end(self._client, self._run_id, status, ended_ms)
 
     def answer(self) -> None:
         """Raise if MLflow is away."""
         self._client.get_run(self._run_id)
 
 
-def open_client(uri: str) -> MlflowClient:
+def open_client(uri: str, *, experiment: str | None = None) -> MlflowClient:
     """A client of a tracking server or database that answers.
 
     Raises:
-        TrackingUnavailable: it does not, with what to do.
+        TrackingUnavailable: it does not, or the experiment was deleted; with what to do.
     """
+    trouble = trouble_with_database(absolute(uri))
+    if trouble is not None:
+        raise TrackingUnavailable(f"MLflow's database: {trouble}")
     with answering(uri):
         client = MlflowClient(absolute(uri))
         client.search_experiments(max_results=1)
+        found = client.get_experiment_by_name(experiment) if experiment else None
+    if found is not None:
+        _check_alive(client, found)
     return client
+
+
+def _check_alive(client: MlflowClient, experiment: Experiment) -> None:
+    if experiment.lifecycle_stage != "active":
+        uri = redact(client.tracking_uri)
+        raise TrackingUnavailable(
+            f"MLflow at {uri}: experiment {experiment.name!r} was deleted - restore it: "
+            f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment.experiment_id}"
+        )
 
 
 def open_tracker(
@@ -130,12 +148,13 @@ def open_tracker(
         raise TrackingUnavailable(f"metrics on their way need a folder: {error}") from None
     try:
         with answering(client.tracking_uri):
-            data = client.get_run(run_id).data
+            found = client.get_run(run_id)
+            data = found.data
             tracker.history.remember(
                 (metric.key, metric.value, metric.timestamp, metric.step)
                 for metric in data.to_proto().metrics
             )
-            client.update_run(run_id, status="RUNNING")
+            run_tree.begin(client, found)
             for name, value in tags.items():
                 client.set_tag(run_id, f"vit.{name}", value)
             new = [Param(k, str(value)) for k, value in params.items() if k not in data.params]
@@ -165,10 +184,10 @@ def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
     except Exception as error:  # MLflow's, SQLAlchemy's and requests' own
         if getattr(error, "error_code", None) in _REFUSALS:
             return []  # a run of another server, or deleted
-        return [f"warning: its MLflow run cannot be brought to its end: {_reason(error)}"]
-    tracker.start()
-    if status != FINISHED:
+        return [f"warning: its MLflow run cannot be brought to its end: {reason_of(error)}"]
+    if status != FINISHED and "manifest.json" not in tracker.files_waiting:
         tracker.log_file("manifest.json", json.dumps(manifest, indent=1).encode())
+    tracker.start()
     tracker.end(FINISHED, ended_ms=tracker.ended_ms)
     return tracker.notices()
 
@@ -208,23 +227,23 @@ def answering(uri: str) -> Iterator[None]:
     """Make TrackingUnavailable of whatever MLflow raises."""
     try:
         yield
+    except TrackingUnavailable:
+        raise
     except Exception as error:  # MLflow raises its own, SQLAlchemy's and requests' alike
         raise TrackingUnavailable(
-            f"MLflow at {redact(uri)} cannot be used: {_reason(error)} - start the server, or set"
-            " place.mlflow_uri (sqlite:///mlflow.db needs none)"
+            f"MLflow at {redact(uri)} cannot be used: {reason_of(error)} - {advice_for(error)}"
         ) from None
 
 
 def _run_of(client: MlflowClient, *, experiment: str, run: str, stage: str, attempt: str) -> str:
     """Id of the attempt's run, made if there is none."""
     experiment_id = _experiment(client, experiment)
-    parent = _find(client, experiment_id, {"vit.kind": "run", "vit.run": run})
+    parent = find_run(client, experiment_id, {"vit.kind": "run", "vit.run": run})
     if parent is None:
         parent = client.create_run(
             experiment_id, run_name=run, tags={"vit.kind": "run", "vit.run": run}
         )
-        client.set_terminated(parent.info.run_id, FINISHED)
-    found = _find(client, experiment_id, {"vit.kind": "stage", "vit.attempt": attempt})
+    found = find_run(client, experiment_id, {"vit.kind": "stage", "vit.attempt": attempt})
     if found is None:
         found = client.create_run(
             experiment_id,
@@ -243,6 +262,7 @@ def _run_of(client: MlflowClient, *, experiment: str, run: str, stage: str, atte
 def _experiment(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
+        _check_alive(client, found)
         return found.experiment_id
     # Beside the database: MLflow's default is ./mlruns of whoever comes first, and the working
     # directory of a submitted job is deleted after it.
@@ -257,12 +277,6 @@ def _experiment(client: MlflowClient, name: str) -> str:
         found = client.get_experiment_by_name(name)
         assert found is not None
         return found.experiment_id
-
-
-def _find(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:
-    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    runs = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
-    return runs[0] if runs else None
 
 
 def absolute(uri: str) -> str:
@@ -280,7 +294,3 @@ def _refusals() -> Iterator[None]:
         if error.error_code in _REFUSALS:
             raise Refused(str(error)) from None
         raise
-
-
-def _reason(error: Exception) -> str:
-    return scrub(error)[:200]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.tracking.client import PARENT_RUN, MlflowClient, Run, answering
+from pipelines.tracking.client import MlflowClient, answering
+from pipelines.tracking.run_tree import PARENT_RUN, find_run, search
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,11 @@ def read_run(
         found = client.get_experiment_by_name(experiment)
         if found is None:
             return None
-        # Compared here and not by MLflow: a name may hold the quotes of its filters.
-        parents = _search(client, found.experiment_id, "tags.`vit.kind` = 'run'")
-        parent = next((one for one in parents if one.data.tags.get("vit.run") == run), None)
+        parent = find_run(client, found.experiment_id, {"vit.kind": "run", "vit.run": run})
         if parent is None:
             return None
         mine = f"tags.`{PARENT_RUN}` = '{parent.info.run_id}'"
-        children = _search(client, found.experiment_id, mine)
+        children = list(search(client, found.experiment_id, mine))
     records = [
         RunRecord(
             run_id=one.info.run_id,
@@ -79,15 +78,3 @@ def read_file(client: MlflowClient, run_id: str, name: str) -> bytes:
     """An artifact's bytes."""
     with answering(client.tracking_uri), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
-
-
-def _search(client: MlflowClient, experiment_id: str, wanted: str) -> list[Run]:
-    """All runs that match, however many pages they are."""
-    found: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], filter_string=wanted, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipelines.recipes.errors import Mistake
+
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # between two tries
 CLOSING_WAIT_SECONDS = 1.0
 CHUNK_BYTES = 256 << 10  # a few requests' worth
@@ -23,7 +25,7 @@ CHUNK_BYTES = 256 << 10  # a few requests' worth
 Record = dict[str, Any]
 
 
-class SpoolInUse(ValueError):
+class SpoolInUse(Mistake):
     """Another process writes this spool."""
 
 
@@ -175,6 +177,25 @@ def spool_folder() -> Path:
         return _own_folder(Path(state) / "vit-on-ray" / "mlflow")
     except OSError:
         return _own_folder(Path(tempfile.gettempdir()) / f"vit-on-ray-{os.getuid()}" / "mlflow")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process writes this spool."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:  # another user's: it cannot be known, so it must be believed
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _own_folder(folder: Path) -> Path:

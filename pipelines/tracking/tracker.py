@@ -27,6 +27,10 @@ class Refused(Exception):
     """The server answers, and will never take this: its run was deleted, its name is bad."""
 
 
+class _NoArtifact(Exception):
+    """The server answers, and its artifact store does not take a file."""
+
+
 class Server(Protocol):
     """One run on the tracking server. Calls may block and raise anything; all may be repeated."""
 
@@ -74,10 +78,16 @@ class Tracker:
         self._spool = Spool(spool_file, self._send)
         self.ended_ms: int | None = None
         """When an earlier process ended, where its word is still in the spool."""
+        self.files_waiting: set[str] = set()
+        """Files that an earlier process could not deliver."""
         for record in self._spool.records():
             self.history.remember(record.get("metrics", ()))
             self.ended_ms = record.get("ended_ms", self.ended_ms)
+            if "file" in record:
+                self.files_waiting.add(record["file"])
         self._ended, self._file_failures = threading.Event(), 0
+        self._given_up: set[str] = set()  # files that the artifact store did not take
+        self._files_fail = False
         self._warnings: dict[str, str] = {}
         self._said: set[str] = set()
         self._owed = self._spool.inherited
@@ -127,6 +137,24 @@ class Tracker:
             again = "run the same command again to deliver them"
             self._warn("kept", f"{kept} records for MLflow are kept in {self._spool.path}; {again}")
 
+    @contextmanager
+    def running(self, say: Callable[[str], None]) -> Iterator[None]:
+        """End the run as what the block did: FINISHED, KILLED at Ctrl-C, else FAILED.
+
+        `say` is given what a person should know at the end, a line at a time.
+        """
+        status = FAILED
+        try:
+            yield
+            status = FINISHED
+        except KeyboardInterrupt:
+            status = KILLED
+            raise
+        finally:
+            self.end(status)
+            for line in self.notices():
+                say(line)
+
     def release(self) -> None:
         """Give the run up unchanged."""
         self._spool.close(0.0)
@@ -135,7 +163,11 @@ class Tracker:
         """What a person should know and was not told yet, a line each."""
         spool, lines = self._spool, []
         trouble, owing = spool.trouble, bool(spool.inherited)
-        if trouble is not None and "away" not in self._said:
+        if (
+            trouble is not None
+            and not isinstance(trouble, _NoArtifact)
+            and ("away" not in self._said)
+        ):
             self._said.add("away")
             lines.append(
                 f"warning: MLflow at {self._server.name} takes no metrics: {scrub(trouble)[:200]};"
@@ -155,7 +187,7 @@ class Tracker:
         return lines
 
     def _warn(self, kind: str, text: str) -> None:
-        self._warnings[kind] = text
+        self._warnings = {**self._warnings, kind: text}  # notices() may be reading the old one
 
     def _put_points(self, points: Sequence[Point]) -> None:
         if points:
@@ -173,18 +205,30 @@ class Tracker:
             elif "end" in record and self._session in (None, record["session"]):
                 with self._refusable():
                     self._server.end(record["end"], record["ended_ms"])
+        self._given_up.clear()
 
     def _send_file(self, name: str, data: bytes) -> None:
-        """A file that cannot be stored must not hold back metrics for ever: it is a copy."""
+        """A file that cannot be stored must not hold back metrics forever: it is a copy.
+
+        The first is tried several times; after it, each once, until one is taken.
+        """
+        if name in self._given_up:  # in this chunk, which is sent again because of another file
+            return
         try:
             with self._refusable():
                 self._server.log_file(name, data)
         except Exception as error:  # the artifact store's own kinds
             self._server.answer()
             self._file_failures += 1
-            if self._file_failures < _FILE_TRIES:
-                raise
-            self._warn(name, f"{name} is not in MLflow: {scrub(error)[:200]}")
+            if self._file_failures < _FILE_TRIES and not self._files_fail:
+                raise _NoArtifact(str(error)) from error
+            self._files_fail = True
+            self._given_up.add(name)
+            text = f"{name} is not in MLflow, nor is what its artifact store refuses later"
+            if "files" not in self._warnings:  # the first is the one to name
+                self._warn("files", f"{text}: {scrub(error)[:200]}")
+        else:
+            self._files_fail = False
         self._file_failures = 0
 
     @contextmanager

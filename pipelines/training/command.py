@@ -1,10 +1,9 @@
 """`pretrain.py`, `upscale.py`, `finetune.py`, `pipeline.py`: run the stages in order."""
 
-import signal
 import sys
 from typing import Any, NoReturn
 
-from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
 from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.place import check_root
@@ -20,7 +19,7 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
     """Run one stage, or all stages of the recipe, as the command line says; exit."""
     stopped = "stopped; run the same command again to continue from the last save"
     with errors_as_exits(stopped=stopped):
-        signal.signal(signal.SIGTERM, _stop)
+        stop_at_sigterm()
         command = read_command(
             sys.argv[1:], prog=program_name(), description=description, stage_name=stage_name
         )
@@ -36,35 +35,35 @@ def run_stages(command: Command) -> list[Outcome]:
     """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
     checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
-    client = open_client(command.place.mlflow_uri)
+    client = open_client(command.place.mlflow_uri, experiment=command.options.recipe)
     outcomes: list[Outcome] = []
     rest = list(command.stages)
     while rest:  # committed stages first: they need no Ray
         plan = make_plan(rest[0], command, checked[rest[0].name])
         if not plan.done:
             break
-        outcomes.append(_done(plan, client))
+        outcomes.append(committed_already(plan, client))
         rest.pop(0)
     if not rest:
         return outcomes
     with ray_session(verbose=command.place.verbose):
-        signal.signal(signal.SIGTERM, _stop)  # again: Ray's own aborts with a stack trace
+        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
         command = with_gpus_settled(command)
         for stage in rest:
             plan = make_plan(stage, command, checked[stage.name])
             done = plan.done
-            outcomes.append(_done(plan, client) if done else run_stage(plan, command, client))
+            outcomes.append(
+                committed_already(plan, client) if done else run_stage(plan, command, client)
+            )
     return outcomes
 
 
-def _done(plan: Plan, client: Any) -> Outcome:
+def committed_already(plan: Plan, client: Any) -> Outcome:
+    """Say that a stage is done, and bring its MLflow run to an end if its driver died."""
     manifest = plan.attempt.manifest
     assert manifest is not None
-    print(f"{plan.stage.name}: committed already in {plan.attempt.uri} (--force trains it again)")
+    where = f"committed already in {plan.attempt.uri} (--force trains it again)"
+    print(f"{plan.stage.name}: {where}", flush=True)
     for line in settle(client, manifest.to_json()):
         print(f"{plan.stage.name}: {line}")
     return Outcome(plan.stage.name, "done already", manifest.metrics, 0.0, plan.attempt.uri)
-
-
-def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

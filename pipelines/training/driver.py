@@ -1,6 +1,7 @@
 """What an entry script of a stage calls: parse, check, train, say what happened."""
 
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import asdict, replace
@@ -23,6 +24,7 @@ from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
+from pipelines.lineage.resume_states import newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
@@ -41,8 +43,17 @@ from storage.errors import StorageError
 from storage.objects import open_store
 
 
-def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
-    """Train one attempt under an MLflow run; the run ends as what happened."""
+def run_stage(
+    plan: Plan, command: Command, client: Any, *, stop: threading.Event | None = None
+) -> Outcome:
+    """Train one attempt under an MLflow run; the run ends as what happened.
+
+    Args:
+        plan: what to train.
+        command: where, and how it is called.
+        client: of the tracker.
+        stop: ends a stage that runs on a thread of its own, as Ctrl-C does on the main thread.
+    """
     place, stage = command.place, plan.stage
     fewest, most, cpus = _fit_to_cluster(plan, place)
     lineage = plan.lineage()
@@ -58,7 +69,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     tracker.log_file("config.yaml", command.as_yaml().encode())
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
-    progress.note(f"{_origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    progress.note(f"{origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
     listener = Listener(tracker, progress, plan)
     gauges = Gauges(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
 
@@ -81,7 +92,7 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
             trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
             fit = Background(trainer.fit)
-            untracked = drain(queue, handle, ended=lambda: not fit.is_alive())
+            untracked = drain(queue, handle, ended=lambda: _ended(fit, stop))
             fit.result()
         if listener.stopped:
             raise listener.stopped
@@ -107,6 +118,13 @@ def run_stage(plan: Plan, command: Command, client: Any) -> Outcome:
     reached = f"val accuracy {accuracy_of(manifest.metrics)} in {clock(seconds)}"
     progress.note(f"{reached}, weights in {plan.attempt.uri}")
     return Outcome(stage.name, "trained", manifest.metrics, seconds, plan.attempt.uri)
+
+
+def _ended(fit: Background, stop: threading.Event | None) -> bool:
+    """Whether the training is over. Raises KeyboardInterrupt where it shall stop."""
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+    return not fit.is_alive()
 
 
 def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
@@ -179,7 +197,11 @@ def _tags(plan: Plan, lineage: Manifest) -> dict[str, str]:
     return tags | lineage.tags()
 
 
-def _origin(plan: Plan) -> str:
+def origin(plan: Plan) -> str:
+    """What the stage starts from, in words: a resume state goes before everything else."""
+    saved = newest_state(plan.attempt.uri)
+    if saved is not None:
+        return f"continues after step {saved.step}"
     if plan.parent:
         return f"from {plan.stage.parent} {plan.parent.name}"
     return f"from {plan.stage.init}" if plan.stage.init else "from scratch"

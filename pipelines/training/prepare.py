@@ -29,6 +29,7 @@ from pipelines.lineage.attempts import (
 from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
 from pipelines.lineage.start_weights import init_digest, init_place, start_weights
 from pipelines.lineage.versions import git_commit, package_versions
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import Dataset, check_shards, load_dataset
@@ -95,7 +96,7 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     """Everything about a stage that can be known before its parent is there.
 
     Raises:
-        ValueError: one line - the batch cannot be split, the data is missing, empty, of one class
+        Mistake: one line - the batch cannot be split, the data is missing, empty, of one class
             that nobody asked for or of another number of classes, a feature is not there.
     """
     fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
@@ -121,13 +122,13 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     classes = stage.data.selection.num_classes(len(dataset.classes))
     chosen = stage.data.selection
     if classes == 1 and stage.steps and chosen.classes is None and chosen.labels is None:
-        raise ValueError(
+        raise Mistake(
             f"stage {stage.name}: {dataset.uri} has one class alone, {dataset.classes[0]!r}, and"
             " nothing to tell apart - pack the folder that holds the folders of the classes, or"
             " train on it all the same by --stage.data.selection.classes 0"
         )
     if classes != stage.model.num_classes:
-        raise ValueError(
+        raise Mistake(
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
             f" data of {dataset.uri} has {classes} classes"
         )
@@ -141,7 +142,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     """Decide what to do for one checked stage (see the numbered cases on top).
 
     Raises:
-        ValueError: one line.
+        Mistake: one line.
         storage.errors.Unavailable: the storage does not answer.
     """
     place, run = command.place, command.options.run

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -13,20 +14,18 @@ class Background(threading.Thread, Generic[T]):
     def __init__(self, call: Callable[[], T]) -> None:
         super().__init__(name="background", daemon=True)
         self._call = call
-        self._returned: T
-        self._error: BaseException | None = None
+        self.future: Future[T] = Future()
+        """For `concurrent.futures.wait`."""
         self.start()
 
     def run(self) -> None:
         """Make the call; keep what comes of it."""
         try:
-            self._returned = self._call()
+            self.future.set_result(self._call())
         except BaseException as error:
-            self._error = error
+            self.future.set_exception(error)
 
     def result(self) -> T:
         """Wait for the end."""
         self.join()
-        if self._error is not None:
-            raise self._error
-        return self._returned
+        return self.future.result()

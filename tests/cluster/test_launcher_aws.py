@@ -255,7 +255,7 @@ START = {
 INSTANCE, VOLUME = f"{EC2}:instance/*", f"{EC2}:volume/*"
 SHARD = f"{DATA}/datasets/jft300m/train-000000.tar"
 ATTEMPT = f"{RUNS}/runs/h14/pretrain/abc123"
-WEIGHTS = f"{ATTEMPT}/weights.safetensors"
+WEIGHTS = f"{ATTEMPT}/weights-0123456789ab.safetensors"
 STATE = f"{ATTEMPT}/resume/step-00000100/weights.safetensors"
 MAY: list[tuple[str, str, str, Context, bool]] = [
     ("head", "ec2:RunInstances", INSTANCE, START, True),

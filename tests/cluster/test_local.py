@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cluster.local.processes import State, family, nodes, read_state
-from cluster.local.services import S3Account
+from cluster.local.s3 import S3Server
 from storage.objects import open_store
 from tests.cluster.prometheus import asked_for, exported
 from tests.cluster.test_grafana import GPU
@@ -108,17 +108,18 @@ def submit(laptop: Laptop, *options: str) -> subprocess.Popen[str]:
 
 
 def left_behind(laptop: Laptop, run: str) -> set[str]:
-    """Files of the run's attempts on S3, by name; `resume/...` for those of a resume state."""
+    """Files of the run's attempts on S3, by name without checksum; `resume/...` for states."""
     place = yaml.safe_load((laptop.folder / "place.yaml").read_text())
     assert place["storage_root"].startswith("s3://")
     keys = set(open_store(f"{place['storage_root']}/{run}").list())
-    return {key[key.find("resume/") :] if "/resume/" in key else Path(key).name for key in keys}
+    names = {key[key.find("resume/") :] if "/resume/" in key else Path(key).name for key in keys}
+    return {re.sub(r"^(weights(?:_ema)?)-[0-9a-f]{12}\.", r"\1.", name) for name in names}
 
 
 @pytest.fixture
 def s3_variables(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in laptop.environment.items():
-        if name in S3Account(endpoint="", access_key="", secret_key="").environment:
+        if name in S3Server(endpoint="", access_key="", secret_key="").variables:
             monkeypatch.setenv(name, value)
 
 

@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from pipelines.training.command import main as run_command
 from storage.pack import pack
 from storage.pack.digits import Digits
-from tests.s3 import S3Server
 
 TINY = [
     argument

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cluster.local.s3 import S3Server
 from storage.dataset import Dataset
 from storage.pack import pack
 from storage.pack.digits import Digits
-from tests.s3 import S3Server
 
 settings.register_profile("busy", deadline=None)  # a shared machine stalls; it proves nothing
 settings.load_profile("busy")

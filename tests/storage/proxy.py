@@ -5,12 +5,14 @@ mid-body), "short" (connection closed in mid-body) or "hang" (silence in mid-bod
 """
 
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -25,17 +27,28 @@ class FaultyProxy:
 
     upstream: str
     faults: Callable[[], str] = lambda: "ok"
+    refuses: Callable[[str, Message], tuple[int, str] | None] = lambda method, headers: None
+    """Status and code with which a request is refused for its method and headers."""
+    before: Callable[[str], None] = lambda method: None
+    """Called before a request is passed on."""
+    answers: Callable[[str, bytes, Message], bool] = lambda path, body, headers: False
+    """Does what a request asks for by itself: it is not passed on, the reply is 200."""
     endpoint: str = ""
     served: list[tuple[str, str | None, str]] = field(default_factory=list)
     """(method, Range header, fault) of every request."""
 
 
 @contextmanager
-def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
+def faulty_proxy(upstream: str, certificate: ssl.SSLContext | None = None) -> Iterator[FaultyProxy]:
+    """Start one, which speaks TLS where it is given a certificate."""
     proxy = FaultyProxy(upstream=upstream)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
     server.daemon_threads = True
-    proxy.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    if certificate is not None:
+        server.socket = certificate.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda request, client_address: None  # who does not trust it hangs up
+    scheme = "http" if certificate is None else "https"
+    proxy.endpoint = f"{scheme}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -54,6 +67,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.proxy.faults()
         self.proxy.served.append((self.command, self.headers.get("Range"), fault))
+        refused = self.proxy.refuses(self.command, self.headers)
+        if refused:
+            self._refuse(*refused)
+            return
+        self.proxy.before(self.command)
+        if self.proxy.answers(self.path, body, self.headers):
+            self.send_response(200)
+            self.send_header("ETag", '"0"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if fault in _CODES:
             self._refuse(*_CODES[fault])
             return

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.dataset import load_dataset
 from storage.errors import NotWritable
 from storage.objects import open_store
@@ -21,7 +22,6 @@ from storage.pack.publish import UNFINISHED
 from storage.pack.tars import index_tars
 from storage.store import ObjectStore
 from storage.verify import verify
-from tests.s3 import S3Server
 from tests.storage.test_pack import Numbers
 from tests.storage.test_tars import GOOD, TRAIN, put
 

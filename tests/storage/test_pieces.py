@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.local.s3 import S3Server
 from storage.errors import CorruptWeights, WeightsExist, WeightsNotFound
 from storage.objects import open_store
 from storage.pieces import Piece, commit_parts, open_pieces, write_part
-from tests.s3 import S3Server
 
 TENSORS = {
     "weights/a": torch.arange(12.0).view(3, 4),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.errors import AccessDenied, BadUri, NotWritable, ObjectNotFound, Unavailable
 from storage.objects import open_store
 from storage.s3 import S3Store
-from tests.s3 import S3Server
 
 
 def test_missing_bucket_is_named(s3: S3Server) -> None:
@@ -82,7 +82,7 @@ def test_stores_share_a_client_until_the_credentials_change(
     first, second = (open_store(s3.uri("shared", name)) for name in "ab")
     assert isinstance(first, S3Store)
     assert isinstance(second, S3Store)
-    assert first._client is second._client
+    assert first._client.made() is second._client.made()
     rotate("expired")
     with pytest.raises(AccessDenied):
         open_store(s3.uri("shared")).write("x", b"1")
@@ -91,10 +91,10 @@ def test_stores_share_a_client_until_the_credentials_change(
 
 
 def test_a_fork_has_a_client_of_its_own(s3: S3Server) -> None:
-    ours = S3Store(s3.bucket)._client
+    ours = S3Store(s3.bucket)._client.made()
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         assert pool.submit(_same_client, s3.bucket, id(ours)).result() is False
 
 
 def _same_client(bucket: str, client: int) -> bool:
-    return id(S3Store(bucket)._client) == client
+    return id(S3Store(bucket)._client.made()) == client

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.dataset import Dataset
 from storage.errors import ObjectChanged, Unavailable
 from storage.index import load_index
 from storage.objects import open_store
 from storage.reader import read_samples
 from storage.s3 import S3Store
-from tests.s3 import S3Server
 from tests.storage.proxy import FaultyProxy, faulty_proxy
 
 DATA = os.urandom(1 << 20)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import ray
 
+from cluster.local.s3 import S3Server
 from storage import order
-from storage.cache import Cache
+from storage.cache import FOLDER, Cache
+from storage.columns import open_stream
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadOrder, BadSelection, StorageError
@@ -24,6 +26,7 @@ from storage.reader import read_samples
 from storage.selection import Selection, select
 from storage.stream import (
     StreamSpec,
+    _resolved,
     describe,
     eval_batches,
     eval_stream,
@@ -31,7 +34,6 @@ from storage.stream import (
     train_batch,
     train_stream,
 )
-from tests.s3 import S3Server
 
 Batch = dict[str, np.ndarray]
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -346,7 +348,7 @@ def test_the_cache_of_a_node_saves_the_second_epoch(
     assert cost >= sum(shard.bytes for shard in there.shards("train")) * 0.5
     second, again = run(epoch)
     assert again < cost / 10
-    for path in (tmp_path / "cache").iterdir():
+    for path in (tmp_path / "cache" / FOLDER).iterdir():
         path.write_bytes(b"\1" * path.stat().st_size)  # marked as here, and wrong
     mended, _ = run(0)
     for one, other in zip(first, mended, strict=True):
@@ -402,3 +404,18 @@ def test_batches_without_ray_are_those_of_the_order(digits: Dataset) -> None:
     assert batch["image"].shape == (48, 12, 12, 3)
     seen = np.concatenate([b["index"] for b in eval_batches(spec(digits, split="val"))])
     assert (seen == np.arange(digits.samples("val"))).all()
+
+
+def test_the_driver_chooses_the_length_of_runs_and_no_task_does(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = _resolved(spec(digits), digits)
+    assert resolved.run_samples == order_of(spec(digits), digits).run_samples
+
+    def chosen_anew(*_: object, **__: object) -> int:
+        raise AssertionError("a task chose the length of runs")
+
+    monkeypatch.setattr("storage.columns.natural_run", chosen_anew)
+    open_stream.cache_clear()
+    assert len(train_batch(resolved, 3)["label"]) == 64
+    open_stream.cache_clear()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.local.s3 import S3Server
 from storage.columns import StreamSpec, columns, open_stream
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.decode import Crop
@@ -17,7 +18,6 @@ from storage.pack.tar_names import expanded
 from storage.pack.tars import index_tars
 from storage.reader import read_samples
 from storage.verify import verify
-from tests.s3 import S3Server
 from tests.storage.images import encoded, gradient
 from tests.storage.test_tar import tar
 

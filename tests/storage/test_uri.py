@@ -15,6 +15,21 @@ def test_file_uri_is_its_path() -> None:
     assert str(parse("file:///a/b%20c")) == "/a/b c"
 
 
+@pytest.mark.parametrize(
+    "uri", ["file:///data/run#1", "file:///data/run?x", "file:///a#", "file:?"]
+)
+def test_what_ends_the_path_of_a_file_uri_is_refused(uri: str) -> None:
+    """It was dropped without a word: run#1 and run#2 would both be `run`."""
+    with pytest.raises(BadUri, match="%3F and %23"):
+        parse(uri)
+
+
+def test_the_same_characters_are_kept_where_they_are_part_of_the_name() -> None:
+    assert str(parse("file:///data/run%231%3F")) == "/data/run#1?"
+    assert str(parse("/data/run#1?")) == "/data/run#1?"
+    assert parse("s3://bucket/run#1?x").path == "run#1?x"
+
+
 def test_s3_uri_splits_into_bucket_and_prefix() -> None:
     place = parse("s3://bucket/a//b/")
     assert (place.bucket, place.path) == ("bucket", "a/b")

@@ -1,9 +1,11 @@
-"""What is wrong with a checkpoint, as one class that callers can tell from other ValueErrors."""
+"""What is wrong with a checkpoint, as one class that callers can tell from other mistakes."""
 
 from collections.abc import Sequence
 
+from vit.errors import BadModel
 
-class BadCheckpoint(ValueError):
+
+class BadCheckpoint(BadModel):
     """The checkpoint cannot be used. The message names the file, the reason and what to do."""
 
 

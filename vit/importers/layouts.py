@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from vit.errors import BadModel
 from vit.importers import bit, flax, hugging_face, mmpretrain, torchvision
 from vit.importers.rules import Rule
 
@@ -112,7 +113,7 @@ LAYOUTS: tuple[Layout, ...] = (
 def sniff(names: Iterable[str]) -> Layout:
     """The one layout that the names of a checkpoint's tensors are in.
 
-    Raises ValueError with the first names if none, or more than one, of `LAYOUTS` fits.
+    Raises BadModel with the first names if none, or more than one, of `LAYOUTS` fits.
     """
     names = list(names)
     fits = [
@@ -123,7 +124,7 @@ def sniff(names: Iterable[str]) -> Layout:
     if len(fits) != 1:
         known = ", ".join(layout.name for layout in LAYOUTS)
         which = " and ".join(layout.name for layout in fits) or "none"
-        raise ValueError(
+        raise BadModel(
             f"layout not recognised: wanted one of {known}; {which} fits {sorted(names)[:5]} ..."
         )
     return fits[0]

@@ -8,7 +8,6 @@ values and do nothing.
 import argparse
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -27,18 +26,16 @@ def read_pickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except UnpicklingError as error:
-        if found := re.search(r"GLOBAL (\S+)", str(error)) or re.search(
-            r"of type ([\w.]+)", str(error)
-        ):
+    except Exception as error:  # torch raises whatever a damaged file leads it to
+        text = str(error)
+        if "TorchScript" in text:
+            raise BadCheckpoint(
+                f"{path} is a TorchScript archive, a program - save the state dict of its model"
+            ) from None
+        found = re.search(r"GLOBAL (\S+)", text) or re.search(r"of type ([\w.]+)", text)
+        if "Weights only" in text and found:
             raise BadCheckpoint(
                 f"{path} holds a pickled {found[1]}, and unpickling runs code - save its state"
                 " dict alone where it was made: torch.save(model.state_dict(), 'weights.pth')"
-            ) from None
-        raise BadCheckpoint(explain_damage(path, error)) from None
-    except Exception as error:  # torch raises whatever a damaged file leads it to
-        if "TorchScript" in str(error):
-            raise BadCheckpoint(
-                f"{path} is a TorchScript archive, a program - save the state dict of its model"
             ) from None
         raise BadCheckpoint(explain_damage(path, error)) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vit.errors import BadModel
 from vit.importers.errors import first_three
 
 
@@ -32,7 +33,7 @@ def counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
 def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
     """Rename and reshape by `rules`, then fuse q, k, v into one matrix as the model has them.
 
-    Raises ValueError naming tensors that no rule knows, or one that two names lead to.
+    Raises BadModel naming tensors that no rule knows, or one that two names lead to.
     """
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     translated: dict[str, Tensor] = {}
@@ -42,13 +43,13 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
             if match := pattern.fullmatch(name):
                 new = match.expand(rule.name) if isinstance(rule.name, str) else rule.name(match)
                 if new in translated:
-                    raise ValueError(f"{name} is a second tensor for {new}")
+                    raise BadModel(f"{name} is a second tensor for {new}")
                 translated[new] = rule.change(tensor)
                 break
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"no rule for {first_three(sorted(unknown))}")
+        raise BadModel(f"no rule for {first_three(sorted(unknown))}")
     _fuse(translated, ("q", "k", "v"), "qkv")
     _fuse(translated, ("k", "v"), "kv")
     return translated

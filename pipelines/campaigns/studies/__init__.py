@@ -12,6 +12,7 @@ report      table, figure, files, MLflow
 
 from pipelines.campaigns.studies import data_size, patch_size, pos_embed, resolution, scaling
 from pipelines.campaigns.studies.study import Size, Sizes, Study
+from pipelines.recipes.errors import Mistake
 
 STUDIES: dict[str, Sizes] = {
     "data-size": data_size.SIZES,
@@ -26,11 +27,11 @@ def find_study(name: str, size: Size, seeds: int | None = None) -> Study:
     """The study of that name at that size, each point trained so many times.
 
     Raises:
-        ValueError: there is none.
+        Mistake: there is none.
     """
     if seeds is not None and seeds < 1:
-        raise ValueError(f"--seeds {seeds}: wanted at least 1")
+        raise Mistake(f"--seeds {seeds}: wanted at least 1")
     if name not in STUDIES:
-        raise ValueError(f"no study {name!r} - there are: {', '.join(STUDIES)}")
+        raise Mistake(f"no study {name!r} - there are: {', '.join(STUDIES)}")
     make = STUDIES[name][size]
     return make() if seeds is None else make(seeds=seeds)

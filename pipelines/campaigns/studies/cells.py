@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-COVERAGE = 2.0  # standard errors that a difference must exceed
+from pipelines.campaigns.studies.significance import holm, range_counts, student_p
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class Cells:
     """Standard deviation of one run, pooled over cells; None where nothing was repeated."""
     repeated: str
     """What was repeated: `training seeds`, `few-shot draws` or `nothing`."""
+    degrees: int = 0
+    """Degrees of freedom of the spread over training seeds; 0: no difference can be claimed."""
 
     def of(self, series: str) -> list[Cell]:
         """The cells of a series."""
@@ -61,22 +63,29 @@ class Cells:
         """The cells of an x."""
         return [cell for cell in self.cells if cell.x == x]
 
-    def margin(self, one: Cell, other: Cell) -> float:
-        """What the difference of two means must exceed."""
-        if self.spread is None:
-            return math.inf
-        return COVERAGE * self.spread * math.sqrt(1 / one.count + 1 / other.count)
+    def differ(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[bool]:
+        """Which of the planned comparisons of a sentence are beyond the spread."""
+        if self.spread is None or not self.degrees:
+            return [False] * len(pairs)
+        return holm([student_p(a.mean - b.mean, self._error(a, b), self.degrees) for a, b in pairs])
 
-    def differ(self, one: Cell, other: Cell) -> bool:
-        """Whether the difference is beyond the spread."""
-        return abs(one.mean - other.mean) > self.margin(one, other)
+    def apart(self, one: Cell, other: Cell, *, of: int) -> bool:
+        """Whether two of `of` cells differ, one of which was picked as the best or the worst."""
+        if self.spread is None or not self.degrees:
+            return False
+        error = self._error(one, other)
+        return range_counts(one.mean - other.mean, error, of=of, degrees=self.degrees)
+
+    def _error(self, one: Cell, other: Cell) -> float:
+        assert self.spread is not None
+        return self.spread * math.sqrt(1 / one.count + 1 / other.count)
 
 
 def cells_of(rows: Sequence[Row], metric: str) -> Cells:
     """Means of a metric over seeds.
 
-    The spread is that over training seeds where a cell has several, else that over few-shot draws,
-    which knows nothing of training.
+    The spread is that over training seeds where a cell has several. That over few-shot draws is
+    shown where nothing else is there; it knows nothing of training, so no difference follows of it.
     """
     groups: dict[tuple[str, float | str], list[Row]] = {}
     for row in rows:
@@ -94,7 +103,8 @@ def cells_of(rows: Sequence[Row], metric: str) -> Cells:
         [row.metrics[metric] for row in group] for group in groups.values() if len(group) > 1
     ]
     if several:
-        return Cells(cells, _pooled(several), "training seeds")
+        degrees = sum(len(group) - 1 for group in several)
+        return Cells(cells, _pooled(several), "training seeds", degrees)
     draws = [row.metrics[f"{metric}_spread"] for row in rows if f"{metric}_spread" in row.metrics]
     if draws:
         return Cells(cells, math.sqrt(statistics.fmean(d * d for d in draws)), "few-shot draws")

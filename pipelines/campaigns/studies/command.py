@@ -28,9 +28,9 @@ from pipelines.campaigns.studies.few_shot import few_shot_of
 from pipelines.campaigns.studies.report import files_of, print_study
 from pipelines.campaigns.studies.study import Size, Study, row_of
 from pipelines.cli.console import clock
-from pipelines.cli.exits import errors_as_exits
+from pipelines.cli.exits import Failed, errors_as_exits
 from pipelines.cli.options import Command, program_name, read_options
-from pipelines.tracking.client import open_client
+from pipelines.tracking.client import open_client, settle, spool_path
 from pipelines.tracking.reader import read_history
 from pipelines.training.outcomes import Outcome, mlflow_command
 from storage import weights
@@ -98,6 +98,13 @@ def measured(
         assert manifest is not None, f"{uri} is not committed"
         metrics = dict(manifest["metrics"])
         metrics.pop("val/seconds", None)  # of a machine, not of a network
+        for line in settle(client, manifest):
+            print(f"{point.stage}: {line}")
+        if spool_path(manifest["mlflow_run_id"]).exists():
+            raise Failed(
+                f"MLflow has not got all metrics of stage {point.stage} yet: the best accuracy on"
+                " the way is not known - run the same command again when it answers"
+            )
         history = read_history(client, manifest["mlflow_run_id"], "val/accuracy")
         on_the_way = [value for _, value in history]
         metrics["best/accuracy"] = max([metrics["val/accuracy"], *on_the_way])

@@ -1,14 +1,15 @@
 """What the measured cells support, as sentences: computed, whether or not the paper agrees.
 
-A difference counts where it exceeds two standard errors of the spread of repeated runs. What is
-smaller is called no difference.
+A difference counts where noise of the spread of repeated runs would claim one in a sentence in at
+most 5 % of the studies (`significance`). What is smaller is called no difference.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
 
-from pipelines.campaigns.studies.cells import COVERAGE, Cell, Cells
+from pipelines.campaigns.studies.cells import Cell, Cells
+from pipelines.campaigns.studies.significance import LEVEL
 
 Sentences = list[str]
 
@@ -16,9 +17,10 @@ Sentences = list[str]
 def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
     """Each later x of a single series against the first, then the later ones among themselves."""
     base, *rest = cells.cells
-    better = [cell for cell in rest if cells.differ(cell, base) and cell.mean > base.mean]
-    worse = [cell for cell in rest if cells.differ(cell, base) and cell.mean < base.mean]
-    alike = [cell for cell in rest if not cells.differ(cell, base)]
+    differs = cells.differ([(cell, base) for cell in rest])
+    better = [c for c, counts in zip(rest, differs, strict=True) if counts and c.mean > base.mean]
+    worse = [c for c, counts in zip(rest, differs, strict=True) if counts and c.mean < base.mean]
+    alike = [c for c, counts in zip(rest, differs, strict=True) if not counts]
     said = []
     for group, words in (
         (better, "better than"),
@@ -32,7 +34,7 @@ def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
     if len(rest) > 1:
         told = (
             f"{_x(best)} is ahead of {_x(least)} by {_points(best.mean - least.mean)}"
-            if cells.differ(best, least)
+            if cells.apart(best, least, of=len(rest))
             else "no difference beyond the spread"
         )
         said.append(f"among {others}: {told}")
@@ -44,14 +46,15 @@ def trend(cells: Cells) -> Sentences:
     ordered = sorted(cells.cells, key=lambda cell: float(cell.x))
     first, last = ordered[0], ordered[-1]
     change = f"{first.series} {_percent(first)} -> {last.series} {_percent(last)}"
-    if not cells.differ(first, last):
+    if not cells.differ([(first, last)])[0]:
         return [f"from the least to the most compute: no difference beyond the spread ({change})"]
     rises = last.mean > first.mean
     direction = "rises" if rises else "falls"
+    steps = list(itertools.pairwise(ordered))
     against = [
         after
-        for before, after in itertools.pairwise(ordered)
-        if cells.differ(before, after) and (after.mean > before.mean) != rises
+        for (before, after), counts in zip(steps, cells.differ(steps), strict=True)
+        if counts and (after.mean > before.mean) != rises
     ]
     shape = "" if not against else f", though not at {', '.join(c.series for c in against)}"
     return [f"accuracy {direction} from the least to the most compute{shape} ({change})"]
@@ -62,14 +65,20 @@ def by_data(cells: Cells) -> Sentences:
     said = []
     for x in _xs(cells):
         best, *others = sorted(cells.at(x), key=_mean, reverse=True)
-        ahead = [cell for cell in others if cells.differ(best, cell)]
-        level = [cell.series for cell in others if cell not in ahead]
+        level = [cell.series for cell in others if not cells.apart(best, cell, of=len(others) + 1)]
+        if others and len(level) == len(others):
+            said.append(
+                f"at {x:,.0f} samples no difference beyond the spread ({best.series} highest,"
+                f" {_percent(best)})"
+            )
+            continue
         with_it = f" with {', '.join(level)} level" if level else ""
         said.append(f"at {x:,.0f} samples {best.series} leads ({_percent(best)}){with_it}")
-    for series in dict.fromkeys(cell.series for cell in cells.cells):
-        ordered = sorted(cells.of(series), key=lambda cell: float(cell.x))
-        first, last = ordered[0], ordered[-1]
-        told = _signed(last, first) if cells.differ(first, last) else "nothing beyond the spread"
+    names = list(dict.fromkeys(cell.series for cell in cells.cells))
+    lines = [sorted(cells.of(name), key=lambda cell: float(cell.x)) for name in names]
+    ends = [(line[0], line[-1]) for line in lines]
+    for series, (first, last), counts in zip(names, ends, cells.differ(ends), strict=True):
+        told = _signed(last, first) if counts else "nothing beyond the spread"
         said.append(f"{series} gains {told} from the least to the most data")
     return said
 
@@ -90,7 +99,8 @@ def by_compute(cells: Cells, *, subject: str) -> Sentences:
             said.append(f"{name} takes {ratio:.2g} times {subject}'s compute there")
     tops = {name: max(cells.of(name), key=_mean) for name in names}
     best, *others = sorted(tops.values(), key=_mean, reverse=True)
-    level = [cell.series for cell in others if not cells.differ(best, cell)]
+    every = len(cells.cells)  # the tops were picked among all
+    level = [cell.series for cell in others if not cells.apart(best, cell, of=every)]
     with_it = f", {', '.join(level)} no different beyond the spread" if level else ""
     said.append(f"the highest accuracy is {best.series}'s ({_percent(best)}{with_it})")
     for name in names:
@@ -128,9 +138,13 @@ def spread_line(cells: Cells) -> str:
     """What differences were judged by."""
     if cells.spread is None:
         return "one run each: no spread is known, so no difference is claimed"
+    spread = f"spread of one run {100 * cells.spread:.2f} points (over {cells.repeated}"
+    if not cells.degrees:
+        return f"{spread} alone, which says nothing of training): no difference is claimed"
     return (
-        f"spread of one run {100 * cells.spread:.2f} points (over {cells.repeated}); a difference"
-        f" counts beyond {COVERAGE:g} standard errors"
+        f"{spread}, {cells.degrees} degrees of freedom); a difference counts where noise would"
+        f" claim one in a sentence in at most {LEVEL:.0%} of the studies (Student's t, Holm;"
+        " Tukey's range for the best)"
     )
 
 

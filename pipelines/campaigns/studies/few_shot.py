@@ -1,7 +1,8 @@
 """Few-shot accuracy of committed weights: features on Ray, a task a network; kept in the run.
 
-Only the images that some draw takes are read of the training split. What was measured once is a
-small file, named by weights, task and dataset.
+Only the images that some draw takes are read of the training split. An image that cannot be read is
+left out, and another of its class is drawn. What was measured once is a small file, named by the
+checksum of the weights, the task and the dataset.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ def few_shot_of(
     """
     dataset = load_dataset(join(place.data_root, task.dataset))
     store = open_store(join(place.storage_root, run, FOLDER))
-    keys = {name: _key(uri, task, dataset.digest) for name, uri in attempts.items()}
+    keys = {name: result_key(uri, task, dataset.digest) for name, uri in attempts.items()}
     missing = {name: uri for name, uri in attempts.items() if not store.exists(keys[name])}
     if missing:
         with ray_session(verbose=place.verbose):
@@ -81,10 +82,6 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
     splits = Data()
     dataset = load_dataset(dataset_uri)
     labels = np.asarray(load_index(dataset, splits.train_split).labels, dtype=np.int64)  # [N]
-    every = np.arange(len(labels))
-    support = np.unique(
-        np.concatenate([drawn(labels, every, seed).first(max(task.shots)) for seed in task.seeds])
-    )
 
     def spec(split: str, selection: Selection) -> StreamSpec:
         return StreamSpec(
@@ -96,40 +93,63 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
             tail="carry",
         )
 
+    train_spec = spec(splits.train_split, Selection())
+    usable = np.arange(len(labels))
+    while True:  # again where a drawn image cannot be read
+        draws = [drawn(labels[usable], usable, seed).first(max(task.shots)) for seed in task.seeds]
+        support = usable[np.unique(np.concatenate(draws))]
+        train, readable = features(model, train_spec, digest, support)
+        if readable.all():
+            break
+        usable = np.setdiff1d(usable, support[~readable])
     test_spec = spec(splits.val_split, Selection(samples=task.test_samples))
     test_labels = np.asarray(open_stream(test_spec, digest).labels, dtype=np.int64)  # [M]
+    test, readable = features(model, test_spec, digest, np.arange(len(test_labels)))
     found = few_shot(
-        features(model, spec(splits.train_split, Selection()), digest, support),
+        train,
         labels[support],
-        features(model, test_spec, digest, np.arange(len(test_labels))),
-        test_labels,
+        test[readable],
+        test_labels[readable],
         num_classes=len(dataset.classes),
         train_index=support,
         shots=task.shots,
         seeds=task.seeds,
     )
-    return dict(found.metrics())
+    left_out = len(labels) - len(usable) + int((~readable).sum())
+    return dict(found.metrics()) | {"few_shot/left_out": float(left_out)}
 
 
 @torch.no_grad()
-def features(model: ViT | BiT, spec: StreamSpec, digest: str, chosen: np.ndarray) -> np.ndarray:
-    """Pre-logits of the chosen samples [n] of a stream: float32 [n, D]."""
+def features(
+    model: ViT | BiT, spec: StreamSpec, digest: str, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pre-logits of the chosen samples [n] of a stream: float32 [n, D]; and which can be read: [n].
+
+    The row of a sample that cannot be read means nothing.
+    """
     opened = open_stream(spec, digest)
     device = next(model.parameters()).device
-    found = []
+    found, readable = [], []
     for start in range(0, len(chosen), _ROWS):
         rows = chosen[start : start + _ROWS]
-        image = columns(opened, rows, np.zeros_like(rows), replace=False)["image"]
-        batch = normalize(torch.from_numpy(image).to(device))  # [b, 3, H, W]
+        read = columns(opened, rows, np.zeros_like(rows), replace=False)
+        readable.append(read["index"] >= 0)
+        batch = normalize(torch.from_numpy(read["image"]).to(device))  # [b, 3, H, W]
         found.append(model.forward_head(model.forward_features(batch), pre_logits=True).cpu())
-    return torch.cat(found).numpy()
+    return torch.cat(found).numpy(), np.concatenate(readable)
 
 
-def _key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
-    content = json.dumps([asdict(task), digest], sort_keys=True)
+def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
+    """Name of the file of a result: of an attempt's weights, a task and a dataset's digest."""
+    manifest = weights.read_manifest(attempt_uri)
+    assert manifest is not None, f"{attempt_uri} is not committed"
+    checksum = manifest["files"]["weights.safetensors"]["sha256"]
+    content = json.dumps([asdict(task), digest, checksum], sort_keys=True)
     short = hashlib.sha256(content.encode()).hexdigest()[:12]
     return f"{attempt_uri.rsplit('/', 1)[-1]}-{short}.json"
 
 
 def _said(metrics: Mapping[str, float], task: FewShotTask) -> str:
-    return ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)
+    said = ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)
+    left_out = int(metrics["few_shot/left_out"])
+    return f"{said}; {left_out} images cannot be read and are left out" if left_out else said

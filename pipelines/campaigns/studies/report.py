@@ -9,14 +9,13 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.campaigns.studies.cells import Cells, Row
 from pipelines.campaigns.studies.study import Study
+from pipelines.cli.console import console_for_tables
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LOG_COLUMNS = 120
 
 
 def files_of(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[str]) -> dict:
@@ -109,9 +108,7 @@ def print_study(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence
         one = next(row for row in rows if (row.series, row.x) == (cell.series, cell.x))
         x = cell.x if isinstance(cell.x, str) else f"{cell.x:,.4g}"
         table.add_row(cell.series, x, f"{one.exaflops:.3g}", f"{cell.mean:.4f}", str(cell.count))
-    console = Console()
-    if not console.is_terminal:  # a log has no width
-        console = Console(width=_LOG_COLUMNS, no_color=True)
+    console = console_for_tables()
     console.print(table)
     for line in lines:
         console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)

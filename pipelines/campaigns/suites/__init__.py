@@ -10,6 +10,7 @@ report    group means, spread, files
 from pipelines.campaigns.suites.small import SMALL
 from pipelines.campaigns.suites.suite import Suite
 from pipelines.campaigns.suites.vtab import VTAB
+from pipelines.recipes.errors import Mistake
 
 SUITES: dict[str, Suite] = {suite.name: suite for suite in (SMALL, VTAB)}
 
@@ -18,8 +19,8 @@ def find_suite(name: str) -> Suite:
     """The suite of that name.
 
     Raises:
-        ValueError: there is none.
+        Mistake: there is none.
     """
     if name not in SUITES:
-        raise ValueError(f"no suite {name!r} - there are: {', '.join(SUITES)}")
+        raise Mistake(f"no suite {name!r} - there are: {', '.join(SUITES)}")
     return SUITES[name]

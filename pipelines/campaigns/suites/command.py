@@ -29,6 +29,7 @@ from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_options
 from pipelines.recipes import find_recipe
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage
 from pipelines.tracking.client import open_client
 from pipelines.training.outcomes import Outcome, mlflow_command
@@ -85,7 +86,7 @@ def run_suite(options: SuiteOptions, place: Place) -> list[Result]:
         tasks = list(suite.tasks)
     elif not tasks:
         names = dict.fromkeys(task.dataset for task in suite.tasks)
-        raise ValueError(
+        raise Mistake(
             f"suite {suite.name}: none of its datasets is packed under {place.data_root}:"
             f" {', '.join(names)} - see pipelines/pack.py --help"
         )
@@ -127,13 +128,13 @@ def _suite(options: SuiteOptions) -> Suite:
     """The suite with what the command line changes.
 
     Raises:
-        ValueError: an unknown suite or task, or a number that makes no sense.
+        Mistake: an unknown suite or task, or a number that makes no sense.
     """
     suite = find_suite(options.name)
     known = {task.name: task for task in suite.tasks}
     unknown = [name for name in options.tasks if name not in known]
     if unknown:
-        raise ValueError(f"suite {suite.name} has no task {unknown[0]!r}, only {', '.join(known)}")
+        raise Mistake(f"suite {suite.name} has no task {unknown[0]!r}, only {', '.join(known)}")
     return replace(
         suite,
         tasks=tuple(known[name] for name in options.tasks) or suite.tasks,
@@ -147,10 +148,10 @@ def start_of(recipe: Recipe, options: SuiteOptions) -> tuple[Stage, tuple[Stage,
     """A stage whose model, `parent` and `init` the tasks take, and the parent's ancestry.
 
     Raises:
-        ValueError: the recipe has no such stage, or two starts are given.
+        Mistake: the recipe has no such stage, or two starts are given.
     """
     if options.init and options.scratch:
-        raise ValueError("--init and --scratch are two starts: give one")
+        raise Mistake("--init and --scratch are two starts: give one")
     name = options.start or recipe.stages[-1].parent or recipe.stages[-1].name
     stage = recipe.stage(name)
     if options.init or options.scratch:

@@ -7,12 +7,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.campaigns.suites.suite import GROUPS, Suite
+from pipelines.cli.console import console_for_tables
 
-_LOG_COLUMNS = 120
 ALL = "all tasks"
 
 
@@ -104,9 +103,7 @@ def print_suite(suite: Suite, results: Sequence[Result], start: str) -> None:
             table.add_section()
     whole = mean_of(ALL, results)
     table.add_row("", f"mean of {whole.tasks} tasks", "", *_figures(whole), "", style="bold")
-    console = Console()
-    if not console.is_terminal:  # a log has no width
-        console = Console(width=_LOG_COLUMNS, no_color=True)
+    console = console_for_tables()
     console.print(table)
 
 

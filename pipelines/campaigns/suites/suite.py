@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data, Stage
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig
@@ -35,7 +36,7 @@ class Task:
     def __post_init__(self) -> None:
         chosen = Selection(classes=self.classes, labels=self.labels)
         if chosen.num_classes(self.num_classes) != self.num_classes:
-            raise ValueError(
+            raise Mistake(
                 f"task {self.name}: num_classes {self.num_classes}, but classes and labels leave"
                 f" {chosen.num_classes(self.num_classes)}"
             )
@@ -71,9 +72,9 @@ class Suite:
         assert len(set(names)) == len(names), f"{self.name}: two tasks of one name"
         for name in ("train_samples", "held_out_samples", "seeds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: wanted at least 1, found {getattr(self, name)}")
+                raise Mistake(f"{name}: wanted at least 1, found {getattr(self, name)}")
         if not self.sweep or len(set(self.sweep)) != len(self.sweep):
-            raise ValueError(f"sweep {self.sweep}: wanted one or more different learning rates")
+            raise Mistake(f"sweep {self.sweep}: wanted one or more different learning rates")
 
 
 def sweep_stages(suite: Suite, task: Task, start: Stage) -> dict[float, Stage]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from pipelines.checks import doctor as checkup
 from pipelines.checks import machine as machine_checks
 from pipelines.checks import services as service_checks
@@ -21,7 +22,6 @@ from pipelines.cli.redaction import scrub
 from pipelines.tracking.client import open_client
 from storage.local import LocalStore
 from tests.pipelines.conftest import Said
-from tests.s3 import S3Server
 
 LOCAL = "http://127.0.0.1:9"  # nothing listens there
 
@@ -261,6 +261,18 @@ def test_a_check_that_hangs_or_breaks_fails_and_the_others_are_told() -> None:
         fail("broken", "OSError: no such thing"),
         ok("fine", "yes"),
     ]
+
+
+def test_a_check_that_hangs_or_breaks_has_the_name_of_one_that_answers() -> None:
+    def check_ray(command: Command) -> Finding:
+        raise OSError("no such thing")
+
+    def check_mlflow(command: Command) -> Finding:
+        threading.Event().wait()
+        return ok("MLflow", "never")
+
+    found = examine(asked(), (check_ray, check_mlflow), seconds=0.2)
+    assert [one.name for one in found] == ["Ray", "MLflow"]
 
 
 def test_lines_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pipelines.campaigns.campaign import CampaignOptions
-from pipelines.cli.options import Command, one_line, read_command
+from pipelines.cli.options import Command, parser_message, read_command
 
 
 def read(*argv: str, stage: str | None = "pretrain") -> Command:
@@ -100,7 +100,7 @@ def test_a_message_without_a_box_says_the_same() -> None:
     rule = "-" * 70
     plain = f"Value error\n{rule}\nError parsing --a: no\n{rule}\nFor full helptext, see x --help"
     boxed = "╭─ Value error ─╮\n│ Error parsing --a: no │\n│ ─────── │\n│ For full │\n╰───────╯"
-    assert one_line(plain) == one_line(boxed) == "Error parsing --a: no"
+    assert parser_message(plain) == parser_message(boxed) == "Error parsing --a: no"
 
 
 def test_the_shown_config_hides_a_password() -> None:

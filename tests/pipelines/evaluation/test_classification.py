@@ -37,13 +37,20 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_accuracies_and_loss_are_scikit_learns(
     answers: Answers, logits: np.ndarray, labels: np.ndarray
 ) -> None:
-    found = dict(top_k(answers))
+    found = dict(top_k(answers, C))
     every = list(range(C))
     assert found["accuracy"] == top_k_accuracy_score(labels, logits, k=1, labels=every)
     assert found["top_5"] == top_k_accuracy_score(labels, logits, k=5, labels=every)
     assert found["loss"] == pytest.approx(log_loss(labels, softmax(logits), labels=every), rel=1e-9)
     assert found["samples"] == N
     assert 0.4 < found["accuracy"] < found["top_5"] < 1
+
+
+@pytest.mark.parametrize(("classes", "there"), [(4, False), (5, False), (6, True)])
+def test_top_5_of_five_classes_is_no_metric(classes: int, there: bool) -> None:
+    found = answer(torch.eye(classes), torch.arange(classes))
+    answers = Answers.of({**found, "index": np.arange(classes)})
+    assert ("top_5" in dict(top_k(answers, classes))) is there
 
 
 def test_calibration_is_that_of_a_float64_reference(

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vit
+from cluster.local.s3 import S3Server
 from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers, answer
 from pipelines.evaluation.classification import calibration, top_k
@@ -30,7 +31,6 @@ from storage.stream import StreamSpec, eval_batches
 from storage.uri import join
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.checkpoint import commit_stage, random_weights
-from tests.s3 import S3Server
 
 Evaluate = Callable[..., Said]
 SMALL = replace(FINETUNE, model=replace(FINETUNE.model, image_size=16, depth=1), steps=70)
@@ -108,7 +108,7 @@ def test_the_numbers_are_the_same_on_any_number_of_workers_and_those_of_one_proc
     ema = random_weights(SMALL, seed=2)
     test, test_features = reference(SMALL, ema, local_data, "val")
     train, train_features = reference(SMALL, ema, local_data, "train")
-    wanted = dict(top_k(Answers.of(test))) | dict(calibration(Answers.of(test)))
+    wanted = dict(top_k(Answers.of(test), 10)) | dict(calibration(Answers.of(test)))
     arrays = train_features, train["label"], test_features, test["label"]
     wanted |= dict(knn(*arrays, num_classes=10))
     wanted |= dict(few_shot(*arrays, num_classes=10, train_index=train["index"]).metrics())

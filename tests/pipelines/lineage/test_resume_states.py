@@ -8,6 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
+from cluster.local.s3 import S3Server
 from pipelines.lineage.resume_states import (
     commit_state,
     damaged_states,
@@ -17,11 +18,11 @@ from pipelines.lineage.resume_states import (
     place_of_state,
     save_state,
 )
-from storage.errors import BadInput
+from storage.errors import BadInput, CorruptWeights, Unavailable
 from storage.objects import open_store
 from storage.pieces import open_pieces, write_part
 from storage.uri import join
-from tests.s3 import S3Server
+from tests.storage.full_disk import full_disk
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -121,6 +122,95 @@ def test_dropping_leaves_nothing(attempt: str) -> None:
     drop_states(attempt)
     assert not keys(attempt)
     assert newest_state(attempt) is None
+
+
+def test_a_full_disk_of_one_machine_costs_no_state(attempt: str, tmp_path: Path) -> None:
+    """Both states were put aside, and the training began at step 0 without a word."""
+    tensors = {"weights/w": torch.arange(700_000.0)}  # 2.8 MB, in one part
+    for step in (100, 200):
+        save_state(attempt, tensors, step=step, keep=2)
+    if attempt.startswith("s3:"):  # a directory needs no copies
+        with full_disk(1 << 20), pytest.raises(Unavailable, match="this machine's disk"):
+            open_state(attempt).__enter__()
+    assert not damaged_states(attempt)
+    with open_state(attempt) as found:
+        assert found is not None
+        assert found.manifest["step"] == 200
+
+
+def test_what_only_one_machine_cannot_read_is_not_put_aside(
+    attempt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit that flips on its way to this machine, or a mount that this machine lacks."""
+    save_state(attempt, state_of(10), step=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.commits.sha256_file", lambda path: "0" * 64)
+        with pytest.raises(Unavailable, match=r"is whole, the copy .* is not"):
+            open_state(attempt).__enter__()
+    assert not damaged_states(attempt)
+
+    def missing(uri: str, **_: object) -> None:
+        raise CorruptWeights(f"{uri}/x.safetensors is missing, its manifest is not")
+
+    asked = iter([missing, open_pieces])  # only the first look fails
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "pipelines.lineage.resume_states.open_pieces",
+            lambda uri, **more: next(asked)(uri, **more),
+        )
+        with pytest.raises(Unavailable, match="nothing was put aside"):
+            open_state(attempt).__enter__()
+    assert not damaged_states(attempt)
+
+
+def test_a_state_that_was_put_aside_can_be_brought_back(attempt: str) -> None:
+    save_state(attempt, state_of(10), step=10)
+    store = open_store(place_of_state(attempt, 10))
+    (name,) = (key for key in store.list() if key.endswith(".safetensors"))
+    data = store.read(name)
+    store.write(name, b"torn")
+    with open_state(attempt) as found:
+        assert found is None
+    store.write(name, data)
+    aside = json.loads(store.read("damaged.json"))
+    store.write("manifest.json", aside["manifest"].encode())
+    with open_state(attempt) as found:
+        assert found is not None
+        assert found["weights/w"].tolist() == [10] * 3
+
+
+@pytest.mark.parametrize("key", ["step", "told"])
+def test_a_manifest_that_does_not_say_what_was_trained_is_damage(attempt: str, key: str) -> None:
+    save_state(attempt, state_of(10), step=10)
+    store = open_store(place_of_state(attempt, 10))
+    manifest = json.loads(store.read("manifest.json"))
+    del manifest[key]
+    store.write("manifest.json", json.dumps(manifest).encode())
+    with open_state(attempt) as found:
+        assert found is None
+    assert "does not say what was trained" in damaged_states(attempt)[10]
+
+
+def test_what_is_no_state_is_left_alone(attempt: str) -> None:
+    save_state(attempt, state_of(10), step=10)
+    for key in ("notes.txt", "step-abc/manifest.json", "step-7-backup/manifest.json"):
+        open_store(join(attempt, "resume")).write(key, b"")
+    state = newest_state(attempt)
+    assert state is not None
+    assert state.step == 10
+    drop_states(attempt)
+    assert keys(attempt) == {"notes.txt", "step-abc/manifest.json", "step-7-backup/manifest.json"}
+
+
+def test_states_that_are_dropped_leave_no_folders_and_no_unfinished_files(tmp_path: Path) -> None:
+    attempt = str(tmp_path / "attempt")
+    for step in (10, 20, 30):
+        save_state(attempt, state_of(step), step=step, keep=2)
+        (tmp_path / f"attempt/resume/step-{step:08d}/.partial-deadbeef").write_bytes(b"half")
+    save_state(attempt, state_of(40), step=40)
+    assert [path.name for path in (tmp_path / "attempt/resume").iterdir()] == ["step-00000040"]
+    drop_states(attempt)
+    assert list((tmp_path / "attempt").iterdir()) == []
 
 
 def test_damage_that_one_rank_finds_is_every_ranks(attempt: str) -> None:

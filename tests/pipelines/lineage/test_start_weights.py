@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.local.s3 import S3Server
 from pipelines.lineage.start_weights import init_digest, start_weights
 from pipelines.recipes.stage import plain
 from storage import weights
 from storage.objects import open_store
-from tests.s3 import S3Server
 from vit import ViTConfig, build_model, export_timm
 
 SMALL = ViTConfig(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.local.s3 import S3Server
 from pipelines.cli.options import Command
 from pipelines.lineage import command as standing
 from pipelines.lineage.command import read_status
@@ -21,7 +22,6 @@ from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join
 from tests.pipelines.conftest import Said
-from tests.s3 import S3Server
 
 PRETRAIN, UPSCALE, FINETUNE = DIGITS.stages
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.s3 import S3Server
 from pipelines.packing import command as packing
 from pipelines.packing import ray_tasks as packing_tasks
 from storage.dataset import load_dataset
 from storage.objects import open_store
 from tests.pipelines.conftest import Said
-from tests.s3 import S3Server
 from tests.storage.images import encoded, gradient
 from tests.storage.test_pack_hf import good
 from tests.storage.test_tar import tar

@@ -11,10 +11,10 @@ import pytest
 import ray
 
 from cluster.errors import BadPlace
+from cluster.local.s3 import S3Server
 from cluster.settings import Place
 from pipelines.cli.place import resolve_place
 from tests.pipelines.conftest import Said
-from tests.s3 import S3Server
 
 Command = Callable[..., Said]
 

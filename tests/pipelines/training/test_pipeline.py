@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from cluster.local.s3 import S3Server
 from pipelines.lineage.attempts import Attempt, committed_attempts
 from pipelines.lineage.resume_states import newest_state
 from pipelines.lineage.start_weights import start_weights
@@ -13,7 +14,6 @@ from storage import weights
 from storage.objects import open_store
 from storage.uri import join
 from tests.pipelines.conftest import TINY, Said
-from tests.s3 import S3Server
 
 Command = Callable[..., Said]
 STAGES = ("pretrain", "upscale", "finetune")

@@ -1,5 +1,6 @@
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -41,25 +42,29 @@ def test_without_training_seeds_it_is_that_of_the_draws() -> None:
     cells = cells_of([row("a", 1, 0.5, draws=0.03), row("a", 2, 0.6, draws=0.04)], "few_shot/5")
     assert cells.repeated == "few-shot draws"
     assert cells.spread == pytest.approx(math.sqrt((0.03**2 + 0.04**2) / 2))
+    far = replace(cells.cells[0], mean=9.0)
+    assert cells.differ([(far, cells.cells[1])]) == [False]  # one seed: nothing is claimed
 
 
 def test_without_repetition_no_difference_counts() -> None:
     cells = cells_of([row("a", 1, 0.1), row("a", 2, 0.9)], "few_shot/5")
     assert cells.spread is None
-    assert not cells.differ(*cells.cells)
+    first, second = cells.cells
+    assert cells.differ([(first, second)]) == [False]
+    assert not cells.apart(*cells.cells, of=2)
 
 
-def test_a_difference_counts_beyond_two_standard_errors() -> None:
+def test_a_difference_counts_by_students_t() -> None:
     def found(gap: float) -> bool:
         rows = [row("a", x, v, seed=i) for x in (0, 1) for i, v in enumerate((0.50, 0.52))]
         rows += [row("a", 2, 0.51 + gap, seed=i) for i in (0, 1)]
         cells = cells_of(rows, "few_shot/5")
-        margin = 2 * (cells.spread or 0)  # of two means of two runs each
-        assert cells.margin(*cells.cells[:2]) == pytest.approx(margin)
-        return cells.differ(cells.cells[0], cells.cells[2])
+        assert cells.degrees == 3
+        return cells.differ([(cells.cells[0], cells.cells[2])])[0]
 
-    assert not found(0.02)
-    assert found(0.03)
+    # t of 3 degrees exceeds 3.18 in 5 %; the standard error is sqrt(2 / 3 * 0.0002)
+    assert not found(0.036)
+    assert found(0.037)
 
 
 def test_a_flat_row_has_metrics_as_columns() -> None:

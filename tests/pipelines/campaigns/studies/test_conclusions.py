@@ -1,6 +1,9 @@
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import pytest
 
-from pipelines.campaigns.studies.cells import Cell, Cells
+from pipelines.campaigns.studies.cells import Cell, Cells, Row, cells_of
 from pipelines.campaigns.studies.conclusions import (
     against_first,
     by_compute,
@@ -13,8 +16,8 @@ from pipelines.campaigns.studies.conclusions import (
 
 
 def cells(found: dict[tuple[str, float | str], float], spread: float | None = 0.01) -> Cells:
-    made = (Cell(series=s, x=x, mean=mean, count=2) for (s, x), mean in found.items())
-    return Cells(tuple(made), spread, "training seeds")
+    made = (Cell(series=s, x=x, mean=mean, count=3) for (s, x), mean in found.items())
+    return Cells(tuple(made), spread, "training seeds", 20)
 
 
 def embeddings(**means: float) -> list[str]:
@@ -106,3 +109,64 @@ def test_scaling_compares_compute_at_the_best_that_all_reach() -> None:
     assert said[1] == "BiT takes 4 times ViT's compute there"
     assert said[2] == "the highest accuracy is ViT's (60.0 %)"
     assert said[3] == "ViT gains 20.0 points in its last step up"
+
+
+STUDIES = 400  # of pure noise; 5 % of them, and three standard errors of that
+
+
+def noise(names: Sequence[tuple[str, float | str]], seeds: int, rng: np.random.Generator) -> Cells:
+    """A study whose points differ by their seeds alone."""
+    rows = [
+        Row(
+            series=series,
+            x=x,
+            seed=seed,
+            stage="",
+            attempt="",
+            parameters=0,
+            images=0,
+            exaflops=0.0,
+            metrics={"m": 0.5 + 0.01 * rng.standard_normal()},
+        )
+        for series, x in names
+        for seed in range(seeds)
+    ]
+    return cells_of(rows, "m")
+
+
+def highest_line(cells: Cells) -> str:
+    """It names the two other series where they are level."""
+    (line,) = [one for one in by_compute(cells, subject="ViT") if one.startswith("the highest")]
+    return line
+
+
+GRID = [(series, x) for series in ("ViT", "BiT", "R") for x in (1.0, 2.0, 4.0)]
+LINE = [("ViT", name) for name in ("none", "1d", "2d", "relative")]
+STEPS = [(f"p{x}", float(x)) for x in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize(
+    ("names", "claims"),
+    [
+        (LINE, lambda c: ["than none" in "".join(against_first(c, first="none", others="them"))]),
+        (LINE, lambda c: ["ahead" in "".join(against_first(c, first="none", others="them"))]),
+        (STEPS, lambda c: ["no difference" not in trend(c)[0]]),
+        (GRID, lambda c: ["leads" in line for line in by_data(c)[:3]]),
+        (GRID, lambda c: [any("points" in line for line in by_data(c)[3:])]),
+        (GRID, lambda c: [highest_line(c).count(",") < 2]),
+    ],
+    ids=["against first", "best and worst", "trend", "leader", "gains", "highest"],
+)
+def test_noise_is_called_a_difference_in_at_most_five_percent(
+    names: list[tuple[str, float | str]], claims: Callable[[Cells], list[bool]], seeds: int
+) -> None:
+    rng = np.random.default_rng(seeds)
+    found = np.array([claims(noise(names, seeds, rng)) for _ in range(STUDIES)])
+    assert found.mean(axis=0).max() <= 0.05 + 3 * (0.05 * 0.95 / STUDIES) ** 0.5
+
+
+def test_one_seed_claims_nothing() -> None:
+    rng = np.random.default_rng(0)
+    said = by_data(noise(GRID, 1, rng)) + trend(noise(STEPS, 1, rng))
+    assert all("beyond the spread" in line for line in said)

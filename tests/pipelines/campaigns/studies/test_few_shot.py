@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.campaigns.studies.few_shot import measure
+from pipelines.campaigns.studies.few_shot import measure, result_key
 from pipelines.campaigns.studies.study import FewShotTask
-from pipelines.evaluation.fewshot import few_shot
+from pipelines.evaluation.fewshot import drawn, few_shot
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.stage import Stage, plain
 from pipelines.recipes.streams import val_spec
 from storage import weights
-from storage.dataset import load_dataset
+from storage.dataset import Dataset, load_dataset
+from storage.index import load_index
+from storage.objects import open_store
+from storage.pack import pack
+from storage.pack.digits import Digits
+from storage.reader import read_samples
 from storage.selection import Selection
 from storage.stream import eval_batches
 from vit import BiTConfig, build_model, normalize
@@ -56,6 +61,7 @@ def test_few_images_read_give_what_all_features_would(
     expected = few_shot(
         train, train_labels, test, test_labels, num_classes=10, shots=(1, 5), seeds=(0, 1)
     )
+    assert found.pop("few_shot/left_out") == 0
     assert found == pytest.approx(dict(expected.metrics()), abs=2 / len(test))  # a tie or two
     assert found["few_shot/5"] > 0.2  # ten classes: random features know something
 
@@ -66,3 +72,55 @@ def test_part_of_the_test_split_is_drawn(local_data: str, tmp_path: Path) -> Non
     task = FewShotTask(dataset="digits", shots=(1,), seeds=(0,), test_samples=50)
     accuracy = measure(uri, dataset.uri, dataset.digest, task)["few_shot/1"]
     assert accuracy * 50 == pytest.approx(round(accuracy * 50))
+
+
+def damage(dataset: Dataset, split: str, positions: list[int]) -> None:
+    """Overwrite the images at some positions of a split by zeros."""
+    index = load_index(dataset, split)
+    for raw in read_samples(open_store(dataset.uri), index, np.array(positions)):
+        shard = Path(dataset.uri) / raw.shard
+        content = shard.read_bytes()
+        assert content.count(raw.data) == 1
+        shard.write_bytes(content.replace(raw.data, bytes(len(raw.data))))
+
+
+def test_damaged_images_are_left_out_and_others_drawn(tmp_path: Path) -> None:
+    pack(Digits(), str(tmp_path / "digits"))
+    dataset = load_dataset(str(tmp_path / "digits"))
+    uri = committed(PRETRAIN, tmp_path / "w")
+    task = FewShotTask(dataset="digits", shots=(1,), seeds=(0,))
+    before = measure(uri, dataset.uri, dataset.digest, task)
+    labels = np.asarray(load_index(dataset, "train").labels)
+    chosen = drawn(labels, np.arange(len(labels)), 0).first(1)
+    tested = len(load_index(dataset, "val"))
+    damage(dataset, "train", chosen[:3].tolist())
+    damage(dataset, "val", [0, 5])
+    after = measure(uri, dataset.uri, dataset.digest, task)
+    assert before["few_shot/left_out"] == 0
+    assert after["few_shot/left_out"] == 5
+    usable = np.setdiff1d(np.arange(len(labels)), chosen[:3])
+    train, train_labels = every_feature(PRETRAIN, dataset.uri, "train")  # black where damaged
+    test, test_labels = every_feature(PRETRAIN, dataset.uri, "val")
+    expected = few_shot(
+        train[np.isin(np.arange(len(train)), usable)] if len(train) == len(labels) else train,
+        train_labels[usable] if len(train) == len(labels) else train_labels,
+        test,
+        test_labels,
+        num_classes=10,
+        train_index=usable,
+        shots=(1,),
+        seeds=(0,),
+    ).metrics()
+    assert len(test) == tested - 2
+    assert after["few_shot/1"] == pytest.approx(dict(expected)["few_shot/1"], abs=2 / tested)
+
+
+def test_a_result_belongs_to_the_weights_not_to_their_folder(tmp_path: Path) -> None:
+    task = FewShotTask(dataset="digits")
+    first = committed(PRETRAIN, tmp_path / "a" / "w")
+    other = str(tmp_path / "b" / "w")
+    model = build_model(PRETRAIN.model, seed=4)
+    weights.commit(other, model.state_dict(), {"stage": plain(asdict(PRETRAIN))})
+    assert result_key(first, task, "d") != result_key(other, task, "d")
+    same = committed(PRETRAIN, tmp_path / "c" / "w")
+    assert result_key(first, task, "d") == result_key(same, task, "d")

@@ -1,0 +1,168 @@
+"""A local S3 server: SeaweedFS on loopback, for `cluster.local`, tests and benchmarks.
+
+    with running_s3() as server:
+        with server.environment():          # AWS_* for this process and its children
+            open_store(server.uri("data"))
+
+It is a separate process that can be killed, refuses conditional writes properly and breaks off
+connections as a real server does, none of which an in-process fake does.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cluster.local.services import free_ports
+
+BUCKET = "vit-on-ray"
+_IDENTITY = "vit-on-ray"
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    """Where an S3 server is, and what opens it."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str = BUCKET
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The standard AWS variables."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def uri(self, *parts: str) -> str:
+        """`s3://bucket/part/part`."""
+        return "/".join(["s3:/", self.bucket, *parts])
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """Set the AWS variables in this process and its children, then put back what was there."""
+        before = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+@contextmanager
+def running_s3(bucket: str = BUCKET) -> Iterator[S3Server]:
+    """A server in a temporary folder, ready and with a bucket; killed at the end.
+
+    Raises:
+        RuntimeError: SeaweedFS is not installed, or did not come up.
+    """
+    weed = find_weed()
+    if weed is None:
+        raise RuntimeError("`weed` is not installed: pip install 'vit-on-ray[dev]'")
+    with TemporaryDirectory(prefix="weed-") as name:
+        folder, ports = Path(name), free_ports(7)
+        server = replace(new_server(folder, ports[0]), bucket=bucket)
+        command = s3_command(weed, folder, ports, scratch=folder)
+        with (folder / "weed.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)  # noqa: S603
+        try:
+            deadline = time.monotonic() + _START_SECONDS
+            while not make_bucket(server):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    last = (folder / "weed.log").read_text(errors="replace")[-3000:]
+                    raise RuntimeError(f"weed did not come up:\n{last}")
+                time.sleep(0.2)
+            yield server
+        finally:
+            process.kill()  # its folder goes too; an orderly shutdown takes ten seconds
+            process.wait()
+
+
+def find_weed() -> str | None:
+    """SeaweedFS's program: beside this Python (the extra `dev` installs it) or on the path."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else shutil.which("weed")
+
+
+def new_server(folder: Path, port: int) -> S3Server:
+    """Keys that nobody else has, written where the server reads them; those of before if any."""
+    path = folder / "s3.json"
+    if path.exists():
+        keys = json.loads(path.read_text())["identities"][0]["credentials"][0]
+    else:
+        keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": _IDENTITY, "credentials": [keys], "actions": actions}
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({"identities": [identity]}))
+    return S3Server(
+        endpoint=f"http://127.0.0.1:{port}",
+        access_key=keys["accessKey"],
+        secret_key=keys["secretKey"],
+    )
+
+
+def s3_command(weed: str, folder: Path, ports: list[int], *, scratch: Path) -> list[str]:
+    """`weed server` with what is not S3 switched off; 7 ports."""
+    s3, s3_grpc, filer, filer_grpc, volume, volume_grpc, master = ports
+    (folder / "s3").mkdir(exist_ok=True)
+    options = {
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "dir": folder / "s3",
+        "s3": "true",
+        "s3.port": s3,
+        "s3.port.grpc": s3_grpc,
+        "s3.config": folder / "s3.json",
+        "s3.autoCreateBucket": "false",  # a missing bucket must be an error, as on AWS
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "filer.port": filer,
+        "filer.port.grpc": filer_grpc,
+        "filer.localSocket": scratch / "filer.sock",
+        "volume.port": volume,
+        "volume.port.grpc": volume_grpc,
+        "volume.max": 0,
+        "master.port": master,
+        "master.volumeSizeLimitMB": 64,
+        "master.telemetry": "false",
+    }
+    return [weed, "server", *(f"-{name}={value}" for name, value in options.items())]
+
+
+def make_bucket(server: S3Server) -> bool:
+    """Make the server's bucket; whether it took the bucket and an object."""
+    session = boto3.session.Session(server.access_key, server.secret_key, region_name="us-east-1")
+    config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+    client = session.client("s3", endpoint_url=server.endpoint, config=config)
+    try:
+        found = {each["Name"] for each in client.list_buckets()["Buckets"]}
+        if server.bucket not in found:
+            client.create_bucket(Bucket=server.bucket)
+        client.put_object(Bucket=server.bucket, Key=".ready", Body=b"x")
+        client.delete_object(Bucket=server.bucket, Key=".ready")
+    except (BotoCoreError, ClientError):
+        return False
+    return True

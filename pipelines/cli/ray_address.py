@@ -1,0 +1,126 @@
+"""RAY_ADDRESS: what it may say, and whether a Ray head answers there, found out in seconds.
+
+Ray itself tries an address for minutes, and for some wrong ones without end.
+"""
+
+import os
+import socket
+from enum import Enum
+
+import grpc
+
+from cluster.errors import BadPlace
+from pipelines.cli.ray_token import MODE, find_token
+
+LOCAL, AUTO = "local", "auto"
+REACH_SECONDS, ANSWER_SECONDS = 5.0, 20.0
+UNSET = "unset RAY_ADDRESS to run on this machine alone"
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # what `ray health-check` asks, too
+
+
+class Answer(Enum):
+    """What a port says to the question whether it is a Ray head."""
+
+    HEAD = "a Ray head"
+    REFUSES = "a Ray head that wants another token, or one at all"
+    OTHER = "no Ray head"
+
+
+def read_address() -> str:
+    """`local`, or the HOST:PORT that RAY_ADDRESS names or means; an empty one counts as unset.
+
+    Raises:
+        BadPlace: it is neither of these nor `auto`, or no Ray runs here that `auto` could mean.
+    """
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if address in ("", LOCAL):
+        return LOCAL
+    if address == AUTO:
+        return _running_here()
+    if address.startswith("ray://"):
+        raise BadPlace(
+            f"RAY_ADDRESS={address} is Ray Client's, which cannot train - on a node of the cluster"
+            f" set HOST:6379 or auto; from elsewhere use `ray job submit`; or {UNSET}"
+        )
+    if address.startswith(("http://", "https://")):
+        raise BadPlace(
+            f"RAY_ADDRESS={address} is a job server's - use `ray job submit`, or on a node of the"
+            f" cluster set HOST:6379 or auto; or {UNSET}"
+        )
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host.strip("[]") or not port.isdigit() or not 0 < int(port) < 65536:
+        raise BadPlace(
+            f"RAY_ADDRESS={address}: wanted HOST:PORT (a head listens on 6379) or auto; or {UNSET}"
+        )
+    return address
+
+
+def _running_here() -> str:
+    """HOST:PORT of the Ray that was started on this machine last."""
+    from ray._private.services import canonicalize_bootstrap_address  # nothing public finds it
+
+    try:
+        address = canonicalize_bootstrap_address(AUTO)
+    except ConnectionError:
+        address = None
+    if address is None:
+        raise BadPlace(f"RAY_ADDRESS=auto, but no Ray runs here - `ray start --head`, or {UNSET}")
+    return address
+
+
+def check_reachable(address: str) -> None:
+    """Look at HOST:PORT for a few seconds.
+
+    Raises:
+        BadPlace: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise BadPlace(
+            f"nothing answers at RAY_ADDRESS={address} ({error}) - start Ray there, or {UNSET}"
+        ) from None
+
+
+def variables_of_head(address: str) -> dict[str, str]:
+    """What a driver needs to be let in at HOST:PORT: RAY_AUTH_MODE, where the head wants a token.
+
+    Raises:
+        BadPlace: nothing answers, it is no Ray head, or there is no token that it takes.
+    """
+    check_reachable(address)
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return {}  # certificates are Ray's to read; it says itself what is wrong with them
+    mode = os.environ.get(MODE)
+    token = find_token() if mode is not None and mode.lower() == "token" else None
+    answer = ask_head(address, token)
+    if answer is Answer.HEAD:
+        return {}
+    if answer is Answer.OTHER:
+        raise BadPlace(
+            f"what listens at RAY_ADDRESS={address} is no Ray head - its port is the one of `ray"
+            f" start --head` (6379), not the dashboard's (8265) or the client's (10001); or {UNSET}"
+        )
+    token = find_token() if mode is None else None
+    if token is not None and ask_head(address, token) is Answer.HEAD:
+        return {MODE: "token"}
+    raise BadPlace(
+        f"the Ray head at RAY_ADDRESS={address} wants a token, and takes none of ours - set"
+        " RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
+    )
+
+
+def ask_head(address: str, token: str | None = None) -> Answer:
+    """Ask HOST:PORT whether it is a Ray head, with a token or without."""
+    metadata = (("authorization", f"Bearer {token}"),) if token else None
+    options = [("grpc.enable_http_proxy", 0)]  # as Ray's own channels
+    with grpc.insecure_channel(address, options) as channel:
+        ask = channel.unary_unary(_ALIVE)  # bytes as they are: an empty request is a whole one
+        try:
+            ask(b"", timeout=ANSWER_SECONDS, metadata=metadata)
+        except grpc.RpcError as error:
+            code = error.code()  # type: ignore[attr-defined]  # grpc.Call's, missing in the stubs
+            refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+            return Answer.REFUSES if code in refused else Answer.OTHER
+    return Answer.HEAD

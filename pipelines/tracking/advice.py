@@ -1,0 +1,56 @@
+"""Why MLflow cannot be used, and what to do about it, from whatever it raised."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from pipelines.cli.redaction import redact, scrub
+
+SQLITE = "sqlite:///"
+_LOGIN = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+_NO_LOGIN = ("error code 401", "error code 403", "401 Unauthorized", "403 Forbidden")
+
+
+def reason_of(error: Exception) -> str:
+    """What MLflow says, in one line without credentials."""
+    return scrub(error)[:200]
+
+
+def advice_for(error: Exception) -> str:
+    """What to do about an error of MLflow's."""
+    said = str(error)
+    if getattr(error, "error_code", None) in _LOGIN or any(word in said for word in _NO_LOGIN):
+        return (
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
+            " to a login that may write there"
+        )
+    if "database is locked" in said:
+        return "other runs write to it: try again, or use a server for several runs at once"
+    if "schema" in said and "mlflow db upgrade" in said:
+        return "run the command it names, or use another --place.mlflow-uri"
+    return "start the server, or set --place.mlflow-uri (sqlite:///mlflow.db needs none)"
+
+
+def trouble_with_database(uri: str) -> str | None:
+    """Why an SQLite file cannot be written; None if it can, or if it is a server's.
+
+    MLflow itself would try for minutes.
+    """
+    if not uri.startswith(SQLITE):
+        return None
+    path = Path(uri.removeprefix(SQLITE))
+    folder = path.absolute().parent
+    try:
+        if path.exists():
+            os.close(os.open(path, os.O_RDWR))
+        elif not folder.exists():
+            return f"{redact(uri)}: there is no folder {folder} - make it, or set {_ELSEWHERE}"
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".vit-on-ray-"):  # its journal's place
+            pass
+    except OSError as error:
+        what = path if path.exists() and not os.access(path, os.W_OK) else folder
+        return f"{what} cannot be written ({error.strerror}) - set {_ELSEWHERE}"
+    return None
+
+
+_ELSEWHERE = "--place.mlflow-uri to a file in a folder that can, or to a server"

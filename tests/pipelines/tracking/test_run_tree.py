@@ -1,0 +1,161 @@
+"""Runs by their tags, and what a parent run says of the stages below it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.tracking.client import TrackingUnavailable, open_client, open_tracker, spool_path
+from pipelines.tracking.reader import read_run
+from pipelines.tracking.run_tree import DRIVER, PARENT_RUN
+from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def client(uri: str) -> Any:
+    return open_client(uri)
+
+
+@pytest.fixture
+def begin(client: Any) -> Iterator[Callable[..., Tracker]]:
+    opened: list[Tracker] = []
+
+    def begin(run: str, stage: str, attempt: str = "") -> Tracker:
+        opened.append(
+            open_tracker(
+                client,
+                experiment="e",
+                run=run,
+                stage=stage,
+                attempt=attempt or f"runs/{run}/{stage}",
+                tags={},
+                params={},
+            )
+        )
+        return opened[-1]
+
+    yield begin
+    for one in opened:
+        one.release()
+
+
+def status(client: Any, run_id: str) -> str:
+    return client.get_run(run_id).info.status
+
+
+def parent(client: Any, run_id: str) -> str:
+    return client.get_run(run_id).data.tags[PARENT_RUN]
+
+
+@pytest.mark.parametrize("name", ["kim's run", 'a "b"', "both ' and \"", "50 %_\\x"])
+def test_a_name_with_quotes_is_found_again(
+    client: Any, begin: Callable[..., Tracker], name: str
+) -> None:
+    first = begin(name, "pretrain")
+    first.end(FINISHED)
+    again = begin(name, "pretrain")
+    assert again.run_id == first.run_id
+    other = begin(name, "upscale")
+    assert parent(client, other.run_id) == parent(client, first.run_id)
+    again.end(FINISHED)
+    other.end(FINISHED)
+    found = read_run(client, experiment="e", run=name)
+    assert found is not None
+    assert [record.run_id for record in found[1]] == [first.run_id, other.run_id]
+
+
+def test_a_parent_runs_while_a_stage_does_and_ends_as_the_last(
+    client: Any, begin: Callable[..., Tracker]
+) -> None:
+    one, other = begin("r", "pretrain"), begin("r", "upscale")
+    above = parent(client, one.run_id)
+    assert status(client, above) == "RUNNING"
+    one.end(FAILED)
+    assert status(client, above) == "RUNNING"
+    other.end(FINISHED)
+    assert status(client, above) == FINISHED
+    one = begin("r", "pretrain")
+    assert status(client, above) == "RUNNING"
+    one.end(KILLED)
+    assert status(client, above) == KILLED
+
+
+DYING = """
+import os, sys
+from pipelines.tracking.client import open_client, open_tracker
+run = open_tracker(open_client(sys.argv[1]), experiment="e", run="dead", stage="pretrain",
+                   attempt="runs/dead/pretrain", tags={}, params={})
+print(run.run_id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_dead_driver_left_is_closed_by_the_next(
+    client: Any, uri: str, begin: Callable[..., Tracker]
+) -> None:
+    dying = subprocess.run([sys.executable, "-c", DYING, uri], capture_output=True, text=True)
+    left = dying.stdout.strip()
+    assert status(client, left) == "RUNNING", dying.stderr
+    elsewhere = begin("dead", "finetune", "runs/dead/elsewhere")
+    client.set_tag(elsewhere.run_id, DRIVER, "another-machine")
+    elsewhere.release()
+    spool_path(elsewhere.run_id).unlink(missing_ok=True)
+    living = begin("dead", "finetune")
+    following = begin("dead", "upscale")
+    assert status(client, left) == KILLED
+    assert client.get_run(left).info.end_time >= client.get_run(left).info.start_time
+    assert status(client, living.run_id) == "RUNNING"
+    assert status(client, elsewhere.run_id) == "RUNNING"  # nobody here can tell
+    following.end(FINISHED)
+    living.end(FINISHED)
+
+
+def test_a_deleted_experiment_says_how_to_restore_it(
+    client: Any, uri: str, begin: Callable[..., Tracker]
+) -> None:
+    number = client.create_experiment("gone")
+    client.delete_experiment(number)
+    wanted = (
+        f"'gone' was deleted - restore it: MLFLOW_TRACKING_URI={uri} mlflow experiments restore"
+    )
+    with pytest.raises(TrackingUnavailable) as caught:
+        open_client(uri, experiment="gone")
+    assert f"{wanted} -x {number}" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["/proc", "/dev/null"])
+def test_a_database_that_cannot_be_written_is_said_at_once(place: str) -> None:
+    with pytest.raises(TrackingUnavailable, match=r"cannot be written .* - set --place.mlflow-uri"):
+        open_client(f"sqlite:///{place}/m.db")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrackingUnavailable, match=f"there is no folder {tmp_path / 'no'}"):
+        open_client(f"sqlite:///{tmp_path / 'no' / 'm.db'}")
+
+
+def test_a_locked_database_prints_no_traceback(uri: str) -> None:
+    code = (
+        "import sqlite3, sys\n"
+        "from pipelines.tracking.client import open_client\n"
+        "client = open_client(sys.argv[1])\n"
+        "run = client.create_run('0').info.run_id\n"
+        "lock = sqlite3.connect(sys.argv[1].removeprefix('sqlite:///'))\n"
+        "lock.execute('BEGIN EXCLUSIVE')\n"
+        "import sqlalchemy.sql  # MLflow waits 20 s for the lock\n"
+        "text = sqlalchemy.text\n"
+        "sqlalchemy.text = sqlalchemy.sql.text = lambda s: text(s.replace('20000', '10'))\n"
+        "try: client.log_metric(run, 'a', 1.0)\n"
+        "except Exception as error: print('locked' if 'locked' in str(error) else error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
+    assert done.stdout == "locked\n", done.stderr
+    assert "Traceback" not in done.stderr
