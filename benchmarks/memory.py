@@ -47,7 +47,7 @@ def predicted(
         on_gpu=gpu,
     )
     held = (
-        activation_bytes(config, batch, element_bytes=element_bytes, gpu=gpu)
+        activation_bytes(config, batch, element_bytes=element_bytes)
         + workspace_bytes(config, batch, element_bytes=element_bytes)
         + loss_bytes(config.num_classes, batch)
     )

@@ -94,7 +94,7 @@ class ShardCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The deployment: everything that may change without changing a result."""
+    """The deployment: everything that may change without a result changing beyond rounding."""
 
     __pydantic_config__ = STRICT
 

@@ -3,6 +3,7 @@
 config    what a model is; variants names them
 build     `build_model`: memory, NaN, then the initial weights of init
 model     the Transformer; embed, blocks, heads and resnet are its parts
+dropout   dropout and stochastic depth by the sample, the same however a batch is cut
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision
 export    a timm or Hugging Face folder, ONNX, a torch.export program
@@ -16,8 +17,16 @@ learned   what weights show: filters, similarity of positions
 from vit.augment import AugmentConfig, augment_batch, normalize
 from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig, config_from_dict
+from vit.dropout import drops, sample_keys
 from vit.export import export_hugging_face, export_onnx, export_program, export_timm
-from vit.importers import BadCheckpoint, InferredConfig, import_checkpoint, infer_config
+from vit.importers import (
+    BadCheckpoint,
+    InferredConfig,
+    checkpoint_digest,
+    import_checkpoint,
+    infer_config,
+    tensor_digest,
+)
 from vit.losses import loss_fn
 from vit.model import ViT
 from vit.optim import (
@@ -47,7 +56,9 @@ __all__ = [
     "augment_batch",
     "build_model",
     "build_optimizer",
+    "checkpoint_digest",
     "config_from_dict",
+    "drops",
     "export_hugging_face",
     "export_onnx",
     "export_program",
@@ -58,6 +69,8 @@ __all__ = [
     "lr_at",
     "normalize",
     "param_groups",
+    "sample_keys",
     "set_lr",
+    "tensor_digest",
     "update_average",
 ]

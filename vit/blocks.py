@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.config import ViTConfig
+from vit.dropout import Draws, DropPath, SampleDropout
 
 
 class Attention(nn.Module):
@@ -21,16 +22,19 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.proj_drop = nn.Dropout(dropout)
+        self.proj_drop = SampleDropout(dropout)
         shape = (2 * relative_tokens - 1, width // heads)
         table = nn.Parameter(torch.empty(*shape)) if relative_tokens else None
         self.register_parameter("rel_pos", table)
         self.rel_pos: nn.Parameter | None
 
-    def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, keep: int | None = None, draws: Draws | None = None
+    ) -> Tensor:
         """Mix the tokens of each image: [B, T, D] -> [B, keep or T, D].
 
-        With `keep` only that many first tokens look at the others and are returned.
+        With `keep` only that many first tokens look at the others and are returned. Dropout takes
+        the first layer of `draws`.
         """
         batch, length, width = tokens.shape
         # All of qkv even so: a module's weight is whole only in its own forward, under ZeRO 3.
@@ -40,7 +44,7 @@ class Attention(nn.Module):
             q = q[:, :, :keep]
         bias = None if self.rel_pos is None else self._relative_bias(q, self.rel_pos)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [B, heads, Q, d]
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)), draws, 0)
 
     @staticmethod
     def _relative_bias(q: Tensor, table: Tensor) -> Tensor:
@@ -61,27 +65,12 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
         self.fc2 = nn.Linear(hidden, width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = SampleDropout(dropout)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
         """Transform each token on its own: [..., D] -> [..., D]."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(tokens)))))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: drop a sample's whole branch, scale the kept ones (arXiv:1603.09382)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """Zero some samples of [B, ...] while training; the mean stays."""
-        if not self.training or self.rate == 0.0:
-            return branch
-        keep = 1.0 - self.rate
-        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-        return branch * branch.new_empty(shape).bernoulli_(keep).div_(keep)
+        hidden = self.drop(self.act(self.fc1(tokens)), draws, 0)
+        return self.drop(self.fc2(hidden), draws, 1)
 
 
 class Block(nn.Module):
@@ -97,8 +86,14 @@ class Block(nn.Module):
         self.mlp = Mlp(width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
-        """One step of the stream: [B, T, D] -> [B, T, D], or its first `keep` tokens."""
-        mixed = self.drop_path(self.attn(self.norm1(tokens), keep))
-        tokens = (tokens if keep is None else tokens[:, :keep]) + mixed
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+    def forward(
+        self, tokens: Tensor, keep: int | None = None, draws: Draws | None = None
+    ) -> Tensor:
+        """One step of the stream: [B, T, D] -> [B, T, D], or its first `keep` tokens.
+
+        `draws` are those of `LAYERS_PER_BLOCK` layers, in the order in which they are taken.
+        """
+        mixed = self.attn(self.norm1(tokens), keep, draws)
+        tokens = (tokens if keep is None else tokens[:, :keep]) + self.drop_path(mixed, draws, 1)
+        made = self.mlp(self.norm2(tokens), None if draws is None else draws.part(2, 2))
+        return tokens + self.drop_path(made, draws, 4)

@@ -24,7 +24,7 @@ _STATISTICS = 2  # a LayerNorm keeps mean and reciprocal deviation of each token
 
 
 def activation_bytes(
-    config: Config, batch: int, *, element_bytes: int, checkpointing: bool = False, gpu: bool = True
+    config: Config, batch: int, *, element_bytes: int, checkpointing: bool = False
 ) -> int:
     """Bytes that autograd keeps from the images to the logits, without the weights.
 
@@ -33,11 +33,10 @@ def activation_bytes(
         batch: images in a micro-batch.
         element_bytes: of an activation: 4 in float32, 2 in bfloat16.
         checkpointing: blocks keep only their input, and one at a time is computed again.
-        gpu: dropout's mask is a byte a number there; the CPU keeps it as numbers.
     """
     if isinstance(config, BiTConfig):
         return _of_resnet(config, batch, element_bytes)
-    mask = (1 if gpu else element_bytes) if config.dropout else 0
+    mask = 1 if config.dropout else 0  # a byte an element
     kept = _embedding(config, element_bytes, mask) + _end(config, element_bytes)
     tail = 1 if config.pool == "token" else config.num_tokens
     lengths = [config.num_tokens] * (config.depth - 1) + [tail]

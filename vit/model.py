@@ -1,11 +1,13 @@
 """The Vision Transformer. Modules and tensors have timm's names, so its state dicts load as is."""
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vit.blocks import Block
 from vit.config import ViTConfig
 from vit.cost import Cost, cost_of
+from vit.dropout import LAYERS_PER_BLOCK, Draws, SampleDropout, drops, layer_draws
 from vit.embed import PatchEmbed, TokenEmbed
 from vit.heads import AttentionPool, Head, PreLogits
 
@@ -24,7 +26,7 @@ class ViT(TokenEmbed):
         width = config.width
         self.patch_embed = PatchEmbed(config)
         self.make_tokens(config)
-        self.pos_drop = nn.Dropout(config.dropout)
+        self.pos_drop = SampleDropout(config.dropout)
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
         norm = nn.LayerNorm(width, eps=config.norm_eps)
@@ -34,34 +36,55 @@ class ViT(TokenEmbed):
         self.pre_logits = PreLogits(width) if config.head == "mlp" else nn.Identity()
         self.head = Head(width, config.num_classes) if config.num_classes else nn.Identity()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         """Classify: [B, C, H, W] -> [B, num_classes].
 
         If the head reads the class token, the last block computes no other: the same logits, a
         sixteenth less work in a model of 12 blocks.
+
+        Args:
+            images: normalised.
+            keys: int64 [B] from `sample_keys`, which decide what dropout and stochastic depth drop
+                while training. None takes random ones from torch's generator.
         """
-        return self.forward_head(self._tokens(images, 1 if self.config.pool == "token" else None))
+        keep = 1 if self.config.pool == "token" else None
+        return self.forward_head(self._tokens(images, keep, keys))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """All tokens after the last block and norm: [B, C, H, W] -> [B, P + h*w, D].
 
         Raises ValueError for images of another size than the config's.
         """
-        return self._tokens(images, None)
+        return self._tokens(images, None, None)
 
-    def _tokens(self, images: Tensor, keep: int | None) -> Tensor:
+    def _tokens(self, images: Tensor, keep: int | None, keys: Tensor | None) -> Tensor:
         """The tokens after the last block and norm, or the first `keep` of them."""
         if images.shape[-2:] != self.config.image_hw:
             found, wanted = tuple(images.shape[-2:]), self.config.image_hw
             raise ValueError(f"images are {found} pixels, the model wants {wanted}")
-        tokens = self.pos_drop(self.add_tokens(self.patch_embed(images)))
+        draws = self._draws(images, keys) if self.training and drops(self.config) else None
+        tokens = self.pos_drop(self.add_tokens(self.patch_embed(images)), draws, 0)
         for i, block in enumerate(self.blocks, start=1):
             kept = keep if i == len(self.blocks) else None
+            first = 1 + (i - 1) * LAYERS_PER_BLOCK
+            own = None if draws is None else draws.part(first, LAYERS_PER_BLOCK)
             if self.grad_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, kept, use_reentrant=False)
+                # No random state to keep: a block draws nothing, its masks follow from `own`.
+                tokens = checkpoint(
+                    block, tokens, kept, own, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                tokens = block(tokens, kept)
+                tokens = block(tokens, kept, own)
         return self.norm(tokens)
+
+    def _draws(self, images: Tensor, keys: Tensor | None) -> Draws:
+        """The random numbers of a forward pass, for every layer that drops something."""
+        if keys is None:
+            keys = torch.randint(1 << 62, (len(images),), device=images.device)
+        config = self.config
+        elements = config.num_tokens * max(config.width, config.mlp_dim) if config.dropout else 0
+        layers = 1 + LAYERS_PER_BLOCK * config.depth
+        return layer_draws(keys, layers=layers, elements=elements)
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify: [B, T, D] -> float32 [B, num_classes], or [B, D] with `pre_logits`."""

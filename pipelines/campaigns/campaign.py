@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cluster.settings import Place
 from pipelines.cli.console import console_for_tables, days_or_clock
-from pipelines.cli.options import Command, NoOptions, Options
+from pipelines.cli.options import Command, NoOptions, Options, check_run
 from pipelines.cli.place import CONFIG
 from pipelines.lineage.status import attempts_under, what_would_run
 from pipelines.planning.estimate import Estimate, check_sharing, estimate
@@ -43,6 +43,10 @@ class CampaignOptions:
     """Kind of node that --plan counts with."""
     out: Path | None = None
     """Folder for a copy of the tables and figures."""
+
+    def __post_init__(self) -> None:
+        if self.run is not None:
+            check_run(self.run)
 
 
 def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG) -> Command:

@@ -43,6 +43,9 @@ class Options:
     parent: str | None = None
     """Fingerprint of the parent to start from, where the run holds several."""
 
+    def __post_init__(self) -> None:
+        check_run(self.run)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
@@ -231,6 +234,15 @@ def parser_message(message: str) -> str:
     if similar and "Unrecognized" in said:
         said += f" - perhaps {' or '.join(similar[:2])}"
     return said
+
+
+def check_run(name: str) -> None:
+    """Raise Mistake for a name that is no folder of its own under the storage root."""
+    if not name.strip() or name.startswith(".") or "/" in name or not name.isprintable():
+        raise Mistake(
+            f"--run {name!r}: a run is one folder under storage_root - wanted a name that is not"
+            " empty, does not begin with a dot and holds no '/'"
+        )
 
 
 def program_name() -> str:

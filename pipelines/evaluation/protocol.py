@@ -7,11 +7,12 @@ stage.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipelines.evaluation import fewshot, neighbours, probe
 from pipelines.recipes.errors import Mistake
+from pipelines.recipes.stage import typed_values
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
 from storage.stream import StreamSpec
@@ -145,7 +146,7 @@ def fingerprint(
     """Name of an evaluation's content: 16 hex digits."""
     content = {
         "evaluation_format": FORMAT_VERSION,
-        "protocol": asdict(protocol),
+        "protocol": typed_values(protocol),
         "model": dict(model),
         "weights": weights_sha256,
         "dataset": dataset_digest,

@@ -3,19 +3,23 @@
     <storage_root>/<run>/<stage>/<fingerprint>       the first attempt
                                 /<fingerprint>-2     a second one, made by --force
 
-A committed attempt is never written to again.
+A committed attempt is never written to again. Other folders there, such as a copy named
+<fingerprint>-backup, are no attempts.
 """
 
+import re
 from dataclasses import dataclass
 
 from cluster.settings import Place
 from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
-from pipelines.recipes.errors import Mistake
+from pipelines.lineage.start_weights import init_digest
+from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights
 from storage.dataset import load_dataset
-from storage.errors import BadInput
 from storage.uri import join
+
+_NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,18 @@ class Attempt:
         return int(number or 1)
 
 
+def is_attempt(name: str) -> bool:
+    """Whether a folder's name is one that an attempt can have."""
+    return _NAME.fullmatch(name) is not None
+
+
 def committed_attempts(storage_root: str, run: str, stage: str) -> list[Attempt]:
     """The committed attempts of a stage in a run, by name."""
     folder = join(storage_root, run, stage)
     return [
         Attempt(name, uri := join(folder, name), manifest_from_json(values, uri))
         for name, values in weights.committed(folder)
+        if is_attempt(name)
     ]
 
 
@@ -106,10 +116,11 @@ def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None
     stage = recipe.stage(name)
     try:
         digest = load_dataset(join(place.data_root, stage.data.dataset)).digest
-    except BadInput:  # its data may be gone by now; its weights need not be
+        init = init_digest(stage.init)
+    except MISTAKES:  # its data may be gone by now; its weights need not be
         return None
     parent = stage.parent and fingerprint_in_recipe(recipe, stage.parent, place)
-    return fingerprint(stage, dataset_digest=digest, parent=parent)
+    return fingerprint(stage, dataset_digest=digest, parent=parent, init=init)
 
 
 def parent_of(attempt: Attempt) -> Parent:

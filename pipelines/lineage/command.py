@@ -10,6 +10,7 @@ from rich.table import Table
 from pipelines.cli.console import console_for_tables
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, peek, program_name, read_command
+from pipelines.lineage.attempts import is_attempt
 from pipelines.lineage.status import Found, Verdict, attempts_under, what_would_run
 
 
@@ -82,7 +83,8 @@ def _attempts(found: list[Found], root: str) -> Table:
             one.run,
             one.stage,
             one.attempt.name,
-            "committed" if record["committed"] else "unfinished",
+            ("committed" if record["committed"] else "unfinished")
+            + ("" if is_attempt(one.attempt.name) else ", but not by this name: not used"),
             str(record["step"]),
             "-" if accuracy is None else f"{accuracy:.4f}",
             record["started"] or "-",

@@ -44,6 +44,18 @@ class Parent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The public checkpoint, or the stage of another place, that a stage started from."""
+
+    __pydantic_config__ = _LENIENT
+
+    uri: str
+    """Where it lay at that time."""
+    sha256: str
+    """Of its content, which is part of the stage's fingerprint in place of where it lay."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetName:
     """The dataset that was trained or measured on."""
 
@@ -81,6 +93,7 @@ class Manifest:
     fingerprint: str = ""
     attempt: str = ""
     parent: Parent | None = None
+    init: Checkpoint | None = None
     weights: MeasuredWeights | None = None
     dataset: DatasetName | None = None
     mlflow_run_id: str = ""
@@ -121,7 +134,12 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The values of manifest.json; what does not apply is left out."""
         values = asdict(self)
-        optional = {"model": self.model, "weights": self.weights, "files": self.files or None}
+        optional = {
+            "model": self.model,
+            "init": self.init,
+            "weights": self.weights,
+            "files": self.files or None,
+        }
         return {k: v for k, v in values.items() if optional.get(k, v) is not None or k == "parent"}
 
 

@@ -5,7 +5,6 @@ to be used, and the paper's headline numbers are of averages. In a stage's own m
 `val/accuracy` is of the live weights, `val_ema/accuracy` of the average.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data, Recipe, Stage
 from storage import weights
 from storage.uri import join
-from vit import Config, adapt_state_dict
+from vit import Config, adapt_state_dict, tensor_digest
 
 Average = Literal["auto", "ema", "live"]
 
@@ -159,23 +158,13 @@ def _imported(
         config=config,
         data=stage.data,
         step=0,
-        sha256=_content(tensors),
+        sha256=tensor_digest(tensors),
         average="live",
         parent=None,
         head_reset=", ".join(resets) or None,
         imported=tensors,
         notes=notes,
     )
-
-
-def _content(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, shapes and values: the same in whatever layout of file they came."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name].contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def model_record(config: Config) -> dict[str, Any]:

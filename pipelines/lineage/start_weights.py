@@ -5,17 +5,16 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from pipelines.lineage.manifest import read_manifest
+from pipelines.lineage.manifest import WEIGHTS, read_manifest
 from pipelines.recipes.errors import Mistake
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
-from vit import Config, adapt_state_dict, import_checkpoint
+from vit import Config, adapt_state_dict, checkpoint_digest, import_checkpoint
 from vit.importers.files import INDEXES, SUFFIXES
+from vit.importers.settings import FILES as NEIGHBOURS
 
 FILES = (*SUFFIXES, *INDEXES)
-# What says how the weights in a file beside it are meant.
-_NEIGHBOURS = ("config.json", "preprocessor_config.json")
 
 
 def is_file(uri: str) -> bool:
@@ -61,6 +60,24 @@ def start_weights(
         )
 
 
+def init_digest(init: str | None) -> str | None:
+    """SHA-256 of the content that `init` names, wherever it lies; None where it names nothing.
+
+    A stage is named by it, so that a checkpoint that moved is the same and a replaced one another.
+
+    Raises:
+        ValueError: there is nothing, or it cannot be read.
+    """
+    uri = init_place(init)
+    if uri is None:
+        return None
+    manifest = None if is_file(uri) else read_manifest(uri)
+    if manifest is not None:
+        return manifest.files[WEIGHTS].sha256
+    with TemporaryDirectory(prefix="vit-on-ray-init-") as folder:
+        return checkpoint_digest(_fetched(uri, Path(folder)))
+
+
 def _fetched(uri: str, folder: Path) -> Path:
     """A local path of the checkpoint; objects on S3 are downloaded."""
     if "://" not in uri:
@@ -71,7 +88,7 @@ def _fetched(uri: str, folder: Path) -> Path:
     store = open_store(place if is_file(uri) else uri)
     if is_file(uri):
         shards = store.list(f"{name.partition('.')[0]}-") if name.endswith(INDEXES) else ()
-        beside = (key for key in _NEIGHBOURS if store.exists(key))
+        beside = (key for key in NEIGHBOURS if store.exists(key))
         keys = [name, *(key for key in shards if is_file(key)), *beside]
     else:
         keys = [key for key in store.list() if "/" not in key]

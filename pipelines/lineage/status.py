@@ -10,11 +10,12 @@ from typing import Any
 
 from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
-from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, newest
+from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, is_attempt, newest
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
-from pipelines.recipes.errors import Mistake
+from pipelines.lineage.start_weights import init_digest
+from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
 from storage import weights
 from storage.dataset import load_dataset
@@ -60,7 +61,8 @@ class Verdict:
 
     stage: str
     state: str
-    """`committed`, `would continue`, `would be trained`, `parent missing` or `data missing`."""
+    """`committed`, `would continue`, `would be trained`, `parent missing` or `data missing`: those
+    of its dataset, or of the checkpoint that `init` names."""
     fingerprint: str | None
     reason: str
     changes: tuple[str, ...] = ()
@@ -103,7 +105,8 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
 
 def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
     """What the pipeline would do with each stage of the recipe, in order, and why."""
-    mine = [one for one in found if one.run == command.options.run]
+    own_run = (one for one in found if one.run == command.options.run)
+    mine = [one for one in own_run if is_attempt(one.attempt.name)]
     verdicts: list[Verdict] = []
     own: dict[str, str | None] = {}  # fingerprints, where all ancestors are the recipe's
     to_train: set[str] = set()
@@ -128,13 +131,14 @@ def _judge(
     own[stage.name] = None
     try:
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest
-    except StorageError as error:
+        init = init_digest(stage.init)
+    except (StorageError, *MISTAKES) as error:
         return Verdict(
             stage=stage.name, state="data missing", fingerprint=None, reason=unwrapped(error)
         )
     of_parent = own.get(stage.parent) if stage.parent else None
     if not stage.parent or of_parent:
-        own[stage.name] = fingerprint(stage, dataset_digest=digest, parent=of_parent)
+        own[stage.name] = fingerprint(stage, dataset_digest=digest, parent=of_parent, init=init)
     parent, after = of_parent, ""
     if stage.parent and stage.parent in to_train:
         after = f"after {stage.parent}"
@@ -154,7 +158,7 @@ def _judge(
             )
     if stage.parent and parent is None:
         return Verdict(stage=stage.name, state="would be trained", fingerprint=None, reason=after)
-    name = fingerprint(stage, dataset_digest=digest, parent=parent)
+    name = fingerprint(stage, dataset_digest=digest, parent=parent, init=init)
     done = [one.attempt for one in attempts if one.attempt.manifest]
     there = newest(done, name)
     if there is not None and not command.options.force and not after:
@@ -169,7 +173,9 @@ def _judge(
             reason=f"{to_make} was saved after step {begun}",
         )
     last = max(done, key=lambda one: one.manifest.started if one.manifest else "", default=None)
-    changes = differences(last.manifest, stage, digest, parent) if last and last.manifest else ()
+    changes = (
+        differences(last.manifest, stage, digest, parent, init) if last and last.manifest else ()
+    )
     if last is None:
         reason = "nothing is committed"
     elif changes:
@@ -187,19 +193,20 @@ def _judge(
 
 
 def differences(
-    manifest: Manifest, stage: Stage, digest: str, parent: str | None
+    manifest: Manifest, stage: Stage, digest: str, parent: str | None, init: str | None = None
 ) -> tuple[str, ...]:
     """What of a fingerprint's inputs is not as a committed manifest says: `field: old -> new`."""
     before, now = flatten(manifest.stage), flatten(plain(asdict(stage)))
     changed = [
         f"{name}: {before.get(name, 'none')} -> {now.get(name, 'none')}"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted((before.keys() | now.keys()) - {"init"})  # where it lies names nothing
         if name not in before or name not in now or before[name] != now[name]
     ]
     was = manifest.parent and manifest.parent.fingerprint
     others = (
         ("dataset digest", manifest.dataset and manifest.dataset.digest[:12], digest[:12]),
         ("parent", was, parent),
+        ("checkpoint", manifest.init and manifest.init.sha256[:12], init and init[:12]),
         ("format_version", manifest.format_version, FORMAT_VERSION),
     )
     return (*changed, *(f"{name}: {old} -> {new}" for name, old, new in others if old != new))

@@ -93,7 +93,6 @@ def memory_at(
                 batch,
                 element_bytes=element,
                 checkpointing=place.recompute_activations,
-                gpu=gpu,
             )
             + workspace_bytes(stage.model, batch, element_bytes=element)
             + loss_bytes(stage.model.num_classes, batch)

@@ -7,8 +7,9 @@ its content: config, dataset, parent.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipelines.recipes.errors import Mistake
 from storage.decode import Crop
@@ -83,7 +84,8 @@ class Stage:
     parent: str | None = None
     """Stage whose weights this one starts from; None starts from scratch or from `init`."""
     init: str | None = None
-    """Checkpoint (path or URI) to start from instead of a parent."""
+    """Checkpoint (path or URI) to start from instead of a parent. The stage is named by what it
+    holds, wherever it lies."""
     init_image_size: int | None = None
     """Resolution of the checkpoint in `init`, where it differs from the model's and its files do
     not say (npz and bare weights)."""
@@ -176,22 +178,47 @@ class Recipe:
         raise Mistake(f"recipe {self.name!r} has no stage {name!r}, only {known}")
 
 
-def fingerprint(stage: Stage, *, dataset_digest: str, parent: str | None) -> str:
+def fingerprint(
+    stage: Stage, *, dataset_digest: str, parent: str | None, init: str | None = None
+) -> str:
     """Name of a stage's content: the same 16 hex digits for the same experiment, anywhere.
 
     Args:
         stage: the whole stage.
         dataset_digest: of the dataset it trains on.
         parent: fingerprint of the stage it starts from.
+        init: digest of the checkpoint that `stage.init` names, which takes the place of its path.
     """
+    assert (init is None) == (stage.init is None), f"init {stage.init} has the digest {init}"
     content = {
         "format_version": FORMAT_VERSION,
-        "stage": _as_first_written(asdict(stage)),
+        "stage": _as_first_written(typed_values(stage)) | {"init": init},
         "dataset": dataset_digest,
         "parent": parent,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def typed_values(value: Any, of_type: Any = None) -> Any:
+    """`dataclasses.asdict` by the types of the fields: 10 in a field of floats becomes 10.0.
+
+    The two are equal, but not as text, and a fingerprint is made of text.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        types = get_type_hints(type(value))
+        return {f.name: typed_values(getattr(value, f.name), types[f.name]) for f in fields(value)}
+    arms = get_args(of_type) if get_origin(of_type) in (Union, UnionType) else (of_type,)
+    if isinstance(value, tuple | list):
+        kinds = next((get_args(arm) for arm in arms if get_origin(arm) is tuple), ())
+        same = len(kinds) != len(value) or Ellipsis in kinds
+        each = [kinds[0] if kinds else None] * len(value) if same else kinds
+        return [typed_values(item, kind) for item, kind in zip(value, each, strict=True)]
+    if isinstance(value, int) and not isinstance(value, bool) and float in arms and int not in arms:
+        return float(value)
+    if isinstance(value, float) and value.is_integer() and int in arms and float not in arms:
+        return int(value)
+    return value
 
 
 def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:

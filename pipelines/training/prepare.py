@@ -26,8 +26,8 @@ from pipelines.lineage.attempts import (
     fingerprint_in_recipe,
     parent_of,
 )
-from pipelines.lineage.manifest import DatasetName, Manifest
-from pipelines.lineage.start_weights import init_place, start_weights
+from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
+from pipelines.lineage.start_weights import init_digest, init_place, start_weights
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
@@ -50,6 +50,8 @@ class Plan:
     parent: Attempt | None
     start_uri: str | None
     """Weights to start from: the parent's, or those `init` names."""
+    init: str | None
+    """Digest of the checkpoint that `stage.init` names."""
     dataset: Dataset
     workers: tuple[int, int]
     steps_per_epoch: float
@@ -69,6 +71,9 @@ class Plan:
             fingerprint=self.fingerprint,
             attempt=self.attempt.name,
             parent=parent_of(self.parent) if self.parent else None,
+            init=Checkpoint(uri=self.stage.init, sha256=self.init)
+            if self.stage.init and self.init
+            else None,
             dataset=DatasetName(name=self.stage.data.dataset, digest=self.dataset.digest),
             git_commit=git_commit(),
             versions=package_versions(),
@@ -83,14 +88,16 @@ class Checked:
     dataset: Dataset
     workers: tuple[int, int]
     """Fewest and most."""
+    init: str | None
+    """Digest of the checkpoint that `stage.init` names."""
 
 
 def check_stage(stage: Stage, place: Place) -> Checked:
     """Everything about a stage that can be known before its parent is there.
 
     Raises:
-        Mistake: one line - the batch cannot be split, the data is missing, empty or of another
-            number of classes, a feature is not there.
+        Mistake: one line - the batch cannot be split, the data is missing, empty, of one class
+            that nobody asked for or of another number of classes, a feature is not there.
     """
     fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
     for workers in {fewest, most}:
@@ -113,6 +120,13 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
+    chosen = stage.data.selection
+    if classes == 1 and stage.steps and chosen.classes is None and chosen.labels is None:
+        raise Mistake(
+            f"stage {stage.name}: {dataset.uri} has one class alone, {dataset.classes[0]!r}, and"
+            " nothing to tell apart - pack the folder that holds the folders of the classes, or"
+            " train on it all the same by --stage.data.selection.classes 0"
+        )
     if classes != stage.model.num_classes:
         raise Mistake(
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
@@ -121,7 +135,7 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:
         order_of(train_spec(stage, dataset.uri), dataset)
-    return Checked(dataset, (fewest, most))
+    return Checked(dataset, (fewest, most), init_digest(stage.init))
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
@@ -135,7 +149,10 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     dataset = checked.dataset
     parent = _parent(stage, command)
     name = fingerprint(
-        stage, dataset_digest=dataset.digest, parent=parent.fingerprint if parent else None
+        stage,
+        dataset_digest=dataset.digest,
+        parent=parent.fingerprint if parent else None,
+        init=checked.init,
     )
     attempt = attempt_for(place.storage_root, run, stage.name, name, force=command.options.force)
     order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
@@ -148,6 +165,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         fingerprint=name,
         parent=parent,
         start_uri=parent.uri if parent else init_place(stage.init),
+        init=checked.init,
         dataset=dataset,
         workers=checked.workers,
         steps_per_epoch=1 / one_step,

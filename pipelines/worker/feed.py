@@ -6,7 +6,7 @@ damaged ones) itself. So resuming and new worker counts need no case of their ow
 """
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import ray.data
 from ray.actor import ActorHandle
@@ -22,7 +22,8 @@ from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.background import Background
 from storage.stream import eval_stream, train_stream
 
-TRAIN, VAL = "train", "val"
+TRAIN: Literal["train"] = "train"
+VAL: Literal["val"] = "val"
 T = TypeVar("T")
 
 

@@ -42,9 +42,11 @@ from vit import (
     augment_batch,
     build_model,
     build_optimizer,
+    drops,
     loss_fn,
     lr_at,
     param_groups,
+    sample_keys,
     set_lr,
 )
 
@@ -114,11 +116,14 @@ class Worker:
         assert job.manifest.dataset is not None
         digest = job.manifest.dataset.digest
         self.train_quarantine, self.val_quarantine = (
-            Quarantine(spec, digest, attempt_uri=job.attempt_uri, limit=job.place.max_bad_fraction)
-            for spec in (
-                train_spec(job.stage, job.dataset_uri),
-                val_spec(job.stage, job.dataset_uri),
+            Quarantine(
+                role,
+                spec(job.stage, job.dataset_uri),
+                digest,
+                attempt_uri=job.attempt_uri,
+                limit=job.place.max_bad_fraction,
             )
+            for role, spec in ((TRAIN, train_spec), (VAL, val_spec))
         )
 
     def start(self) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
@@ -205,11 +210,10 @@ class Worker:
         """One optimizer step over the rank's share of the global batch."""
         self.survival.beat(step, "train")
         stage = self.job.stage
-        # Dropout: the same after a resume, different on every rank and step.
-        torch.manual_seed(hash((stage.seed, step, self.rank)) % 2**63)
         learning_rate = lr_at(step, stage.steps, stage.optim)
         set_lr(resume_state.inner_optimizer(self.engine).param_groups, learning_rate)
         total = torch.zeros((), device=self.device)
+        keys = self.mask_keys(batch, step)
         micro = self.plan.micro
         for part in range(self.plan.accumulation):
             rows = {
@@ -227,7 +231,8 @@ class Worker:
             if step == 0 and part == 0 and self.rank == 0:
                 open_store(self.job.attempt_uri).write(BATCH_PICTURE, image_grid(images))
                 self.telemetry.drew(BATCH_PICTURE)
-            logits = self.forward(images).float()  # [m, classes]
+            own = None if keys is None else keys[part * micro : (part + 1) * micro]
+            logits = self.forward(images, own).float()  # [m, classes]
             loss = loss_fn(stage.loss, logits, targets, label_smoothing=stage.label_smoothing)  # []
             total += loss.detach() / self.plan.accumulation
             if stage.nonfinite == "skip":
@@ -240,9 +245,22 @@ class Worker:
         trained = TrainedStep(step + 1, learning_rate, total, batch["index"])
         self.telemetry.unreported.append(trained)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [b, classes] of images [b, 3, H, W]."""
-        return self.engine(images.to(self.dtype))
+    def mask_keys(self, batch: dict[str, Tensor], step: int) -> Tensor | None:
+        """Keys [b] of what dropout drops of each sample, if the model drops any; one copy a step.
+
+        They know nothing of rank and micro-batch: however the global batch is cut, and after a
+        resume, a sample meets the same masks.
+        """
+        if not drops(self.job.stage.model):
+            return None
+        seed, gpu = self.job.stage.seed, self.device.type == "cuda"
+        keys = sample_keys(seed=seed, step=step, epoch=batch["epoch"], index=batch["index"])
+        return keys.pin_memory().to(self.device, non_blocking=True) if gpu else keys
+
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Logits [b, classes] of images [b, 3, H, W]; `keys` [b] decide what dropout drops."""
+        images = images.to(self.dtype)
+        return self.engine(images) if keys is None else self.engine(images, keys)
 
     def report(self, step: int) -> None:
         """Tell the metrics of every step since the last report, where there are any."""

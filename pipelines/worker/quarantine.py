@@ -4,10 +4,14 @@ stop.
 The stream replaces such a sample by rule, so training goes on. Here the ranks agree on which ones
 were met so far, which also a restarted worker group remembers.
 
-<attempt>/quarantine.json    [{"split", "position", "shard", "key", "reason"}, ...]
+<attempt>/quarantine.json    [{"role", "split", "position", "shard", "key", "reason"}, ...]
+
+Of the first thousand of a role. The positions of further ones are in one more record, {"role",
+"split", "positions": [...]}: a restarted group must count them, too.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,16 +23,25 @@ from storage.objects import open_store
 from storage.stream import StreamSpec, describe
 
 FILE = "quarantine.json"
-_NAMED = 1000  # that many are described; of more, the number says enough
+_NAMED = 1000  # that many are described: each is read again for it
 
 
 class Quarantine:
-    """The damaged samples of one split that a stage attempt met."""
+    """The damaged samples that a stage attempt met in what it trains on, or evaluates on.
 
-    def __init__(self, spec: StreamSpec, digest: str, *, attempt_uri: str, limit: float) -> None:
+    The two may be parts of one split: they are told apart by their role, `train` or `val`.
+    """
+
+    def __init__(
+        self, role: str, spec: StreamSpec, digest: str, *, attempt_uri: str, limit: float
+    ) -> None:
+        self.role = role
         self.spec, self.digest, self.attempt_uri, self.limit = spec, digest, attempt_uri, limit
-        self.records = [r for r in read_records(attempt_uri) if r["split"] == spec.split]
+        own = [r for r in read_records(attempt_uri) if self._is_own(r)]
+        self.records = [record for record in own if "position" in record]
         self._known = {int(record["position"]) for record in self.records}
+        for record in own:
+            self._known |= set(record.get("positions", ()))
         self._new: set[int] = set()
 
     def __len__(self) -> int:
@@ -62,6 +75,7 @@ class Quarantine:
             lines.append(str(problem))
             self.records.append(
                 {
+                    "role": self.role,
                     "split": self.spec.split,
                     "position": position,
                     "shard": problem.shard,
@@ -69,10 +83,16 @@ class Quarantine:
                     "reason": problem.reason,
                 }
             )
-        others = [r for r in read_records(self.attempt_uri) if r["split"] != self.spec.split]
-        text = json.dumps(others + self.records, indent=1)
-        open_store(self.attempt_uri).write(FILE, text.encode())
+        others = [r for r in read_records(self.attempt_uri) if not self._is_own(r)]
+        rest = sorted(self._known - {record["position"] for record in self.records})
+        more = [{"role": self.role, "split": self.spec.split, "positions": rest}] if rest else []
+        lines_of_json = ",\n ".join(json.dumps(record) for record in others + self.records + more)
+        open_store(self.attempt_uri).write(FILE, f"[{lines_of_json}]".encode())
         return lines
+
+    def _is_own(self, record: Mapping[str, Any]) -> bool:
+        # Records of earlier versions have no role, only the split.
+        return record.get("role", self.role) == self.role and record["split"] == self.spec.split
 
     def too_many(self, samples: int) -> str | None:
         """One line where more than the permitted share of the split cannot be used."""

@@ -5,6 +5,7 @@ Every rank calls; what rank 0 says counts.
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ from pipelines.worker.survival import Survival
 from pipelines.worker.utilisation import Utilisation, device_name
 from storage.stream import order_of
 
+CARRIED = 10_000
+"""Most records of steps that are kept between two saves."""
+
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
@@ -55,8 +59,10 @@ class Telemetry:
         self._rank, self._world_size = rank, world_size
         self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
         self._skipped = 0
-        self._reported: list[Record] = []
-        self._reported_before: list[Record] = []
+        # Bounded: a stage that saves nothing, or seldom, reports for ever.
+        most = max(CARRIED, 2 * job.place.log_every_steps)
+        self._reported: deque[Record] = deque(maxlen=most)
+        self._reported_before: deque[Record] = deque(maxlen=most)
         self._first_batch_seconds: float | None = None
         self.unreported: list[TrainedStep] = []
         self.reset_clock()
@@ -94,10 +100,12 @@ class Telemetry:
         """Metrics reported since the save before the last, for the state that is saved now.
 
         A report can be lost with the worker that made it. Its steps are not trained again, so a
-        state carries their metrics, and the group that resumes from it reports them once more.
+        state carries their metrics, and the group that resumes from it reports them once more. Only
+        the last reports can be lost, so the newest records do.
         """
-        records = self._reported_before + self._reported
-        self._reported_before, self._reported = self._reported, []
+        records = [*self._reported_before, *self._reported]
+        self._reported_before = self._reported.copy()
+        self._reported.clear()
         return records
 
     def report(self, message: Message) -> None:
@@ -175,7 +183,7 @@ class Telemetry:
         if not found:
             return
         lines = quarantine.record(found) if self._rank == 0 else []
-        name = f"{quarantine.spec.split}/quarantined"
+        name = f"{quarantine.role}/quarantined"
         metrics = {name: float(len(quarantine))}
         self.report_metrics(Quarantined(step=step, metrics=metrics, lines=tuple(lines)))
         reason = quarantine.too_many(order_of(quarantine.spec).samples)

@@ -21,8 +21,7 @@ from tests.faults.injury import TRAINER, Stage
 STEPS, SAVE = 1600, 50
 SCIENCE = [
     *("--stage.steps", str(STEPS), "--stage.eval-every-steps", "0"),
-    *("--stage.model.depth", "1", "--stage.global-batch", "128"),
-    *("--stage.model.dropout", "0", "--stage.optim.peak-lr", "1e-4"),  # masks belong to ranks
+    *("--stage.model.depth", "1", "--stage.global-batch", "128", "--stage.optim.peak-lr", "1e-4"),
 ]
 PLACE = [
     *("--place.save-every-steps", str(SAVE), "--place.log-every-steps", "10"),

@@ -37,20 +37,20 @@ def measured(config: vit.Config, dtype: torch.dtype, *, checkpointing: bool = Fa
     ids=["token", "dropout", "gap", "fc-norm", "map", "registers", "drop-path", "more-tokens"],
 )
 def test_the_formula_is_what_autograd_saves(config: vit.ViTConfig, dtype: torch.dtype) -> None:
-    found = activation_bytes(config, BATCH, element_bytes=dtype.itemsize, gpu=False)
+    found = activation_bytes(config, BATCH, element_bytes=dtype.itemsize)
     assert found == pytest.approx(measured(config, dtype), rel=0.005)
 
 
 def test_relative_positions_keep_a_matrix_of_tokens() -> None:
     config = replace(SMALL, pos_embed="relative", image_size=128)
-    found = activation_bytes(config, BATCH, element_bytes=4, gpu=False)
+    found = activation_bytes(config, BATCH, element_bytes=4)
     assert found == pytest.approx(measured(config, torch.float32), rel=0.05)
 
 
 def test_checkpointing_keeps_the_blocks_inputs() -> None:
     inputs = measured(SMALL, torch.float32, checkpointing=True)
-    whole = activation_bytes(SMALL, BATCH, element_bytes=4, gpu=False)
-    found = activation_bytes(SMALL, BATCH, element_bytes=4, checkpointing=True, gpu=False)
+    whole = activation_bytes(SMALL, BATCH, element_bytes=4)
+    found = activation_bytes(SMALL, BATCH, element_bytes=4, checkpointing=True)
     assert inputs < found < whole  # the inputs, and one block while it is computed again
 
 
@@ -63,7 +63,7 @@ def test_checkpointing_keeps_the_blocks_inputs() -> None:
     ids=["bit", "hybrid"],
 )
 def test_resnets_are_counted_on_shapes(config: vit.Config) -> None:
-    found = activation_bytes(config, BATCH, element_bytes=4, gpu=False)
+    found = activation_bytes(config, BATCH, element_bytes=4)
     assert found == pytest.approx(measured(config, torch.float32), rel=0.01)
 
 

@@ -11,11 +11,20 @@ shapes positions pooling    what the tensors show of their model
 source                 all of the above: a checkpoint and what is known of it
 misfit                 why tensors do not fit
 checkpoint             `import_checkpoint`: weights for a given config
+content                `checkpoint_digest`: its name, wherever it lies
 infer                  `infer_config`: the checkpoint's own config
 """
 
 from vit.importers.checkpoint import import_checkpoint
+from vit.importers.content import checkpoint_digest, tensor_digest
 from vit.importers.errors import BadCheckpoint
 from vit.importers.infer import InferredConfig, infer_config
 
-__all__ = ["BadCheckpoint", "InferredConfig", "import_checkpoint", "infer_config"]
+__all__ = [
+    "BadCheckpoint",
+    "InferredConfig",
+    "checkpoint_digest",
+    "import_checkpoint",
+    "infer_config",
+    "tensor_digest",
+]

@@ -21,6 +21,8 @@ _GELU: dict[str, Literal["tanh", "exact"]] = {
     "gelu_pytorch_tanh": "tanh",
     "gelu_fast": "tanh",
 }
+FILES = ("config.json", "preprocessor_config.json")
+"""What is read beside the weights."""
 _TIMM_POOLS = {"token": "token", "avg": "gap", "map": "map"}
 # Hugging Face's defaults of `layer_norm_eps`, for files that leave it out.
 _HUGGING_FACE_EPS = {"vit_msn": 1e-6, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}

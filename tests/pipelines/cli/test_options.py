@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.campaigns.campaign import CampaignOptions
 from pipelines.cli.options import Command, parser_message, read_command
 
 
@@ -70,6 +71,20 @@ def test_a_wrong_argument_is_one_line(argv: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         read(*argv.split())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "", " ", "..", ".cursor", "a\nb"])
+def test_a_run_that_is_no_folder_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match="a run is one folder under storage_root") as error:
+        read("--run", name)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="a run is one folder"):
+        CampaignOptions(run=name)
+
+
+@pytest.mark.parametrize("name", ["o'brien", "my run", "größe-2", "2026-01-31_a.b"])
+def test_other_names_of_runs_are_taken(name: str) -> None:
+    assert read("--run", name).options.run == name
 
 
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,16 @@ def test_only_committed_attempts_are_found(tmp_path: Path) -> None:
     assert [a.name for a in committed_attempts(str(tmp_path), "run", "pretrain")] == [A]
 
 
+@pytest.mark.parametrize("name", [f"{A}-backup", "backup", f"{A}-2-old", f"copy of {A}", f"{A}-0"])
+def test_a_copied_folder_is_no_attempt(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run" / "pretrain"
+    for committed in (A, f"{A}-2", name):
+        weights.commit(str(folder / committed), {"w": torch.zeros(1)}, {"step": 1, "stage": {}})
+    found = committed_attempts(str(tmp_path), "run", "pretrain")
+    assert [one.name for one in found] == [A, f"{A}-2"]
+    assert attempt_to_make(found, A) == f"{A}-3"
+
+
 def test_attempts_are_ordered_by_number_not_by_name() -> None:
     found = newest(attempts(A, f"{A}-9", f"{A}-10"), A)
     assert found is not None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cluster.local.s3 import S3Server
-from pipelines.lineage.start_weights import start_weights
+from pipelines.lineage.start_weights import init_digest, start_weights
 from pipelines.recipes.stage import plain
 from storage import weights
 from storage.objects import open_store
@@ -103,3 +103,39 @@ def test_bare_weights_of_another_resolution_are_resized(tmp_path: Path) -> None:
     found, changes = start_weights(str(bare), larger, image_size=16)
     assert "pos_embed 4x4 -> 6x6" in changes
     assert found["pos_embed"].shape == (1, 1 + 6 * 6, 32)
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_a_checkpoint_that_moves_is_the_same_and_a_replaced_one_is_not(
+    tmp_path: Path, s3_server: S3Server, file: str
+) -> None:
+    def exported(name: str, seed: int) -> str:
+        export_timm(build_model(SMALL, seed=seed).state_dict(), SMALL, tmp_path / name)
+        return str(tmp_path / name / file).rstrip("/")
+
+    first = init_digest(exported("a", 1))
+    assert init_digest(exported("elsewhere", 1)) == first
+    with s3_server.environment():
+        store = open_store(s3_server.uri("moved"))
+        for path in (tmp_path / "a").iterdir():
+            store.upload(path.name, path)
+        assert init_digest(s3_server.uri("moved", file).rstrip("/")) == first
+    assert init_digest(exported("a", 2)) != first  # the same path, other weights
+    assert init_digest(None) is None
+
+
+def test_what_the_config_beside_a_checkpoint_says_is_part_of_its_content(tmp_path: Path) -> None:
+    export_timm(build_model(SMALL, seed=1).state_dict(), SMALL, tmp_path)
+    before = init_digest(str(tmp_path))
+    (tmp_path / "README.md").write_text("says nothing about the weights")
+    assert init_digest(str(tmp_path)) == before
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("0.5", "0.25"))  # pixels
+    assert init_digest(str(tmp_path)) != before
+
+
+def test_a_stage_of_another_place_is_named_by_its_weights(tmp_path: Path) -> None:
+    tensors = build_model(SMALL, seed=1).state_dict()
+    manifest = {"stage": {"model": plain(asdict(SMALL))}}
+    made = weights.commit(str(tmp_path / "a"), tensors, manifest)
+    assert init_digest(str(tmp_path / "a")) == made["files"]["weights.safetensors"]["sha256"]

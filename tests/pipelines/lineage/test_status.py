@@ -13,7 +13,7 @@ from cluster.local.s3 import S3Server
 from pipelines.cli.options import Command
 from pipelines.lineage import command as standing
 from pipelines.lineage.command import read_status
-from pipelines.lineage.manifest import DatasetName, Manifest
+from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
 from pipelines.lineage.resume_states import save_state
 from pipelines.lineage.status import attempts_under, differences, what_would_run
 from pipelines.recipes.digits import DIGITS
@@ -205,3 +205,32 @@ def test_a_mistake_ends_with_2(called: Callable[..., Said]) -> None:
     assert (said.code, len(said.err.splitlines())) == (2, 1)
     said = called(standing.main, "status", "--place.storage-root", "ftp://x/y")
     assert (said.code, len(said.err.splitlines())) == (2, 1)
+
+
+def test_a_checkpoint_that_moved_is_no_difference_and_a_replaced_one_is() -> None:
+    stage = replace(PRETRAIN, init="a/x.npz")
+    manifest = Manifest(
+        stage=plain(asdict(stage)),
+        dataset=DatasetName(digest="d"),
+        init=Checkpoint(uri="a/x.npz", sha256="1" * 64),
+    )
+    moved = replace(stage, init="b/y.npz")
+    assert differences(manifest, moved, "d", None, "1" * 64) == ()
+    (line,) = differences(manifest, moved, "d", None, "2" * 64)
+    assert line == f"checkpoint: {'1' * 12} -> {'2' * 12}"
+
+
+def test_a_copied_attempt_is_listed_and_not_used(
+    tmp_path: Path, local_data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, digest = str(tmp_path / "runs"), load_dataset(join(local_data, "digits")).digest
+    name = commit(root, PRETRAIN, digest, None)
+    folder = Path(root) / "digits" / "pretrain"
+    (folder / name).rename(folder / f"{name}-backup")
+    found = attempts_under(root)
+    assert [one.attempt.name for one in found] == [f"{name}-backup"]
+    command = status(root, local_data)
+    verdict, *_ = verdicts = what_would_run(command, found)
+    assert (verdict.state, verdict.reason) == ("would be trained", "nothing is committed")
+    standing.print_status(found, verdicts, command)
+    assert "not used" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
-from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain
+from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain, typed_values
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
 from vit import ViTConfig, config_from_dict
@@ -53,6 +53,41 @@ def test_fingerprint_tells_selections_apart(data: dict) -> None:
 
 def test_what_was_committed_before_fields_were_added_keeps_its_name() -> None:
     assert name_of() == "718eb30c2c293fdb"  # as version 0.1.0 computed it
+
+
+def test_a_number_has_the_type_of_its_field_in_a_fingerprint() -> None:
+    """The command line reads 10 as a float where a recipe's author wrote an int."""
+
+    def named(magnitude: float, area: tuple[float, float], steps: float) -> str:
+        augment = replace(PRETRAIN.augment, randaugment_magnitude=magnitude)
+        data = replace(PRETRAIN.data, area=area)
+        return name_of(replace(PRETRAIN, augment=augment, data=data, steps=steps))  # type: ignore[arg-type]  # as a careless recipe would
+
+    assert named(10, (0.5, 1), 60) == named(10.0, (0.5, 1.0), 60.0)
+    assert named(10, (0.5, 1), 60) != named(10.5, (0.5, 1), 60)
+    with_init = replace(PRETRAIN, init="x.npz")
+    of_ints, of_floats = (
+        replace(with_init, init_std=(1, 1, 1)),
+        replace(with_init, init_std=(1.0,) * 3),
+    )
+    names = {
+        fingerprint(one, dataset_digest="d", parent=None, init="e") for one in (of_ints, of_floats)
+    }
+    assert len(names) == 1
+    tall = replace(PRETRAIN.model, image_size=(16, 32))
+    assert typed_values(tall)["image_size"] == [16, 32]
+
+
+def test_a_checkpoint_names_a_stage_by_its_content_and_not_by_its_place() -> None:
+    def named(init: str, digest: str) -> str:
+        stage = replace(PRETRAIN, init=init)
+        return fingerprint(stage, dataset_digest="d", parent=None, init=digest)
+
+    assert named("a/x.npz", "one") == named("s3://b/x.npz", "one")
+    assert named("a/x.npz", "one") != named("a/x.npz", "two")
+    assert named("a/x.npz", "one") != name_of()
+    with pytest.raises(AssertionError):  # a digest that was forgotten would name nothing
+        name_of(replace(PRETRAIN, init="a/x.npz"))
 
 
 def test_evaluation_takes_the_classes_that_are_trained_on_unless_it_names_some() -> None:

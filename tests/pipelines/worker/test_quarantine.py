@@ -1,18 +1,25 @@
 """Damaged samples in a real run: replaced, named and counted, until there are too many."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from mlflow import MlflowClient
 
+from pipelines.recipes.digits import PRETRAIN
+from pipelines.worker import quarantine as quarantines
+from pipelines.worker.quarantine import Quarantine
 from storage import weights
 from storage.dataset import load_dataset
 from storage.index import load_index
+from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.digits import Digits
+from storage.stream import StreamSpec
 from tests.pipelines.conftest import Said
 
 TINY = [
@@ -37,6 +44,64 @@ def damaged(tmp_path: Path) -> str:
             data[int(index.rows["offset"][position])] ^= 1
         path.write_bytes(data)
     return str(tmp_path / "data")
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[torch.device]:
+    """A group of one process."""
+    meeting = f"file://{tmp_path / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    yield torch.device("cpu")
+    dist.destroy_process_group()
+
+
+def quarantine(role: str, data: str, attempt: Path, *, split: str = "train") -> Quarantine:
+    dataset = load_dataset(f"{data}/digits")
+    crop = PRETRAIN.data.val_crop(PRETRAIN.image_size)
+    spec = StreamSpec(dataset=dataset.uri, split=split, crop=crop, global_batch=8)
+    return Quarantine(role, spec, dataset.digest, attempt_uri=str(attempt), limit=0.004)
+
+
+def meet(found: Quarantine, positions: Iterable[int], device: torch.device) -> list[str]:
+    found.add(np.array([*positions, -1]))
+    return found.record(found.agree(device))
+
+
+def test_a_restarted_group_counts_those_that_were_too_many_to_describe(
+    damaged: str, tmp_path: Path, alone: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantines, "_NAMED", 3)
+    before = quarantine("train", damaged, tmp_path / "attempt")
+    assert len(meet(before, [1, 2], alone)) == 2
+    assert len(meet(before, range(10, 17), alone)) == 1  # the third
+    assert len(before) == 9
+    restarted = quarantine("train", damaged, tmp_path / "attempt")
+    assert len(restarted) == 9
+    assert len(restarted.records) == 3
+    assert before.too_many(1000) == restarted.too_many(1000) is not None
+    assert meet(restarted, range(10, 17), alone) == []  # all known
+    assert len(restarted) == 9
+
+
+def test_training_and_evaluation_on_one_split_are_told_apart(
+    damaged: str, tmp_path: Path, alone: torch.device
+) -> None:
+    """As in sweeps of a suite, which evaluate on a part of the training split."""
+    train, val = (quarantine(role, damaged, tmp_path / "attempt") for role in ("train", "val"))
+    meet(train, [1], alone)
+    meet(val, [2], alone)
+    meet(train, [3], alone)
+    for role, positions in (("train", [1, 3]), ("val", [2])):
+        again = quarantine(role, damaged, tmp_path / "attempt")
+        assert sorted(record["position"] for record in again.records) == positions
+        assert len(again) == len(positions)
+
+
+def test_records_of_earlier_versions_count_for_their_split(damaged: str, tmp_path: Path) -> None:
+    old = [{"split": "train", "position": 7, "shard": "s", "key": "k", "reason": "r"}]
+    open_store(str(tmp_path / "attempt")).write("quarantine.json", json.dumps(old).encode())
+    assert len(quarantine("train", damaged, tmp_path / "attempt")) == 1
+    assert len(quarantine("val", damaged, tmp_path / "attempt", split="val")) == 0
 
 
 @pytest.mark.slow
