@@ -93,7 +93,7 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--stage.optim.peak-lr FLOAT" in text
-    assert "ZeRO level: 0 replicates all" in text
+    assert "ZeRO level: 0 replicates everything" in text
 
 
 def test_a_message_without_a_box_says_the_same() -> None:
