@@ -34,11 +34,19 @@ class BatchPlan:
         )
 
 
-def plan_batch(global_batch: int, *, workers: int, max_micro_batch: int) -> BatchPlan:
+def plan_batch(
+    global_batch: int, *, workers: int, max_micro_batch: int, even: bool = False
+) -> BatchPlan:
     """Split the global batch: the largest micro-batch that divides a worker's share and fits.
 
+    Args:
+        global_batch: images of an optimizer step over all workers.
+        workers: how many share it.
+        max_micro_batch: most images a worker pushes through the model at once.
+        even: take even micro-batches only: mixup and cutmix pair the samples of one.
+
     Raises:
-        BadPlace: the workers cannot share the global batch equally.
+        BadPlace: the workers cannot share the global batch equally, or not by even micro-batches.
     """
     local, rest = divmod(global_batch, workers)
     if rest:
@@ -49,5 +57,14 @@ def plan_batch(global_batch: int, *, workers: int, max_micro_batch: int) -> Batc
             f" does not divide exactly - use a number of workers such as"
             f" {', '.join(str(n) for n in sorted(near))}"
         )
-    micro = max(n for n in range(1, min(local, max_micro_batch) + 1) if local % n == 0)
+    fitting = [n for n in range(1, min(local, max_micro_batch) + 1) if local % n == 0]
+    taken = [n for n in fitting if n % 2 == 0] if even else fitting
+    if not taken:
+        raise BadPlace(
+            f"mixup and cutmix pair the samples of a micro-batch, but of {workers} workers each has"
+            f" {local} of global batch {global_batch}: no even micro-batch up to"
+            f" max_micro_batch {max_micro_batch} divides that - change workers.min, workers.max,"
+            " max_micro_batch or the recipe's global_batch"
+        )
+    micro = max(taken)
     return BatchPlan(micro=micro, workers=workers, accumulation=local // micro)

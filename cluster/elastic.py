@@ -6,7 +6,7 @@ Ray Train restarts after every error; here one that would come again ends the tr
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.train import FailureConfig, Result, TrainingFailedError
@@ -27,15 +27,15 @@ _ELASTIC_SECONDS = "20"
 
 
 class EqualShares(ElasticScalingPolicy):
-    """Ray Train's elastic policy, rounded down to what divides the batch."""
+    """Ray Train's elastic policy, rounded down to a number of workers that may train."""
 
-    def __init__(self, scaling_config: ScalingConfig, *, global_batch: int) -> None:
+    def __init__(self, scaling_config: ScalingConfig, *, counts: Sequence[int]) -> None:
         super().__init__(scaling_config)
-        self._global_batch = global_batch
+        self._counts = counts
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         return largest_share(
-            super()._count_possible_workers(reserved_resources), global_batch=self._global_batch
+            super()._count_possible_workers(reserved_resources), counts=self._counts
         )
 
 
@@ -56,17 +56,24 @@ class EndsAtOnce(DefaultFailurePolicy):
 
 
 class ElasticTrainer(TorchTrainer):
-    """`TorchTrainer` with those policies; the first where `num_workers` is a range."""
+    """`TorchTrainer` with those policies; the first where `num_workers` is a range.
+
+    Args:
+        arguments: `TorchTrainer`'s.
+        counts: the numbers of workers that may train (`scaling.worker_counts`).
+        ends: whether a failure ends the training at once.
+        more: `TorchTrainer`'s.
+    """
 
     def __init__(
         self,
         *arguments: Any,
-        global_batch: int,
+        counts: Sequence[int],
         ends: Callable[[TrainingFailedError], bool],
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
-        self._global_batch, self._ends = global_batch, ends
+        self._counts, self._ends = counts, ends
 
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
         failures = self.run_config.failure_config or FailureConfig()
@@ -75,12 +82,10 @@ class ElasticTrainer(TorchTrainer):
         seconds = _ELASTIC_SECONDS if elastic else _FIXED_SECONDS
         os.environ[_START_TIMEOUT] = _OWN_TIMEOUT or seconds  # Ray Train hands it on
         if elastic:
-            controller["scaling_policy"] = EqualShares(
-                self.scaling_config, global_batch=self._global_batch
-            )
+            controller["scaling_policy"] = EqualShares(self.scaling_config, counts=self._counts)
         return super()._initialize_and_run_controller(**controller)
 
 
-def largest_share(workers: int, *, global_batch: int) -> int:
-    """The most workers, `workers` at most, that share the batch equally; 0 for none."""
-    return next((n for n in range(workers, 0, -1) if global_batch % n == 0), 0)
+def largest_share(workers: int, *, counts: Sequence[int]) -> int:
+    """The largest of `counts` that is `workers` at most; 0 for none."""
+    return max((n for n in counts if n <= workers), default=0)

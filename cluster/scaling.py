@@ -8,22 +8,28 @@ from cluster.errors import BadPlace
 from cluster.settings import Place, Workers
 
 
-def worker_range(workers: Workers, *, global_batch: int) -> tuple[int, int]:
-    """The (fewest, most) workers to ask Ray for: both share the batch equally.
+def worker_counts(workers: Workers, *, global_batch: int, even: bool = False) -> tuple[int, ...]:
+    """The numbers of workers that may train, ascending: each shares the batch equally.
 
-    Counts between them that do not are left out by `ElasticTrainer`: the batch never changes.
+    `ElasticTrainer` leaves out the others: the batch never changes.
+
+    Args:
+        workers: the range.
+        global_batch: images of an optimizer step.
+        even: each worker's share must be even, too: mixup and cutmix pair its samples.
 
     Raises:
-        BadPlace: no count in the range divides the global batch.
+        BadPlace: no number in the range shares it so.
     """
-    counts = range(workers.min, workers.max + 1)
-    dividing = [n for n in counts if global_batch % n == 0]
-    if not dividing:
+    found = range(workers.min, workers.max + 1)
+    counts = tuple(n for n in found if global_batch % (2 * n if even else n) == 0)
+    if not counts:
+        pairs = " in pairs, which mixup and cutmix need," if even else ""
         raise BadPlace(
-            f"global batch {global_batch} is shared equally by none of {workers.min} to"
+            f"global batch {global_batch} is shared equally{pairs} by none of {workers.min} to"
             f" {workers.max} workers - change workers.min, workers.max or the recipe's global_batch"
         )
-    return dividing[0], dividing[-1]
+    return counts
 
 
 def settle_gpus(place: Place, *, have_gpus: float) -> tuple[Place, str]:

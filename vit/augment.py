@@ -36,6 +36,11 @@ class AugmentConfig:
     random_erasing: float = 0.0
     """Probability of erasing a rectangle (arXiv:1708.04896)."""
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with their neighbours, so that a micro-batch must be even."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix", "randaugment_layers", "randaugment_magnitude"):
             if getattr(self, name) < 0:
@@ -79,7 +84,7 @@ def augment_batch(
     if config.random_erasing:
         for image, key in zip(pixels, keys, strict=True):
             _erase_(image, _rng(seed, *key, _ERASE), config.random_erasing)
-    if not config.mixup and not config.cutmix:
+    if not config.mixes:
         return pixels, labels
     if len(keys) % 2:
         raise BadModel(f"mixup and cutmix pair neighbours: {len(keys)} samples are not even")

@@ -237,7 +237,7 @@ def check_data(command: Command) -> Finding:
         except (*MISTAKES, StorageError) as error:
             return fail(name, f"stage {stage.name}: {error}")
         shards = checked.dataset.shards(stage.data.train_split)
-        most = checked.workers[1]
+        most = checked.counts[-1]
         line = f"{checked.dataset.uri}: {len(shards)} shards for {most} workers"
         said.append(line)
     # Workers take ranges of samples, not whole shards: any number of either will do.

@@ -17,13 +17,13 @@ from pipelines.planning.hardware import Cluster
 from pipelines.planning.images import PHOTOGRAPH_BYTES, Images
 from pipelines.planning.memory import (
     Memory,
-    batch_of,
     element_bytes,
     limit_of,
     memory_at,
     nodes_for,
     optimizer_states,
 )
+from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from vit import build_model
 from vit.cost import Cost

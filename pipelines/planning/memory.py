@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.batching import BatchPlan, plan_batch
 from cluster.budget import States, model_states
 from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import Cluster
+from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
 
@@ -132,11 +132,6 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
-
-
-def batch_of(stage: Stage, place: Place, workers: int) -> BatchPlan:
-    """How the workers share the global batch. Raises BadPlace where they cannot."""
-    return plan_batch(stage.global_batch, workers=workers, max_micro_batch=place.max_micro_batch)
 
 
 def element_bytes(stage: Stage) -> int:

@@ -145,7 +145,7 @@ def _trainer(
 ) -> ElasticTrainer:
     names = (TRAIN, VAL) if plan.stage.steps else (VAL,)
     return ElasticTrainer(
-        global_batch=job.stage.global_batch,
+        counts=plan.counts,
         ends=is_mistake,
         train_loop_per_worker=partial(train, job),
         scaling_config=scaling_config(
@@ -168,7 +168,7 @@ def _trainer(
 def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
     """Workers (fewest, most) and CPUs of each, checked against the cluster."""
     resources = ray.cluster_resources()
-    fewest, most = plan.workers
+    fewest, most = plan.counts[0], plan.counts[-1]
     cpus = worker_cpus(place.workers, most=most, cluster_cpus=resources.get("CPU", 0.0))
     on_gpu, to_come = place.decode_on_gpu_nodes, place.wait_for_nodes
     decoding_selector(ray.nodes(), on_gpu_nodes=on_gpu, more_to_come=to_come)  # refused here

@@ -12,9 +12,6 @@ The start of a stage, stated once:
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from cluster.batching import plan_batch
-from cluster.errors import BadPlace
-from cluster.scaling import worker_range
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.cli.options import Command
@@ -29,6 +26,7 @@ from pipelines.lineage.attempts import (
 from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
 from pipelines.lineage.start_weights import init_digest, init_place, start_weights
 from pipelines.lineage.versions import git_commit, package_versions
+from pipelines.recipes.batches import batch_of, counts_of
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
 from pipelines.recipes.streams import train_spec, val_spec
@@ -53,7 +51,8 @@ class Plan:
     init: str | None
     """Digest of the checkpoint that `stage.init` names."""
     dataset: Dataset
-    workers: tuple[int, int]
+    counts: tuple[int, ...]
+    """The numbers of workers that may train, ascending."""
     steps_per_epoch: float
 
     @property
@@ -86,8 +85,8 @@ class Checked:
     """What checking a stage found out."""
 
     dataset: Dataset
-    workers: tuple[int, int]
-    """Fewest and most."""
+    counts: tuple[int, ...]
+    """The numbers of workers that may train, ascending."""
     init: str | None
     """Digest of the checkpoint that `stage.init` names."""
 
@@ -99,14 +98,10 @@ def check_stage(stage: Stage, place: Place) -> Checked:
         Mistake: one line - the batch cannot be split, the data is missing, empty, of one class
             that nobody asked for or of another number of classes, a feature is not there.
     """
-    fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
-    for workers in {fewest, most}:
-        plan = plan_batch(
-            stage.global_batch, workers=workers, max_micro_batch=place.max_micro_batch
-        )
+    counts = counts_of(stage, place)
+    for workers in counts:
+        plan = batch_of(stage, place, workers)
         zero_config(place.zero, plan, precision=stage.precision, clip_norm=None)
-        if plan.micro % 2 and (stage.augment.mixup or stage.augment.cutmix):
-            raise BadPlace(f"mixup and cutmix pair neighbours, but {plan} has an odd micro-batch")
     start = init_place(stage.init)
     if start is not None:
         # Read and adapted once here, before a GPU is asked for.
@@ -135,7 +130,7 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:
         order_of(train_spec(stage, dataset.uri), dataset)
-    return Checked(dataset, (fewest, most), init_digest(stage.init))
+    return Checked(dataset, counts, init_digest(stage.init))
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
@@ -167,7 +162,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         start_uri=parent.uri if parent else init_place(stage.init),
         init=checked.init,
         dataset=dataset,
-        workers=checked.workers,
+        counts=checked.counts,
         steps_per_epoch=1 / one_step,
     )
 

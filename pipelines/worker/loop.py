@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import resume_state
-from cluster.batching import BatchPlan, plan_batch
 from cluster.engine import build_engine, prepare_worker
 from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
@@ -25,6 +24,7 @@ from cluster.zero import zero_config
 from pipelines.inspection.image_grid import image_grid
 from pipelines.lineage.resume_states import damaged_states, drop_states
 from pipelines.lineage.start_weights import start_weights
+from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.feed import TRAIN, VAL, begun
@@ -101,11 +101,7 @@ class Worker:
         )
         set_arithmetic(job.stage.precision, deterministic=job.place.deterministic)
         self.dtype = element_type(job.stage.precision)
-        self.plan: BatchPlan = plan_batch(
-            job.stage.global_batch,
-            workers=self.world_size,
-            max_micro_batch=job.place.max_micro_batch,
-        )
+        self.plan = batch_of(job.stage, job.place, self.world_size)
         self.engine: DeepSpeedEngine
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device

@@ -15,7 +15,7 @@ import mlflow.cli
 import pytest
 import yaml
 
-from cluster.scaling import worker_range
+from cluster.scaling import worker_counts
 from cluster.settings import read_place
 from pipelines.cli.options import read_command
 from tests.cluster.kuberay_rules import Manifest, breaches, pods, values
@@ -242,8 +242,8 @@ def test_a_job_is_a_command_that_its_stage_takes(path: Path, part: str) -> None:
     arguments[arguments.index("--config") + 1] = str(FOLDER / part / "ray_config.yaml")
     stage = path.stem
     command = read_command(arguments, stage_name=stage, prog=stage, description="")
-    wide = worker_range(command.place.workers, global_batch=command.stages[0].global_batch)
-    assert wide == (command.place.workers.min, command.place.workers.max)
+    counts = worker_counts(command.place.workers, global_batch=command.stages[0].global_batch)
+    assert (counts[0], counts[-1]) == (command.place.workers.min, command.place.workers.max)
     assert command.place.max_micro_batch == (8 if stage == "finetune" else 32)
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.scaling import worker_range
+from cluster.scaling import worker_counts
 from cluster.settings import read_place
 from pipelines.recipes import find_recipe
 from tests.cluster.launcher_rules import breaches
@@ -141,5 +141,5 @@ def test_the_place_fits_its_cluster(cloud: str) -> None:
     assert place.storage_root.startswith("s3://")
     assert place.data_root.startswith("s3://")
     for stage in find_recipe(place.recipe).stages:
-        fewest, most = worker_range(place.workers, global_batch=stage.global_batch)
-        assert (fewest, most) == (place.workers.min, place.workers.max), stage.name
+        counts = worker_counts(place.workers, global_batch=stage.global_batch)
+        assert (counts[0], counts[-1]) == (place.workers.min, place.workers.max), stage.name

@@ -41,6 +41,10 @@ def no_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--place.workers.min", "3", "--place.workers.max", "3"],
             "global batch 64 is shared equally by none of 3 to 3 workers",
         ),
+        (
+            ["--stage.augment.mixup", "0.2", "--stage.global-batch", "6"],
+            "global batch 6 is shared equally in pairs, which mixup and cutmix need, by none of 2",
+        ),
         (["--stage.model.num-classes", "10"], "model.num_classes is 10, but the selected data of"),
         (
             ["--stage.data.selection.classes", "1", "11", "--stage.model.num-classes", "2"],
