@@ -54,7 +54,7 @@ class Saver:
             self._written.wait()
 
     def finish(self) -> None:
-        """Wait until the state is committed too: for ever on rank 0, where another rank failed."""
+        """Wait for the commit. On rank 0 this takes `PATIENCE_SECONDS` if another rank failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -74,8 +74,8 @@ class Saver:
             self._written.set()
             if self._rank == 0:
                 self._commit(step, told)
-        except (StorageError, OSError) as error:
-            self.failure = f"the state of step {step} could not be saved: {error}"
+        except BaseException as error:  # nobody else hears what a thread dies of
+            self.failure = f"the state of step {step} could not be saved: {_described(error)}"
         finally:
             self._written.set()
 
@@ -93,6 +93,12 @@ class Saver:
                 return
             if time.monotonic() - began > PATIENCE_SECONDS:
                 raise Unavailable(f"the part of a rank is missing after {PATIENCE_SECONDS:.0f} s")
+
+
+def _described(error: BaseException) -> str:
+    """What happened, in one line; with the class for an error that is none of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, StorageError | OSError) else f"{type(error).__name__}: {text}"
 
 
 def _check_finite(step: int, pieces: Sequence[Piece]) -> None:

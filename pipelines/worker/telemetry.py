@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 
+def finite(record: Mapping[str, float]) -> Record:
+    """The metrics that are finite: a resume state keeps them as JSON, which has no others."""
+    return {name: value for name, value in record.items() if math.isfinite(value)}
+
+
 class Telemetry:
     """Telemetry of one rank.
 
@@ -114,7 +119,7 @@ class Telemetry:
 
     def report_metrics(self, message: Evaluated | Quarantined) -> None:
         """Send metrics that belong to a step."""
-        self._reported.append({"step": message.step, **message.metrics})
+        self._reported.append(finite({"step": message.step, **message.metrics}))
         self.report(message)
 
     def report_steps(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
@@ -131,8 +136,7 @@ class Telemetry:
         seconds = time.perf_counter() - self._began
         steps = len(self.unreported)
         records: list[Record] = [
-            {"step": trained.step, "train/lr": trained.lr}
-            | ({"train/loss": loss} if math.isfinite(loss) else {})
+            finite({"step": trained.step, "train/lr": trained.lr, "train/loss": loss})
             for trained, loss in zip(self.unreported, losses, strict=True)
         ]
         records[-1] |= {
@@ -155,7 +159,7 @@ class Telemetry:
         stalled = self._survival.stalled()
         if stalled:
             records[-1]["train/save_seconds"] = stalled
-        self._reported += records
+        self._reported += map(finite, records)
         self.report(StepsTrained(records=records, pictures=tuple(self._pictures)))
         self.unreported.clear()
         self.check(quarantine, step)

@@ -52,12 +52,19 @@ class Watchdog:
         self._attempt, self._rank, self._world_size = attempt_uri, rank, world_size
         self._seconds = seconds
         self._last = (time.monotonic(), 0, "start")
+        self._died: BaseException | None = None
         self._ended = threading.Event()
         if seconds:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, step: int, doing: str) -> None:
-        """Say that the worker begins to do something."""
+        """Say that the worker begins to do something.
+
+        Raises:
+            RuntimeError: nobody watches any more; a restart brings a new watchdog.
+        """
+        if self._died is not None:
+            raise RuntimeError("the watchdog's thread died") from self._died
         self._last = (time.monotonic(), step, doing)
 
     def end(self) -> None:
@@ -65,6 +72,12 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
+        try:
+            self._wait_for_silence()
+        except BaseException as error:  # `beat` says so
+            self._died = error
+
+    def _wait_for_silence(self) -> None:
         while True:
             since, step, doing = self._last
             silent = time.monotonic() - since
@@ -72,6 +85,10 @@ class Watchdog:
                 break
             if self._ended.wait(min(1.0, self._seconds - silent)):
                 return
+        try:  # first: the store may be what hangs
+            threading.Timer(_FAREWELL_SECONDS, os._exit, (EXIT_CODE,)).start()
+        except BaseException:  # no memory, or no more threads
+            os._exit(EXIT_CODE)
         stall = Stall(
             rank=self._rank,
             world_size=self._world_size,
@@ -80,8 +97,6 @@ class Watchdog:
             seconds=silent,
             stacks=_stacks(),
         )
-        farewell = threading.Timer(_FAREWELL_SECONDS, os._exit, (EXIT_CODE,))
-        farewell.start()  # the store may be what hangs
         with suppress(StorageError):
             open_store(self._attempt).write(_key(self._rank), json.dumps(asdict(stall)).encode())
 
@@ -118,7 +133,10 @@ def _key(rank: int) -> str:
 
 
 def _stacks() -> str:
-    with tempfile.TemporaryFile() as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read().decode(errors="replace")
+    try:
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return file.read().decode(errors="replace")
+    except OSError as error:  # a full disk
+        return f"they could not be written to this machine's disk: {error}"

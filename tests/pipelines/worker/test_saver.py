@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from pipelines.lineage.resume_states import newest_state, open_state
 from pipelines.worker import saver as saving
 from pipelines.worker.saver import Saver
 from storage.pieces import Piece, open_pieces
+from tests.storage.full_disk import full_disk
 
 
 def savers(attempt: Path, world_size: int, *, keep: int = 2) -> list[Saver]:
@@ -85,6 +87,35 @@ def test_a_place_that_takes_no_files_is_one_line(tmp_path: Path) -> None:
     assert alone.failure is not None
     assert alone.failure.startswith("the state of step 5 could not be saved: ")
     assert "\n" not in alone.failure
+
+
+@pytest.mark.parametrize("error", [SafetensorError, ValueError, MemoryError, SystemExit])
+def test_whatever_ends_the_thread_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def write_part(*arguments: object) -> None:
+        raise error("unexpected,\nin two lines")
+
+    monkeypatch.setattr(saving, "write_part", write_part)
+    (alone,) = savers(tmp_path, 1)
+    alone.save(5, half(0, 1))
+    alone.settle()
+    assert alone.failure == (
+        f"the state of step 5 could not be saved: {error.__name__}: unexpected, in two lines"
+    )
+
+
+def test_a_full_temporary_folder_is_a_failure(tmp_path: Path) -> None:
+    (alone,) = savers(tmp_path, 1)
+    alone.save(5, half(0, 1))
+    alone.finish()
+    with full_disk(1 << 16):
+        alone.save(10, [("weights/w", (1 << 16,), 0, torch.ones(1 << 16))])
+        alone.finish()
+    assert alone.failure is not None
+    assert alone.failure.startswith("the state of step 10 could not be saved: ")
+    assert "TMPDIR" in alone.failure
+    assert step_of_newest(tmp_path) == 5
 
 
 def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from cluster.settings import Place
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.worker import telemetry as telemetries
-from pipelines.worker.messages import Evaluated
+from pipelines.worker.messages import MESSAGE, Evaluated
 from pipelines.worker.telemetry import Telemetry
 
 
@@ -45,3 +45,14 @@ def test_a_state_carries_what_was_reported_since_the_save_before_the_last(
         report(telemetry, range(first, first + 10))
         carried.append([record["step"] for record in telemetry.carry_over()])
     assert carried == [[*range(10)], [*range(20)], [*range(10, 30)]]
+
+
+def test_a_metric_that_is_not_finite_is_told_but_not_carried_over(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray.train, "report", told.append)
+    message = Evaluated(step=5, metrics={"val/loss": float("nan"), "val/accuracy": 0.1})
+    telemetry.report_metrics(message)
+    assert told == [{MESSAGE: message}]
+    assert telemetry.carry_over() == [{"step": 5, "val/accuracy": 0.1}]

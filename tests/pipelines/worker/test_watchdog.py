@@ -1,0 +1,55 @@
+"""A watchdog that dies says so, and one that cannot leave its note still ends the process."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.worker import watchdog
+from pipelines.worker.watchdog import EXIT_CODE, Watchdog
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit])
+def test_a_watchdog_that_dies_is_told_to_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stop_watching(self: Watchdog) -> None:
+        raise error("unexpected")
+
+    monkeypatch.setattr(Watchdog, "_wait_for_silence", stop_watching)
+    dog = Watchdog(str(tmp_path), rank=0, world_size=1, seconds=60)
+    deadline = time.monotonic() + 10
+    while dog._died is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match="the watchdog's thread died") as raised:
+        dog.beat(1, "train")
+    assert type(raised.value.__cause__) is error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "watchdog.open_store = lambda uri: (_ for _ in ()).throw(ValueError('unexpected'))",
+        "watchdog._stacks = lambda: (_ for _ in ()).throw(MemoryError())",
+        "threading.Timer = lambda *a: (_ for _ in ()).throw(RuntimeError('no more threads'))",
+    ],
+)
+def test_a_process_that_hangs_ends_whatever_befalls_its_note(tmp_path: Path, fault: str) -> None:
+    program = (
+        "import threading, time; from pipelines.worker import watchdog\n"
+        f"watchdog._FAREWELL_SECONDS = 0.2\n{fault}\n"
+        f"watchdog.Watchdog({str(tmp_path)!r}, rank=0, world_size=1, seconds=0.2)\n"
+        "time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=50)
+    assert ended.returncode == EXIT_CODE
+
+
+def test_stacks_that_find_no_disk_are_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert "could not be written to this machine's disk: [Errno 2]" in watchdog._stacks()
