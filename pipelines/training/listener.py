@@ -6,6 +6,7 @@ from pipelines.tracking.tracker import Tracker
 from pipelines.training.outcomes import accuracy_of
 from pipelines.training.prepare import Plan
 from pipelines.worker.messages import (
+    Committed,
     Evaluated,
     Message,
     Preempted,
@@ -51,6 +52,12 @@ class Listener:
                 tracker.log_steps([{"step": message.step, **message.metrics}])
             case Quarantined():
                 self._quarantined(message)
+            case Committed():
+                if message.earlier:
+                    note(
+                        f"step {message.step}: the weights are committed; nothing is trained again"
+                    )
+                tracker.log_steps([{"step": message.step, **message.metrics}])
             case StageStopped():
                 kind = BadInput if message.mistake else Failed
                 self.stopped = self.stopped or kind(

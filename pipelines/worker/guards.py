@@ -1,6 +1,7 @@
 """A loss or gradient that is no number: in which step, on which ranks, from which samples."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,17 @@ def explain_gradient(step: int, norm: float) -> str:
     """One line about a gradient that is no number, under a loss that is one."""
     return (
         f"the gradient of step {step} has norm {norm}: no number, though the loss is one. {ADVICE}"
+    )
+
+
+def explain_metrics(step: int, metrics: Mapping[str, float]) -> str:
+    """One line about metrics of the last evaluation that are not finite; empty if all are."""
+    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if not bad:
+        return ""
+    return (
+        f"nothing was committed: after the last step, {step}, {', '.join(bad)}; lower"
+        " optim.peak_lr or set optim.clip_norm, and look at the validation images"
     )
 
 

@@ -22,20 +22,24 @@ from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
 from cluster.zero import zero_config
 from pipelines.inspection.image_grid import image_grid
-from pipelines.lineage.resume_states import damaged_states, drop_states
+from pipelines.lineage.manifest import read_manifest
+from pipelines.lineage.resume_states import damaged_states
 from pipelines.lineage.start_weights import start_weights
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
+from pipelines.worker.collectives import _of_first_rank
 from pipelines.worker.feed import TRAIN, VAL, begun
-from pipelines.worker.guards import TrainedStep, usable_loss
+from pipelines.worker.guards import TrainedStep, explain_metrics, usable_loss
 from pipelines.worker.job import Job, Stopped
-from pipelines.worker.messages import Evaluated, Preempted, Record, StageStopped
+from pipelines.worker.messages import Committed, Evaluated, Preempted, Record, StageStopped
+from pipelines.worker.out_of_memory import FIRST_STEPS, bad_place
 from pipelines.worker.quarantine import Quarantine
 from pipelines.worker.survival import Survival
 from pipelines.worker.telemetry import Telemetry
 from pipelines.worker.validation import classification
 from storage import weights
+from storage.errors import WeightsExist
 from storage.objects import open_store
 from storage.pieces import Pieces
 from vit import (
@@ -61,7 +65,9 @@ def train(job: Job) -> None:
     """Run one worker's part of a stage attempt; the whole group commits the weights."""
     worker = Worker(job)
     try:
-        _train(worker, job.stage, job.place)
+        if not worker.committed():
+            _train(worker, job.stage, job.place)
+        worker.survival.end()
     except Stopped as stop:
         worker.survival.end()  # what was trained before it is kept
         worker.telemetry.report(StageStopped(reason=str(stop), mistake=stop.mistake))
@@ -103,6 +109,7 @@ class Worker:
         self.dtype = element_type(job.stage.precision)
         self.plan = batch_of(job.stage, job.place, self.world_size)
         self.engine: DeepSpeedEngine
+        self.first_step = 0
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device
         )
@@ -122,13 +129,25 @@ class Worker:
             for role, spec in ((TRAIN, train_spec), (VAL, val_spec))
         )
 
+    def committed(self) -> bool:
+        """Whether the weights are there already (collective), so that nothing is left to train.
+
+        The group before this one may have lost a worker between its commit and its end.
+        """
+        found = read_manifest(self.job.attempt_uri) if self.rank == 0 else None
+        if not _of_first_rank(int(found is not None), self.device):
+            return False
+        manifest = found or self.job.manifest  # what rank 0 reports counts
+        self.telemetry.report(Committed(step=manifest.step, metrics=manifest.metrics, earlier=True))
+        return True
+
     def start(self) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
         """Build the engine with its first weights; return the step to go on from, and batches."""
         stage = self.job.stage
         model = build_model(stage.model, seed=stage.seed)
         self.survival.beat(0, "start")
         with self.survival.open_state() as saved:
-            step = saved.manifest["step"] if saved is not None else 0
+            step = self.first_step = saved.manifest["step"] if saved is not None else 0
             # The stream starts while the engine is built: both take seconds.
             batches = begun(partial(self.batches, TRAIN)) if step < stage.steps else iter(())
             # DeepSpeed gives the weights of rank 0 to the others.
@@ -203,8 +222,21 @@ class Worker:
         return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
 
     def step(self, batch: dict[str, Tensor], step: int) -> None:
-        """One optimizer step over the rank's share of the global batch."""
+        """One optimizer step over the rank's share of the global batch.
+
+        Raises:
+            cluster.errors.BadPlace: the first steps of the group do not fit into the GPU.
+        """
         self.survival.beat(step, "train")
+        try:
+            self._train_on(batch, step)
+        except torch.OutOfMemoryError:
+            if step >= self.first_step + FIRST_STEPS:
+                raise  # it did fit: somebody else took of it
+            stage, place = self.job.stage, self.job.place
+            raise bad_place(stage, place, self.plan, step=step, device=self.device) from None
+
+    def _train_on(self, batch: dict[str, Tensor], step: int) -> None:
         stage = self.job.stage
         learning_rate = lr_at(step, stage.steps, stage.optim)
         set_lr(resume_state.inner_optimizer(self.engine).param_groups, learning_rate)
@@ -318,17 +350,29 @@ class Worker:
             yield batch
 
     def commit(self, metrics: dict[str, float]) -> None:
-        """Hand the weights to whoever comes next: bytes first, manifest last."""
+        """Hand the weights to whoever comes next: bytes first, manifest last.
+
+        The driver drops the resume states once it has heard of the commit.
+
+        Raises:
+            Stopped: a metric is not finite.
+        """
         stage = self.job.stage
+        reason = explain_metrics(stage.steps, metrics)
+        if reason:
+            raise Stopped(reason)
         self.survival.beat(stage.steps, "commit")
         self.survival.settle()
         tensors = resume_state.gather_weights(self.engine)
         average: dict[str, Tensor] | None = None
         if stage.optim.ema_decay is not None:
             average = resume_state.gather_weights(self.engine, resume_state.AVERAGE)
+        earlier = False
         if self.rank == 0:
             manifest = replace(self.job.manifest, step=stage.steps, metrics=metrics)
-            weights.commit(self.job.attempt_uri, tensors, manifest.to_json(), ema=average)
-            drop_states(self.job.attempt_uri)
+            try:
+                weights.commit(self.job.attempt_uri, tensors, manifest.to_json(), ema=average)
+            except WeightsExist:  # a group that was given up for dead was faster: the same training
+                earlier = True
         dist.barrier()
-        self.survival.end()
+        self.telemetry.report(Committed(step=stage.steps, metrics=metrics, earlier=earlier))

@@ -63,6 +63,17 @@ class StepsSkipped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The weights are committed: nothing is left to train, whatever happens from now on."""
+
+    step: int
+    metrics: Mapping[str, float]
+    """The last evaluation, as the manifest has it."""
+    earlier: bool = False
+    """Whether another group of this attempt had committed them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageStopped:
     """The group ends without weights, for a reason that a restart would meet again."""
 
@@ -93,6 +104,7 @@ Message = (
     | Evaluated
     | Quarantined
     | StepsSkipped
+    | Committed
     | StageStopped
     | Preempted
     | WorkersLost

@@ -1,0 +1,79 @@
+"""What to say when the first step of a worker group does not fit into a GPU, and what would.
+
+A step takes the same memory each time: what the first ones of a group lack is a mistake in the
+place, and a restart would meet it again. No rank asks another, since those that did have the
+memory are in the middle of a collective: the one that fails raises BadPlace, and the failure policy
+(`cluster.elastic`) ends the whole group.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from cluster.batching import BatchPlan
+from cluster.errors import BadPlace
+from cluster.settings import Place
+from pipelines.planning.hardware import Cluster
+from pipelines.planning.memory import GIB, memory_at
+from pipelines.recipes.batches import batch_of
+from pipelines.recipes.stage import Stage
+from pipelines.worker.utilisation import device_name
+from vit import build_model
+
+FIRST_STEPS = 2
+"""The optimizer's states are made at the end of the first step, so the second one is the peak."""
+
+
+def explain(
+    stage: Stage, place: Place, plan: BatchPlan, *, step: int, device: str, memory_bytes: int
+) -> str:
+    """One line: what did not fit, what the plan expects, and the settings that need less.
+
+    Args:
+        stage: what is trained.
+        place: as it was set.
+        plan: the batch arithmetic of the group.
+        step: steps done before.
+        device: what CUDA calls the GPU.
+        memory_bytes: all that it has.
+    """
+    gibibytes = memory_bytes / GIB
+    parameters = build_model(stage.model, device="meta").cost().parameters
+    expected = memory_at(
+        place.zero.level,
+        stage,
+        place,
+        Cluster(gpus=1, nodes=plan.workers, memory_gibibytes=gibibytes),
+        parameters,
+        workers=plan.workers,
+    )
+    smaller = " or ".join(_smaller(stage, place, plan)) or "it a GPU with more memory"
+    return (
+        f"micro-batch {plan.micro} needs more than the {gibibytes:.1f} GiB of this {device} in step"
+        f" {step}: {plan}, zero.level {place.zero.level}, {parameters / 1e6:.0f} million"
+        f" parameters; the plan expects {expected.peak / GIB:.1f} GiB - give {smaller}"
+    )
+
+
+def bad_place(
+    stage: Stage, place: Place, plan: BatchPlan, *, step: int, device: torch.device
+) -> BadPlace:
+    """The mistake of a worker whose GPU's memory ended."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    name = device_name(device)
+    return BadPlace(explain(stage, place, plan, step=step, device=name, memory_bytes=total))
+
+
+def _smaller(stage: Stage, place: Place, plan: BatchPlan) -> list[str]:
+    """Settings that need less memory than those of the place, the cheapest first."""
+    found: list[str] = []
+    if plan.micro > 1:
+        with suppress(BadPlace):  # mixed samples come in pairs
+            half = batch_of(stage, replace(place, max_micro_batch=plan.micro // 2), plan.workers)
+            found.append(f"--place.max-micro-batch {half.micro}")
+    if not place.recompute_activations:
+        found.append("--place.recompute-activations")
+    if plan.workers > 1 and place.zero.level < 3:
+        found.append(f"--place.zero.level {max(2, place.zero.level + 1)}")
+    return found
