@@ -20,6 +20,8 @@ def explain_failure(stage: str, error: Exception) -> Exception:
     name, message = next((cause for cause in causes if _is_mistake(cause[0])), causes[0])
     if _is_mistake(name):
         return BadInput(f"stage {stage}: {message}")
+    if name == "NoProgress":  # it names what was raised
+        return Failed(f"stage {stage} failed: {message}")
     return Failed(f"stage {stage} failed: {name}: {message}")
 
 
@@ -31,7 +33,8 @@ def is_mistake(error: Exception) -> bool:
 
 def _causes(error: Exception) -> list[tuple[str, str]]:
     """Class name and message of what each worker raised: one did, others lost their peer."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
+    failures = getattr(error, "worker_failures", None)
+    failures = failures or {0: getattr(error, "controller_failure", error)}
     return [root_cause(failure) for failure in failures.values()]
 
 

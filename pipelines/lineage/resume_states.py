@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from storage import commits, weights
-from storage.errors import CorruptWeights, ObjectNotFound, Unavailable, WeightsExist
+from storage.errors import (
+    CorruptWeights,
+    ObjectNotFound,
+    StorageError,
+    Unavailable,
+    WeightsExist,
+)
 from storage.json_values import BadValue, is_whole, parse_object, text_of
 from storage.objects import open_store
 from storage.pieces import Pieces, commit_parts, open_pieces, write_part
@@ -188,6 +194,15 @@ def drop_states(attempt_uri: str, *, below: int | None = None) -> None:
         store.sweep(f"step-{step:08d}")
     if below is None:
         open_store(attempt_uri).sweep(FOLDER)
+
+
+def drop_leftovers(attempt_uri: str) -> str:
+    """Delete the states of a committed attempt, which nobody needs; a line where that fails."""
+    try:
+        drop_states(attempt_uri)
+    except StorageError as error:
+        return f"warning: its resume states only take room now, and cannot be deleted: {error}"
+    return ""
 
 
 def _steps_with(attempt_uri: str, name: str) -> list[int]:

@@ -34,7 +34,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at ev
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from mlflow import MlflowClient  # reads the environment above
-from mlflow.entities import Experiment, Metric, Param
+from mlflow.entities import Experiment, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -150,10 +150,7 @@ def open_tracker(
         with answering(client.tracking_uri):
             found = client.get_run(run_id)
             data = found.data
-            tracker.history.remember(
-                (metric.key, metric.value, metric.timestamp, metric.step)
-                for metric in data.to_proto().metrics
-            )
+            tracker.history.remember(_newest(found))
             run_tree.begin(client, found)
             for name, value in tags.items():
                 client.set_tag(run_id, f"vit.{name}", value)
@@ -167,6 +164,12 @@ def open_tracker(
     return tracker
 
 
+def _newest(run: Run) -> Iterator[Point]:
+    """The newest value of each metric of a run."""
+    for metric in run.data.to_proto().metrics:
+        yield metric.key, metric.value, metric.timestamp, metric.step
+
+
 def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
     """Bring the run of a committed attempt to its end, should its driver have died or MLflow have
     been away: deliver what is kept, close it as FINISHED. Returns lines for a person."""
@@ -174,7 +177,8 @@ def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
     if not run_id:
         return []
     try:
-        status = client.get_run(run_id).info.status
+        found = client.get_run(run_id)
+        status = found.info.status
         file = spool_path(run_id)
         if status == FINISHED and not file.exists():
             return []
@@ -185,8 +189,11 @@ def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
         if getattr(error, "error_code", None) in _REFUSALS:
             return []  # a run of another server, or deleted
         return [f"warning: its MLflow run cannot be brought to its end: {reason_of(error)}"]
-    if status != FINISHED and "manifest.json" not in tracker.files_waiting:
-        tracker.log_file("manifest.json", json.dumps(manifest, indent=1).encode())
+    if status != FINISHED:  # its last evaluation may not have been heard
+        tracker.history.remember(_newest(found))
+        tracker.log_steps([{"step": manifest.get("step", 0), **manifest.get("metrics", {})}])
+        if "manifest.json" not in tracker.files_waiting:
+            tracker.log_file("manifest.json", json.dumps(manifest, indent=1).encode())
     tracker.start()
     tracker.end(FINISHED, ended_ms=tracker.ended_ms)
     return tracker.notices()

@@ -56,6 +56,8 @@ class Spool:
         """Records that the disk did not take, or spoiled."""
         self.trouble: Exception | None = None
         """Why records wait; None once all are delivered."""
+        self.died: BaseException | None = None
+        """What ended the thread before its time: nothing more is delivered."""
         self._closing = self._closed = False
         self._thread = threading.Thread(target=self._deliver, name="spool", daemon=True)
 
@@ -98,7 +100,9 @@ class Spool:
             self._closing = True
             self._changed.notify_all()
             if self._thread.is_alive():
-                self._changed.wait_for(lambda: self._sent == self._size, wait_seconds)
+                self._changed.wait_for(
+                    lambda: self._sent == self._size or self.died is not None, wait_seconds
+                )
             self._closed = True
             self._changed.notify_all()
             if not self._size:
@@ -107,6 +111,14 @@ class Spool:
             return self.left
 
     def _deliver(self) -> None:
+        try:
+            self._deliver_all()
+        except BaseException as error:  # a disk's, no memory, a fault of ours
+            with self._changed:
+                self.died = error
+                self._changed.notify_all()
+
+    def _deliver_all(self) -> None:
         wait = FIRST_WAIT_SECONDS
         while True:
             with self._changed:

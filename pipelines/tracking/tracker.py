@@ -117,12 +117,11 @@ class Tracker:
             step = first
             while not self._ended.wait(SYSTEM_SECONDS):
                 try:
-                    found = sample()
-                except Exception as error:  # a driver's or the kernel's own
-                    self._warn(prefix, f"no more metrics of {prefix} {scrub(error)[:200]}")
+                    found, now = sample(), _now_ms()
+                    self._put_points([(prefix + k, float(v), now, step) for k, v in found.items()])
+                except BaseException as error:  # a driver's, the kernel's, our disk's
+                    self._warn(prefix, f"no more metrics of {prefix} {_named(error)}")
                     return
-                now = _now_ms()
-                self._put_points([(prefix + k, float(v), now, step) for k, v in found.items()])
                 step += 1
 
         threading.Thread(target=run, name="watch", daemon=True).start()
@@ -178,6 +177,13 @@ class Tracker:
             lines.append(f"MLflow has all metrics{of_before}")
             self._said.discard("away")
             self._owed = 0
+        if spool.died is not None:
+            again = "they are kept, and delivered when the same command is run again"
+            self._warn(
+                "died",
+                f"MLflow at {self._server.name} gets no more metrics: {_named(spool.died)};"
+                f" training goes on, {again}",
+            )
         if spool.lost:
             self._warn("lost", f"{spool.path} cannot be written or read; metrics are lost")
         for kind, text in list(self._warnings.items()):
@@ -237,6 +243,10 @@ class Tracker:
             yield
         except Refused as error:
             self._warn("refused", f"MLflow refuses records: {scrub(error)[:200]}")
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {scrub(error)[:200]}"
 
 
 def _now_ms() -> int:

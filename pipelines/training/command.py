@@ -8,6 +8,7 @@ from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
+from pipelines.lineage.resume_states import drop_leftovers
 from pipelines.reporting.command import report_at_the_end
 from pipelines.tracking.client import open_client, settle
 from pipelines.training.driver import run_stage
@@ -59,11 +60,12 @@ def run_stages(command: Command) -> list[Outcome]:
 
 
 def committed_already(plan: Plan, client: Any) -> Outcome:
-    """Say that a stage is done, and bring its MLflow run to an end if its driver died."""
+    """Say that a stage is done; do what its driver died before: drop states, end the MLflow run."""
     manifest = plan.attempt.manifest
     assert manifest is not None
     where = f"committed already in {plan.attempt.uri} (--force trains it again)"
     print(f"{plan.stage.name}: {where}", flush=True)
-    for line in settle(client, manifest.to_json()):
-        print(f"{plan.stage.name}: {line}")
+    for line in (drop_leftovers(plan.attempt.uri), *settle(client, manifest.to_json())):
+        if line:
+            print(f"{plan.stage.name}: {line}", flush=True)
     return Outcome(plan.stage.name, "done already", manifest.metrics, 0.0, plan.attempt.uri)

@@ -4,6 +4,8 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -24,7 +26,7 @@ from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
@@ -33,6 +35,7 @@ from pipelines.training.listener import Listener
 from pipelines.training.outcomes import Outcome, accuracy_of
 from pipelines.training.prepare import Plan
 from pipelines.training.relay import Relay, drain, message_queue
+from pipelines.training.restarts import Restarts
 from pipelines.worker.background import Background
 from pipelines.worker.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.worker.job import Job
@@ -93,10 +96,15 @@ def run_stage(
             trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
             fit = Background(trainer.fit)
             untracked = drain(queue, handle, ended=lambda: _ended(fit, stop))
-            fit.result()
+            failure = failure_of(fit, plan, progress.note)
+        if failure is not None:
+            raise failure
         if listener.stopped:
             raise listener.stopped
         status = FINISHED
+        left = drop_leftovers(plan.attempt.uri)  # not before: a group that is lost needs them
+        if left:
+            progress.note(left)
         inspect_after_stage(
             plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
         )
@@ -125,6 +133,23 @@ def _ended(fit: Background, stop: threading.Event | None) -> bool:
     if stop is not None and stop.is_set():
         raise KeyboardInterrupt
     return not fit.is_alive()
+
+
+def failure_of(fit: Background, plan: Plan, note: Callable[[str], None]) -> Exception | None:
+    """Wait for the end of the training; why it failed, if the weights are not committed.
+
+    Workers can be lost between the commit and their end when no restart is left.
+    """
+    try:
+        fit.result()
+    except (TrainingFailedError, RayError) as error:
+        failure = explain_failure(plan.stage.name, error)
+        with suppress(StorageError):
+            if read_manifest(plan.attempt.uri) is not None:
+                note(f"warning: the weights are committed, but then {failure}")
+                return None
+        return failure
+    return None
 
 
 def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
@@ -156,7 +181,7 @@ def _trainer(
             name=f"{plan.run}-{plan.stage.name}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,  # Ray's own notes; weights and states are ours, elsewhere
             failure_config=FailureConfig(max_failures=job.place.max_failures),
-            callbacks=[Relay(queue)],
+            callbacks=[Relay(queue), Restarts()],
         ),
         datasets=dict.fromkeys(names, placeholder),
         dataset_config=OrderedDataConfig(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli.redaction import redact
+from pipelines.tracking import spool as spool_module
 from pipelines.tracking import tracker as tracker_module
 from pipelines.tracking.client import (
     TrackingUnavailable,
@@ -130,6 +131,32 @@ def test_system_metrics_go_on_numbering(client, tracker, monkeypatch: pytest.Mon
     assert found == list(range(len(found)))
 
 
+@pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit])
+def test_threads_that_die_are_warned_of(
+    client, tracker, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(*arguments: object) -> dict[str, float]:
+        raise error("unexpected")
+
+    monkeypatch.setattr(tracker_module, "SYSTEM_SECONDS", 0.01)
+    run = tracker("pretrain", f"runs/died-{error.__name__}")
+    monkeypatch.setattr(spool_module.Spool, "_read", fail)
+    run.watch(fail, "system/")
+    run.log_steps([{"step": 1, "train/loss": 1.0}])
+    lines: list[str] = []
+    end = time.monotonic() + 20
+    while len(lines) < 2 and time.monotonic() < end:
+        lines += run.notices()
+        time.sleep(0.01)
+    delivery, samples = sorted(lines)
+    assert f"gets no more metrics: {error.__name__}: unexpected" in delivery
+    assert f"no more metrics of system/ {error.__name__}: unexpected" in samples
+    began = time.monotonic()
+    run.end(FINISHED)
+    assert time.monotonic() - began < 5
+    assert any("records for MLflow are kept" in line for line in run.notices())
+
+
 def test_a_file_that_cannot_be_stored_holds_back_nothing(client, tracker) -> None:
     run = tracker("pretrain", "runs/full")
     artifacts = Path(client.get_run(run.run_id).info.artifact_uri.removeprefix("file://"))
@@ -158,7 +185,11 @@ def test_a_run_that_was_deleted_takes_nothing_and_blocks_nothing(client, tracker
 
 def test_a_committed_attempt_whose_driver_was_killed_is_finished(client, tracker) -> None:
     run = tracker("pretrain", "runs/settled")
-    manifest = {"mlflow_run_id": run.run_id}
+    run.log_steps([{"step": 3, "val/accuracy": 0.5}])
+    while not history(client, run.run_id, "val/accuracy"):
+        time.sleep(0.01)
+    metrics = {"val/accuracy": 0.5, "val/loss": 0.25}  # of which one was heard
+    manifest = {"mlflow_run_id": run.run_id, "step": 3, "metrics": metrics}
     assert settle(client, manifest) == []  # its driver lives
     assert client.get_run(run.run_id).info.status == "RUNNING"
     run.release()  # as the kernel does for a process that is killed
@@ -166,6 +197,8 @@ def test_a_committed_attempt_whose_driver_was_killed_is_finished(client, tracker
     assert client.get_run(run.run_id).info.status == FINISHED
     assert [a.path for a in client.list_artifacts(run.run_id)] == ["manifest.json"]
     assert settle(client, manifest) == []
+    for name, value in metrics.items():
+        assert history(client, run.run_id, name) == [(3, value)]
     assert settle(client, {"mlflow_run_id": "0" * 32}) == []  # of another server
     assert settle(client, {}) == []
 
