@@ -1,5 +1,6 @@
 """What can befall a running stage: each fault is real, and hits only this Ray's processes."""
 
+import itertools
 import os
 import random
 import signal
@@ -81,16 +82,22 @@ class Stage:
 
     def processes(self, *titles: str) -> list[psutil.Process]:
         """Ray's processes of this session whose title has one of these words, by process id."""
-        return sorted(
-            (one for one in self._raylets_children() if any(t in _title(one) for t in titles)),
-            key=lambda process: process.pid,
-        )
+        return processes(self.session, *titles)
 
-    def _raylets_children(self) -> Iterator[psutil.Process]:
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.name() == "raylet" and self.session in " ".join(process.cmdline()):
-                    yield from process.children(recursive=True)
+
+def processes(session: str, *titles: str) -> list[psutil.Process]:
+    """Processes of a Ray session whose title has one of these words, by process id."""
+    return sorted(
+        (one for one in _raylets_children(session) if any(t in _title(one) for t in titles)),
+        key=lambda process: process.pid,
+    )
+
+
+def _raylets_children(session: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "raylet" and session in " ".join(process.cmdline()):
+                yield from process.children(recursive=True)
 
 
 def _title(process: psutil.Process) -> str:
@@ -169,6 +176,37 @@ def damage_newest_state(stage: Stage, draw: random.Random) -> str | None:
         replacement.replace(part)
         return kill_one(stage, draw, TRAINER)
     return None
+
+
+def uploading_weights(stage: Stage) -> bool:
+    """Whether weights lie there, or a part of them."""
+    return any(stage.folder.glob("*weights*.safetensors*"))
+
+
+def committed(stage: Stage) -> bool:
+    """Whether the stage's weights are committed."""
+    return (stage.folder / "manifest.json").exists()
+
+
+def states_dropped(stage: Stage) -> bool:
+    """Whether the driver is past the training's end: the resume states of the attempt go."""
+    return committed(stage) and not any((stage.folder / "resume").glob("*/manifest.json"))
+
+
+def kill_trainer_at_the_commit(folder: Path, session: str, killed: list[int]) -> None:
+    """Wait for an attempt's manifest, and kill a worker within milliseconds; note its process."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    victims: list[psutil.Process] = []
+    for look in itertools.count():
+        if (folder / "manifest.json").exists():
+            break
+        assert time.monotonic() < deadline, f"{folder} was not committed"
+        if look % 500 == 0 or not victims:  # ahead: it takes longer than the rest
+            victims = processes(session, TRAINER)
+        time.sleep(0.001)
+    with suppress(psutil.Error):
+        victims[0].kill()
+        killed.append(victims[0].pid)
 
 
 def freeze_trainer(stage: Stage, draw: random.Random) -> str | None:

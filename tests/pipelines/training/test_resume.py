@@ -1,19 +1,25 @@
-"""A job that was stopped, then killed, continues from its saves to the very same weights."""
+"""A job that was stopped, then killed, continues from its saves to the very same weights.
+
+A worker is lost right after their commit, too: nothing is trained again.
+"""
 
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from pipelines.lineage.resume_states import newest_state
 from storage import weights
+from tests.faults.injury import kill_trainer_at_the_commit
 from tests.pipelines.conftest import Said
 
 STEPS = 200
@@ -94,8 +100,16 @@ def test_a_stopped_and_a_killed_job_continue_to_the_same_weights(
     assert resumed_after(stdout) >= first
     assert not (folder / "manifest.json").exists(), "it was done before it was killed"
 
+    session: str = ray._private.worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]
+    lost: list[int] = []
+    killer = threading.Thread(target=kill_trainer_at_the_commit, args=(folder, session, lost))
+    killer.start()
     continued = command("pretrain", "--run", "stopped", *place, *PLACE, *SCIENCE)
+    killer.join()
+    assert lost
     assert continued.code == 0, continued.err
+    assert f"step {STEPS}: the weights are committed; nothing is trained again" in continued.out
+    assert not (folder / "resume").exists()
     assert resumed_after(continued.out) >= second > first
     assert mlflow_status(tmp_path, folder) == ["FINISHED"]
 
