@@ -1,12 +1,17 @@
 """A group that fails by itself at the same step is restarted twice; after a loss, always."""
 
+from pathlib import Path
+
 import pytest
 import ray.exceptions
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
     WorkerHealthCheckFailedError,
 )
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from pipelines.cli.ray_errors import explain_failure, is_mistake
 from pipelines.training.restarts import NoProgress, Restarts, lost
 from pipelines.worker.messages import MESSAGE, Started, StepsTrained
 
@@ -63,6 +68,30 @@ def test_a_newer_step_or_a_lost_worker_begins_the_count_anew() -> None:
         group(restarts, reached, *errors)
     with pytest.raises(NoProgress):
         group(restarts, 311, BUG)
+
+
+def boom() -> None:
+    raise ValueError("boom")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_train_ends_a_training_that_would_restart_forever(tmp_path: Path) -> None:
+    trainer = DataParallelTrainer(
+        boom,
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.1}),
+        run_config=RunConfig(
+            storage_path=str(tmp_path),
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[Restarts()],
+        ),
+    )
+    with pytest.raises(TrainingFailedError) as raised:
+        trainer.fit()
+    assert not is_mistake(raised.value)
+    assert str(explain_failure("pretrain", raised.value)) == (
+        "stage pretrain failed: 2 restarts in a row came no further than step 0 and lost no worker:"
+        " ValueError: boom"
+    )
 
 
 @pytest.mark.parametrize(
