@@ -138,7 +138,8 @@ class Place:
     keep_states: int = 2
     """Number of resume states to keep. If the newest is damaged, the one before it is used."""
     max_failures: int = 3
-    """Automatic restarts after losing workers; -1 means unlimited."""
+    """Automatic restarts after a failure; -1 means unlimited. Two in a row that reach no newer step
+    without losing a worker are the last."""
     hang_seconds: float = 900.0
     """Seconds without progress after which a worker prints where it hangs and is ended, so that the
     group restarts; 0 waits forever."""
