@@ -1,154 +1,46 @@
-"""How a worker's training ends: committed already, metrics not finite, out of memory."""
+"""What a worker's step depends on."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from cluster import resume_state
-from cluster.errors import BadPlace
-from cluster.settings import Place, Zero
-from pipelines.cli.ray_errors import is_mistake
-from pipelines.lineage.manifest import Manifest, read_manifest
-from pipelines.recipes import find_recipe
-from pipelines.recipes.batches import batch_of
-from pipelines.worker.job import Stopped
+from pipelines.recipes.digits import PRETRAIN
+from pipelines.recipes.stage import Stage
 from pipelines.worker.loop import Worker
-from pipelines.worker.messages import Committed, Message
-from pipelines.worker.out_of_memory import explain
-from storage import weights
-from vit import build_model
-
-STAGE = replace(find_recipe("digits").stages[0], global_batch=16)
-STEPS = STAGE.steps
-METRICS = {"val/accuracy": 0.5, "val/loss": 0.25}
+from vit import ViTConfig
 
 
-@dataclass
-class Reports:
-    """Telemetry that keeps what it is given."""
-
-    messages: list[Message] = field(default_factory=list)
-    unreported: list[object] = field(default_factory=list)
-
-    def report(self, message: Message) -> None:
-        self.messages.append(message)
+def keys_of(stage: Stage, rank: int, batch: dict[str, Tensor], step: int) -> Tensor | None:
+    worker: Any = SimpleNamespace(
+        job=SimpleNamespace(stage=stage), rank=rank, device=torch.device("cpu")
+    )
+    return Worker.mask_keys(worker, batch, step)
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[None]:
-    """A process group of this process."""
-    meeting = f"file://{tmp_path}/meeting"
-    dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+def dropping() -> Stage:
+    assert isinstance(PRETRAIN.model, ViTConfig)
+    return replace(PRETRAIN, model=replace(PRETRAIN.model, dropout=0.1))
 
 
-@pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    """Rank 0 of a group of one, whose engine is a plain model."""
-    one: Any = object.__new__(Worker)
-    manifest = Manifest(stage={"name": "pretrain"}, fingerprint="f")
-    one.job = SimpleNamespace(
-        stage=STAGE, place=Place(), attempt_uri=str(tmp_path / "a"), manifest=manifest
-    )
-    one.rank, one.world_size, one.device, one.dtype = 0, 1, torch.device("cpu"), torch.float32
-    one.plan, one.first_step = batch_of(STAGE, one.job.place, 1), 0
-    one.survival = SimpleNamespace(beat=lambda *said: None, settle=lambda: "")
-    one.telemetry, one.engine = Reports(), None
-    parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([{"params": [parameter], "lr_scale": 1.0}])
-    monkeypatch.setattr(resume_state, "inner_optimizer", lambda engine: optimizer)
-    monkeypatch.setattr(resume_state, "gather_weights", lambda *of: {"w": torch.ones(3)})
-    return one
+def test_what_is_dropped_of_a_sample_does_not_depend_on_its_worker(dropping: Stage) -> None:
+    batch = {"index": torch.randperm(64), "epoch": torch.arange(64) // 50}
+    whole = keys_of(dropping, 0, batch, step=9)
+    assert whole is not None
+    assert len(whole.unique()) == 64
+    for rank in range(4):
+        share = {name: column.chunk(4)[rank] for name, column in batch.items()}
+        found = keys_of(dropping, rank, share, step=9)
+        assert found is not None
+        assert torch.equal(found, whole.chunk(4)[rank])
+    other = keys_of(dropping, 0, batch, step=10)
+    assert other is not None
+    assert not torch.isin(other, whole).any()
 
 
-@pytest.mark.usefixtures("alone")
-def test_a_group_after_the_commit_finds_it_and_trains_nothing(worker: Worker) -> None:
-    assert not worker.committed()
-    worker.commit(METRICS)
-    assert worker.committed()
-    own, found = worker.telemetry.messages  # type: ignore[attr-defined]
-    assert own == Committed(step=STEPS, metrics=METRICS)
-    assert found == Committed(step=STEPS, metrics=METRICS, earlier=True)
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_group_that_comes_second_takes_the_weights_of_the_first(worker: Worker) -> None:
-    manifest = replace(worker.job.manifest, step=STEPS, metrics={"val/loss": 0.125})
-    weights.commit(worker.job.attempt_uri, {"w": torch.zeros(3)}, manifest.to_json())
-    worker.commit(METRICS)
-    (message,) = worker.telemetry.messages  # type: ignore[attr-defined]
-    assert message.earlier
-    found, _ = weights.read_weights(worker.job.attempt_uri)
-    assert found["w"].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_last_evaluation_that_is_not_finite_stops_the_stage(worker: Worker, value: float) -> None:
-    with pytest.raises(
-        Stopped, match=rf"nothing was committed: .*step, {STEPS}, val/loss is {value}"
-    ):
-        worker.commit({**METRICS, "val/loss": value})
-    assert read_manifest(worker.job.attempt_uri) is None
-
-
-def batch() -> dict[str, Tensor]:
-    rows = 16
-    return {
-        "image": torch.zeros(rows, 8, 8, 3, dtype=torch.uint8),
-        "label": torch.zeros(rows, dtype=torch.int64),
-        "index": torch.arange(rows),
-        "epoch": torch.zeros(rows, dtype=torch.int64),
-    }
-
-
-def test_memory_that_ends_in_the_first_steps_is_a_mistake(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forward(self: Worker, images: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    gpu = SimpleNamespace(total_memory=8 << 30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(Worker, "forward", forward)
-    worker.first_step = 1
-    with pytest.raises(
-        BadPlace, match=r"--place\.max-micro-batch 8 or --place\.recompute"
-    ) as raised:
-        worker.step(batch(), 2)
-    assert is_mistake(RuntimeError(f"Traceback ...\ncluster.errors.BadPlace: {raised.value}"))
-    with pytest.raises(torch.OutOfMemoryError):  # it did fit: a restart may help
-        worker.step(batch(), 3)
-
-
-def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
-    place = Place(max_micro_batch=64, zero=Zero(level=1))
-    stage = replace(STAGE, global_batch=256)
-
-    def said(place: Place, workers: int) -> str:
-        plan = batch_of(stage, place, workers)
-        line = explain(
-            stage, place, plan, step=0, device="NVIDIA H100 80GB HBM3", memory_bytes=85_029_158_912
-        )
-        assert "\n" not in line
-        return line
-
-    line = said(place, 2)
-    assert line.startswith(
-        "micro-batch 64 needs more than the 79.2 GiB of this NVIDIA H100 80GB HBM3 in step 0:"
-        " global batch 256 = 64 micro x 2 workers x 2 accumulation, zero.level 1, "
-    )
-    parameters = sum(p.numel() for p in build_model(stage.model, device="meta").parameters())
-    assert f"{parameters / 1e6:.0f} million parameters; the plan expects " in line
-    assert line.endswith(
-        "give --place.max-micro-batch 32 or --place.recompute-activations or --place.zero.level 2"
-    )
-    tight = replace(place, max_micro_batch=1, recompute_activations=True)
-    assert said(tight, 1).endswith("give it a GPU with more memory")
+def test_a_model_that_drops_nothing_is_asked_for_nothing() -> None:
+    assert keys_of(PRETRAIN, 0, {}, step=0) is None
