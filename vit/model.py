@@ -37,8 +37,8 @@ class ViT(TokenEmbed):
     def forward(self, images: Tensor) -> Tensor:
         """Classify: [B, C, H, W] -> [B, num_classes].
 
-        If the head reads the class token, the last block computes no other: the same logits, a
-        sixteenth less work in a model of 12 blocks.
+        If the head reads only the class token, the last block computes only that one. The logits
+        are the same, for a sixteenth less work in a model of 12 blocks.
         """
         return self.forward_head(self._tokens(images, 1 if self.config.pool == "token" else None))
 
@@ -53,7 +53,7 @@ class ViT(TokenEmbed):
         """The tokens after the last block and norm, or the first `keep` of them."""
         if images.shape[-2:] != self.config.image_hw:
             found, wanted = tuple(images.shape[-2:]), self.config.image_hw
-            raise ValueError(f"images are {found} pixels, the model wants {wanted}")
+            raise ValueError(f"wanted images of {wanted} pixels, found {found}")
         tokens = self.pos_drop(self.add_tokens(self.patch_embed(images)))
         for i, block in enumerate(self.blocks, start=1):
             kept = keep if i == len(self.blocks) else None
@@ -69,7 +69,7 @@ class ViT(TokenEmbed):
         return pooled if pre_logits else self.head(pooled)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """One vector an image: [B, P + L, D] -> [B, D]."""
+        """Reduce the tokens to one vector per image: [B, P + L, D] -> [B, D]."""
         if self.attn_pool is not None:
             return self.attn_pool(tokens)
         if self.config.pool == "token":
