@@ -41,7 +41,7 @@ def up(folder: Path, nodes: head.Nodes) -> str:
         RuntimeError: a server did not start; all were stopped again.
     """
     if nodes.most < 1 or nodes.cpus < 1 or nodes.idle_seconds <= 0:
-        raise BadPlace(f"wanted at least a node, a CPU and some idle seconds, found {nodes}")
+        raise BadPlace(f"wanted at least 1 node, 1 CPU and some idle seconds, found {nodes}")
     state = read_state(folder)
     if state is not None:
         missing = state.missing()
