@@ -1,4 +1,4 @@
-"""Where and how wide a recipe runs: deployment settings, batch arithmetic, DeepSpeed engine.
+"""Run a recipe on a cluster: deployment settings, batch arithmetic, DeepSpeed engine.
 
-Knows `ray.train` and `deepspeed`; knows nothing of models, storage or MLflow.
+It uses `ray.train` and `deepspeed`, and is independent of models, storage and MLflow.
 """

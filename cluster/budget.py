@@ -1,9 +1,9 @@
-"""What training costs a worker: bytes of memory by ZeRO level, bytes on the network. Pure formulas.
+"""Formulas for the bytes that training needs per worker: memory by ZeRO level, and network traffic.
 
-The model states are those of ZeRO (arXiv:1910.02054, section 3.1 and figure 1), with what our
-engine holds besides: the Polyak average is one more optimizer state, and float32 training keeps a
-master copy too from level 1 on. The buffers are DeepSpeed 0.19.8's; the sizes named below are its
-defaults, which `cluster.zero` leaves alone, but for the one that it sets.
+The model states are those of ZeRO (arXiv:1910.02054, section 3.1 and figure 1), and two more of our
+engine: the Polyak average is one more optimizer state, and from level 1 on float32 training keeps a
+master copy too. The buffers are those of DeepSpeed 0.19.8; the sizes below are its defaults, except
+for the one that `cluster.zero` sets.
 """
 
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from cluster.settings import ZeroLevel
 
 MASTER_BYTES = 4
-"""Of a number of the master weights, and of an optimizer state: float32."""
+"""Bytes of a number in the master weights and in an optimizer state: float32."""
 REDUCE_BUCKET = 50_000_000
-"""Numbers in the buffer that gradients are gathered in before they are reduced; it is allocated
-whole. `cluster.zero` sets it: DeepSpeed's default of ten times as many takes 2 GB in float32, and
-more in copies, where messages of 100 MB already use the network fully."""
+"""Numbers in the buffer that collects gradients before they are reduced; it is allocated at once.
+`cluster.zero` sets it: DeepSpeed's default is ten times as large and takes 2 GB in float32, and
+more in copies, although messages of 100 MB already use the network fully."""
 _REDUCED_AT_ONCE = 500_000_000
-"""The same at level 0, where DeepSpeed does not let itself be told."""
+"""Size of that buffer at level 0, which cannot be set in DeepSpeed."""
 LIVE_WEIGHTS = 1_000_000_000
-"""Level 3 keeps so many gathered weights (`stage3_max_live_parameters`, `_max_reuse_distance`)."""
+"""Gathered weights that level 3 keeps (`stage3_max_live_parameters`, `_max_reuse_distance`)."""
 PREFETCHED_WEIGHTS = 50_000_000
-"""It gathers so many at once (`stage3_prefetch_bucket_size`)."""
+"""Weights that level 3 gathers at once (`stage3_prefetch_bucket_size`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,44 +29,44 @@ class States:
     """Bytes on one worker that do not depend on the micro-batch."""
 
     weights: int
-    """In the precision of the forward pass; at level 3 this worker's part."""
+    """Weights in the precision of the forward pass; at level 3 only this worker's part."""
     master: int
-    """Float32 weights that the optimizer steps."""
+    """Float32 weights that the optimizer updates."""
     optimizer: int
-    """Its states: Adam's two moments or SGD's momentum, and the average of the weights."""
+    """Optimizer states: Adam's two moments or SGD's momentum, and the average of the weights."""
     gathered: int
-    """Weights of other workers' parts, at level 3."""
+    """Weights gathered from other workers' parts at level 3."""
     arriving: int
-    """Weights that are just being gathered."""
+    """Buffer for weights that are being gathered."""
     gradients: int
-    """Kept from one micro-batch to the next, and until the step."""
+    """Gradients, kept from one micro-batch to the next and until the optimizer step."""
     bucket: int
-    """Gradients on their way to the other workers."""
+    """Buffer for gradients that are being reduced over the workers."""
     bucket_grows: bool
-    """Whether the bucket takes memory as it is written to, while activations go (a CPU's), or all
-    of it from the start (a GPU's; that of level 3, which outlives the step)."""
+    """Whether the bucket takes memory only as it is written to, while activations are freed (on a
+    CPU), or all of it from the start (on a GPU; and at level 3, where it outlives the step)."""
     gradients_stand: bool
-    """Whether the gradients' memory outlives the step: at level 3, and where level 1 sums those of
-    bfloat16 in float32."""
+    """Whether the gradients' memory outlives the step: at level 3, and at level 1 if bfloat16
+    gradients are summed in float32."""
     reducing: int
-    """Copies made while the last gradients are reduced; activations are gone then."""
+    """Copies made while the last gradients are reduced; activations are freed by then."""
     stepping: int
-    """While the optimizer steps: gradients becoming float32, and AdamW's denominator. Bucket and
-    activations are gone then."""
+    """Memory for the optimizer step: gradients converted to float32, and AdamW's denominator.
+    Bucket and activations are freed by then."""
     host: int
-    """In host memory, for each worker."""
+    """Bytes in host memory per worker."""
 
     @property
     def standing(self) -> int:
-        """What is there all the time."""
+        """Bytes that are allocated all the time."""
         return self.weights + self.master + self.optimizer
 
     def peak(self, activations: int, *, accumulates: bool) -> int:
-        """The most that is there at once.
+        """Peak memory in bytes.
 
         Args:
-            activations: all that the forward and backward pass of a micro-batch holds.
-            accumulates: whether gradients of an earlier micro-batch are there meanwhile.
+            activations: bytes that the forward and backward pass of a micro-batch hold.
+            accumulates: whether gradients of an earlier micro-batch are kept meanwhile.
         """
         earlier = self.gradients if accumulates or self.gradients_stand else 0
         bucket = 0 if self.bucket_grows else self.bucket
@@ -88,18 +88,18 @@ def model_states(
     on_gpu: bool = True,
     float32_sums: bool = False,
 ) -> States:
-    """Bytes of one worker.
+    """Memory of the model states and buffers on one worker.
 
     Args:
-        parameters: trainable numbers.
-        workers: that share the states.
+        parameters: number of trainable parameters.
+        workers: number of workers that share the states.
         level: ZeRO level.
-        element_bytes: of a weight in the forward pass: 4 in float32, 2 in bfloat16.
-        optimizer_states: kept for each weight, in float32: moments and average.
-        adam: whether the step makes the root of a second moment.
-        offload: whether optimizer states lie in host memory.
-        on_gpu: a GPU allocates the bucket whole, and a second one to fill while the first travels;
-            of the CPU's only what is written to counts.
+        element_bytes: bytes of a weight in the forward pass: 4 in float32, 2 in bfloat16.
+        optimizer_states: float32 numbers kept per weight: moments and average.
+        adam: whether the step computes the root of a second moment.
+        offload: whether optimizer states are in host memory.
+        on_gpu: whether workers have GPUs. A GPU allocates the whole bucket, and a second one to
+            fill while the first is sent; on a CPU only the written part counts.
         float32_sums: whether gradients in bfloat16 are summed over micro-batches in float32
             (`cluster.zero.accumulates_in_float32`).
     """
@@ -108,8 +108,8 @@ def model_states(
     bucket = REDUCE_BUCKET if on_gpu else min(parameters, REDUCE_BUCKET)
     if on_gpu and workers > 1 and level < 3:
         bucket *= 2  # overlap_comm
-    # AdamW's denominator: the GPU's is made of all tensors at once and changed in place, the CPU's
-    # tensor by tensor (a parameter, or a worker's whole part) and copied once.
+    # AdamW's denominator: on a GPU it is computed for all tensors at once and changed in place, on
+    # a CPU tensor by tensor (a parameter, or a worker's whole part) and copied once.
     roots = (1 if on_gpu else 2 if level else 0) if adam else 0
     states = MASTER_BYTES * held * optimizer_states
     if level == 0:  # the parameters are the master weights, their gradients float32 already
@@ -135,8 +135,8 @@ def model_states(
     stepping = max(becoming, MASTER_BYTES * part * (1 + roots))
     copied = min(parameters, REDUCE_BUCKET)
     if float32_sums and level == 1 and not offload:
-        # DeepSpeed's BF16_Optimizer: it keeps one sum of all gradients, steps on its part of it,
-        # and reduces a copy of it, whole.
+        # DeepSpeed's BF16_Optimizer keeps one sum of all gradients, steps on its part of it, and
+        # reduces a copy of all of it.
         return States(
             weights=element_bytes * parameters,
             master=master,
@@ -153,7 +153,7 @@ def model_states(
         )
     gathered = arriving = 0
     if level == 3:
-        copied += min(part, REDUCE_BUCKET)  # in the order of the workers, and what comes back
+        copied += min(part, REDUCE_BUCKET)  # the copy sorted by workers, and the result
         # gathered into one buffer, then copied out of it
         arriving = element_bytes * min(parameters, PREFETCHED_WEIGHTS) if workers > 1 else 0
         gathered = element_bytes * min(parameters, LIVE_WEIGHTS)
@@ -168,7 +168,7 @@ def model_states(
         bucket=element_bytes * bucket,
         bucket_grows=level < 3 and not on_gpu,
         gradients_stand=level == 3,
-        # float32 sums: of what has just been reduced, before it is added
+        # with float32 sums: the gradients that were just reduced, before they are added
         reducing=element_bytes * copied + (MASTER_BYTES * part if float32_sums else 0),
         stepping=gradients if offload else stepping + (gradients if level == 3 else 0),
         host=on_host,
@@ -190,8 +190,8 @@ def network_bytes(
     (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009). Levels 1 and 2 reduce by all-reduce
     in DeepSpeed 0.19.8 (`use_multi_rank_bucket_allreduce`) and gather the stepped weights: half
     as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
-    Level 3 gathers the weights once a micro-batch, where they stay until its backward pass, and
-    twice where they do not fit (`LIVE_WEIGHTS`). With `float32_sums` level 1 reduces those.
+    Level 3 gathers the weights once per micro-batch if they can stay until its backward pass, and
+    twice if they do not fit (`LIVE_WEIGHTS`). With `float32_sums`, level 1 reduces float32 sums.
     """
     whole = element_bytes * parameters
     share = (workers - 1) / workers

@@ -1,6 +1,6 @@
-"""The DeepSpeed engine on one worker: built from plain torch parts, on a GPU or on the CPU.
+"""Build the DeepSpeed engine of one worker from plain torch parts, on a GPU or on the CPU.
 
-DeepSpeed picks its accelerator when it is first imported, so `prepare_worker` runs before that.
+DeepSpeed chooses its accelerator when it is first imported, so `prepare_worker` runs before that.
 """
 
 import logging
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 LEAST_DRIVER = 580
-"""Major version of the NVIDIA driver that CUDA 13 wants, which PyPI's torch 2.13 is built with."""
+"""Oldest major version of the NVIDIA driver for CUDA 13, which PyPI's torch 2.13 is built with."""
 
 
 def prepare_worker(
     *, rank: int, local_rank: int, world_size: int, gpu: bool, verbose: bool
 ) -> torch.device:
-    """Set what DeepSpeed reads from the environment; return this worker's device.
+    """Set the environment variables that DeepSpeed reads; return this worker's device.
 
     Args:
-        rank: of this worker in the group.
-        local_rank: of this worker on its node.
-        world_size: workers of the group.
-        gpu: whether the place gives the worker a GPU. What torch sees decides nothing: on a machine
-            with GPUs Ray shows all of them to workers that hold none.
-        verbose: pass on what DeepSpeed logs.
+        rank: rank of this worker in the group.
+        local_rank: rank of this worker on its node.
+        world_size: number of workers in the group.
+        gpu: whether this worker was given a GPU. The GPUs that torch sees do not count: Ray shows
+            all GPUs of a machine to workers that have none.
+        verbose: whether to show DeepSpeed's log.
 
     Raises:
-        BadPlace: CUDA does not start here; says torch's reason.
+        BadPlace: CUDA does not start here; the message has torch's reason.
     """
     device = _gpu(local_rank) if gpu else torch.device("cpu")
-    # DeepSpeed makes LOCAL_RANK its device. Ray shares GPUs out in the order of their ids as text
-    # (0, 1, 10, ...) and ranks by number: from 11 GPUs a node on, the two differ.
+    # DeepSpeed uses LOCAL_RANK as its device. Ray assigns GPUs in the order of their ids as text
+    # (0, 1, 10, ...) and ranks by number: from 11 GPUs per node on, the two differ.
     index = local_rank if device.index is None else device.index
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(index), WORLD_SIZE=str(world_size))
     os.environ["DS_ACCELERATOR"] = device.type
@@ -52,7 +52,7 @@ def prepare_worker(
 
 
 def _gpu(local_rank: int) -> torch.device:
-    """The GPU that Ray gave this process, made current; outside Ray that of the local rank."""
+    """Select the GPU that Ray gave this process, or outside Ray the one of the local rank."""
     reason = cuda_trouble()
     if reason:
         raise BadPlace(
@@ -60,7 +60,7 @@ def _gpu(local_rank: int) -> torch.device:
             f" torch {torch.__version__} needs an NVIDIA driver of version {LEAST_DRIVER} or newer;"
             " or set --place.workers.gpus 0"
         )
-    import ray  # a second that workers on CPUs need not spend
+    import ray  # takes a second that workers on CPUs need not spend
 
     if ray.is_initialized() and ray.get_gpu_ids():
         from ray.train.torch import get_device
@@ -73,7 +73,7 @@ def _gpu(local_rank: int) -> torch.device:
 
 
 def cuda_trouble() -> str:
-    """Why torch cannot use CUDA on this machine, in its own words; empty where it can."""
+    """Torch's own message about why it cannot use CUDA on this machine; empty if it can."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:  # the latter: torch was built without CUDA
@@ -88,9 +88,9 @@ def build_engine(
     *,
     average: bool = False,
 ) -> "DeepSpeedEngine":
-    """Wrap model and optimizer; torch.distributed is initialised already (by Ray Train).
+    """Wrap model and optimizer. torch.distributed must be initialised (Ray Train does that).
 
-    With `average` there is a Polyak average of the weights (`resume_state.update_average`).
+    With `average` the engine keeps a Polyak average of the weights (`resume_state.update_average`).
     """
     import deepspeed
     import deepspeed.ops
@@ -108,10 +108,10 @@ def build_engine(
 
 
 def _unsaid(message: str, force: bool = False) -> None:
-    """In place of DeepSpeed's report of memory, which it prints several times a parameter group."""
+    """Replaces DeepSpeed's memory report, which it prints several times per parameter group."""
 
 
 def gradient_norm(engine: "DeepSpeedEngine") -> float | None:
-    """Global norm before clipping at the last step; None where this ZeRO level keeps none."""
+    """Global gradient norm before clipping at the last step; None if this ZeRO level keeps none."""
     norm = engine.get_global_grad_norm()
     return None if norm is None else float(norm)

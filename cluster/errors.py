@@ -1,12 +1,12 @@
-"""What can go wrong with a place, as opposed to a recipe.
+"""Errors of the deployment settings, as opposed to those of a recipe.
 
 ClusterError
-└── BadPlace (ValueError)      the user's mistake: settings that cannot work, said before training
+└── BadPlace (ValueError)      the user's mistake: settings that cannot work, raised before training
 """
 
 
 class ClusterError(Exception):
-    """Root of this package's errors."""
+    """Base class of this package's errors."""
 
 
 class BadPlace(ClusterError, ValueError):

@@ -1,8 +1,8 @@
-"""Where decoding runs, and how much of it the training wants - pure decisions over `ray.nodes()`.
+"""Decide where decoding runs and how many CPUs it needs: pure functions of `ray.nodes()`.
 
-Workers hold their CPUs and GPUs in one placement group, which Ray places as a whole or not at all
-(`ray.train.v2._internal.execution.worker_group`), before the stream starts: decoding gets what is
-left. Its tasks carry a label selector that keeps them off the nodes that train.
+Workers reserve their CPUs and GPUs in one placement group, which Ray places completely or not at
+all (`ray.train.v2._internal.execution.worker_group`), before the stream starts: decoding uses the
+rest. Its tasks have a label selector that keeps them off the nodes that train.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Any
 from cluster.errors import BadPlace
 
 ROLE, TRAINS = "role", "train"
-"""The label of node groups that train, in aws.yaml, gcp.yaml and kuberay/."""
+"""Label of node groups that train, in aws.yaml, gcp.yaml and kuberay/."""
 _ACCELERATOR, _NODE = "ray.io/accelerator-type", "ray.io/node-id"  # Ray sets them itself
-_WAITING = 0.05  # of the time; below it data is no bottleneck
-_MOST_WAITING = 0.9  # beyond it the figure says nothing but: ten times as many, look again
+_WAITING = 0.05  # share of the time that workers wait; below it data is not the bottleneck
+_MOST_WAITING = 0.9  # above it the estimate stays at ten times as many CPUs: measure again then
 Node = Mapping[str, Any]
 
 
@@ -24,11 +24,12 @@ def decoding_selector(
 ) -> dict[str, str]:
     """Ray's label selector for tasks that read and decode; {} lets them run anywhere.
 
-    A group's label works for nodes that are still to come, too; GPU nodes without it are left out
-    by what Ray knows of them. With `on_gpu_nodes` None they are used where nothing else is.
+    The label of a group also works for nodes that are added later; GPU nodes without it are
+    excluded by their accelerator type or id. If `on_gpu_nodes` is None, GPU nodes are used only if
+    there are no others.
 
     Raises:
-        BadPlace: `on_gpu_nodes` is False and no other node has a CPU, nor will.
+        BadPlace: `on_gpu_nodes` is False, no other node has CPUs and none will be added.
     """
     if on_gpu_nodes:
         return {}
@@ -37,8 +38,8 @@ def decoding_selector(
         if on_gpu_nodes is None:
             return {}
         raise BadPlace(
-            f"decode_on_gpu_nodes is false, and none of the {len(alive)} nodes is a CPU node with"
-            " CPUs - add one, or set --place.decode-on-gpu-nodes True"
+            f"decode_on_gpu_nodes is false, and none of the {len(alive)} nodes has CPUs and no GPUs"
+            " - add one, or set --place.decode-on-gpu-nodes True"
         )
     selector = {ROLE: f"!{TRAINS}"}
     unlabelled = [
@@ -62,7 +63,7 @@ def decoding_cpus(
     worker_cpus: float,
     worker_gpus: int,
 ) -> float:
-    """CPUs that decoding may use now: those of its nodes that no worker holds."""
+    """CPUs that decoding may use now: those of its nodes that are not reserved by workers."""
     alive = [node for node in nodes if node["Alive"]]
     own = [node for node in alive if _decodes(node)]
     anywhere = bool(on_gpu_nodes) or (on_gpu_nodes is None and not own)
@@ -72,10 +73,10 @@ def decoding_cpus(
 
 
 def more_cpus(cpus: float, *, wait_fraction: float) -> int:
-    """How many more decoding CPUs would end the waiting; 0 where there is next to none.
+    """Number of further decoding CPUs that would end the waiting; 0 if workers hardly wait.
 
-    While workers wait, decoding is what limits them: `cpus` deliver what is trained, and workers
-    that did not wait would take 1 / (1 - wait_fraction) of it.
+    While workers wait, decoding limits them: `cpus` deliver all images that are trained on, and
+    without waiting workers would need 1 / (1 - wait_fraction) times as many.
     """
     if wait_fraction < _WAITING:
         return 0
@@ -88,6 +89,6 @@ def _gpus(node: Node) -> float:
 
 
 def _decodes(node: Node) -> bool:
-    """Whether it is a node for decoding: CPUs, no GPUs, not of a group that trains."""
+    """Whether a node is meant for decoding: it has CPUs, no GPUs and is not in a training group."""
     has_cpus = node["Resources"].get("CPU", 0.0) > 0
     return has_cpus and not _gpus(node) and node["Labels"].get(ROLE) != TRAINS

@@ -1,10 +1,11 @@
-"""Tell Ray when the cloud is about to take this spot node away, so that the workers save.
+"""Notify Ray when the cloud is about to take this spot node away, so that the workers save.
 
     python -P -m cluster.spot_notice --cloud aws --address HEAD:6379
 
-`ray up` drains nobody: aws.yaml and gcp.yaml start this on each spot node, where it asks the
+`ray up` does not drain nodes: aws.yaml and gcp.yaml start this on each spot node, where it asks the
 metadata service every few seconds. EC2 gives two minutes (`spot/instance-action`, by IMDSv2),
-Google half a minute (`instance/preempted`). On Kubernetes Ray drains a node whose pod is ended.
+Google half a minute (`instance/preempted`). On Kubernetes Ray drains a node when its pod is
+deleted.
 """
 
 import argparse
@@ -27,25 +28,25 @@ METADATA: Mapping[Cloud, str] = {
 GCP_NOTICE_SECONDS = 30.0
 EVERY_SECONDS = 5.0
 _ANSWER_SECONDS = 2.0
-_TOKEN_SECONDS = 21600  # the longest that EC2 gives
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by a proxy
+_TOKEN_SECONDS = 21600  # the longest that EC2 allows
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
 
 
 class MetadataSilent(Exception):
-    """The metadata service does not answer, or with what nobody expects."""
+    """The metadata service does not answer, or its answer is not as documented."""
 
 
 class Ec2:
-    """Spot notices of EC2, by IMDSv2: every question carries a token."""
+    """Spot notices of EC2 by IMDSv2: every request has a token."""
 
     def __init__(self, url: str) -> None:
         self._url, self._token = url, ""
 
     def seconds_left(self) -> float | None:
-        """Seconds until the instance is taken; None while no notice was given."""
+        """Seconds until the instance is taken away; None if there is no notice yet."""
         path = "/latest/meta-data/spot/instance-action"
         status, text = self._ask(path)
-        if status == 401:  # the token ran out
+        if status == 401:  # the token expired
             self._token = ""
             status, text = self._ask(path)
         if status == 404:
@@ -55,7 +56,7 @@ class Ec2:
         try:
             at = datetime.strptime(json.loads(text)["time"], "%Y-%m-%dT%H:%M:%SZ")
         except (ValueError, KeyError, TypeError) as error:
-            raise MetadataSilent(f"{self._url}{path} said {text[:200]!r}: {error}") from None
+            raise MetadataSilent(f"{self._url}{path} answered {text[:200]!r}: {error}") from None
         return max(0.0, (at.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds())
 
     def _ask(self, path: str) -> tuple[int, str]:
@@ -64,7 +65,7 @@ class Ec2:
             status, self._token = _fetch(f"{self._url}/latest/api/token", ttl, method="PUT")
             if status != 200:
                 self._token = ""
-                raise MetadataSilent(f"{self._url} gave no token but status {status}")
+                raise MetadataSilent(f"{self._url} gave no token: status {status}")
         return _fetch(f"{self._url}{path}", {"X-aws-ec2-metadata-token": self._token})
 
 
@@ -75,7 +76,7 @@ class ComputeEngine:
         self._url = url
 
     def seconds_left(self) -> float | None:
-        """Seconds until the machine is taken; None while no notice was given."""
+        """Seconds until the machine is taken away; None if there is no notice yet."""
         url = f"{self._url}/computeMetadata/v1/instance/preempted"
         status, text = _fetch(url, {"Metadata-Flavor": "Google"})
         if status != 200 or text.strip() not in ("TRUE", "FALSE"):
@@ -84,7 +85,7 @@ class ComputeEngine:
 
 
 def drain_command(address: str, seconds_left: float) -> list[str]:
-    """The command that tells Ray: this node will be gone, and when."""
+    """Command line that tells Ray when this node will be gone."""
     return [
         *("ray", "drain-node", "--address", address),
         *("--reason", "DRAIN_NODE_REASON_PREEMPTION"),
@@ -96,7 +97,7 @@ def drain_command(address: str, seconds_left: float) -> list[str]:
 def wait_for_notice(
     seconds_left: Callable[[], float | None], *, every: float, say: Callable[[str], None]
 ) -> float:
-    """Ask until there is a notice; return the seconds that are left. Says when answers fail."""
+    """Ask until there is a notice; return the seconds left. `say` reports when asking fails."""
     silent = ""
     while True:
         try:
@@ -104,7 +105,7 @@ def wait_for_notice(
         except MetadataSilent as error:
             if str(error) != silent:  # once, not every five seconds
                 silent = str(error)
-                say(f"no notice can arrive: {silent}")
+                say(f"notices cannot be received: {silent}")
         else:
             if silent:
                 silent = ""
@@ -136,14 +137,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     parser.add_argument("--address", required=True, help="HOST:PORT of the cluster's head")
     parser.add_argument("--metadata", help="URL of another metadata service, for tests")
     parser.add_argument(
-        "--every", type=float, default=EVERY_SECONDS, help="seconds between two looks"
+        "--every", type=float, default=EVERY_SECONDS, help="seconds between two requests"
     )
     given = parser.parse_args(arguments)
     url = given.metadata or METADATA[given.cloud]
     service = Ec2(url) if given.cloud == "aws" else ComputeEngine(url)
     left = wait_for_notice(service.seconds_left, every=given.every, say=_say)
-    _say(f"notice: this node goes in {left:.0f} s; draining it")
-    # Ray looks for this node's id where RAY_ADDRESS says.
+    _say(f"notice: this node is taken away in {left:.0f} s; draining it")
+    # Ray looks up this node's id at RAY_ADDRESS.
     environment = os.environ | {"RAY_ADDRESS": given.address}
     done = subprocess.run(drain_command(given.address, left), env=environment)  # noqa: S603  # fixed words and the address given
     sys.exit(done.returncode)

@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration, derived: nothing here is anybody's setting twice."""
+"""Derive DeepSpeed's configuration from our settings, so that nothing has to be set twice."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +24,12 @@ def zero_config(
     Args:
         zero: level and offloading.
         batch: how the workers share the global batch.
-        precision: of the forward and backward pass.
-        clip_norm: most that the gradients' global norm may be, if any.
-        gpu: whether workers hold GPUs.
-        leaf_classes: modules whose weights level 3 gathers at once, as `package.module.Class`; the
-            hooks of each module inside them cost the host more than a block's arithmetic.
+        precision: precision of the forward and backward pass.
+        clip_norm: largest global norm of the gradients, if any.
+        gpu: whether workers have GPUs.
+        leaf_classes: modules whose weights level 3 gathers at once, as `package.module.Class`.
+            Hooks on each module inside them would cost the host more time than a block's
+            arithmetic.
 
     Raises:
         BadPlace: bfloat16 at level 0, where DeepSpeed keeps no float32 master weights by name.
@@ -39,7 +40,7 @@ def zero_config(
     if zero.offload_optimizer:
         sharding["offload_optimizer"] = {"device": "cpu"}
     if zero.level:
-        # Reduce on a stream of its own while the backward pass goes on; a CPU has one stream.
+        # Reduce on a separate stream while the backward pass continues; a CPU has one stream.
         sharding["overlap_comm"] = gpu and batch.workers > 1
     if zero.level == 3 and leaf_classes:
         sharding["leaf_module"] = {"classes": list(leaf_classes)}
@@ -55,14 +56,14 @@ def zero_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**12,  # DeepSpeed prints "step=..." lines; ours are in the log already
         "wall_clock_breakdown": False,
-        # It would wait for the GPU twice a micro-batch; `pipelines.telemetry` measures throughput.
+        # It would wait for the GPU twice per micro-batch; throughput is measured elsewhere.
         "timers": {"throughput": {"enabled": False}},
     }
     if accumulates_in_float32(precision, batch.accumulation):
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         if zero.level == 1:
-            # Each gradient is added, and forgotten, as the backward pass makes it; the sum is
-            # reduced once a step, and not rounded for it.
+            # Each gradient is added and freed as soon as the backward pass has made it; the sum is
+            # reduced once per step, without rounding it.
             config["bf16"]["immediate_grad_update"] = True
             config["communication_data_type"] = "fp32"
     return config
@@ -71,6 +72,6 @@ def zero_config(
 def accumulates_in_float32(precision: Precision, accumulation: int) -> bool:
     """Whether gradients are summed in a wider format than they are computed in.
 
-    A sum of 64 micro-batches in bfloat16 is off by 1.1 % of the gradient; one has nothing to sum.
+    A sum of 64 micro-batches in bfloat16 has an error of 1.1 % of the gradient.
     """
     return precision == "bfloat16" and accumulation > 1

@@ -1,15 +1,15 @@
-"""A bounded cache of shards on a local disk, for datasets in a bucket: any process, any stage.
+"""A bounded cache of shards on a local disk, for datasets in a bucket, shared by all processes.
 
     <folder>/vit-on-ray-shards/<sha256 of the shard>   its bytes, sparse, then one byte per block:
                                                        1 means that the block is here
-                              /lock                    held by the one process that makes room
+                              /lock                    held by the process that makes room
 
 The folder may hold other things: only files with such names in that subfolder are ever removed. A
-file is named by its content, so it serves every dataset, epoch and stage that holds that shard. A
-block is written before its mark, by the process that fetched it; two writers write the same.
+file is named by its content, so it serves every dataset, epoch and stage that has that shard. A
+block is written before its mark, by the process that fetched it; two writers write the same bytes.
 Nothing is trusted: each sample is checked against the index when it is read, and a shard that fails
-is dropped (`forget`) and fetched again. When the files exceed the limit, those used longest ago go.
-A disk that fails costs the cache, never the read: the process reads from the origin from then on.
+is dropped (`forget`) and fetched again. When the files exceed the limit, the least recently used
+are removed. If the disk fails, reads still succeed: the process reads from the origin from then on.
 """
 
 import contextlib
@@ -39,36 +39,36 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Where shards may be kept, and how many bytes of them (each process may add 1 % more)."""
+    """Folder for shards, and the most bytes they may take (each process may add 1 % more)."""
 
     folder: str
     bytes: int
 
 
 class CachedShards:
-    """The ranged reads of a dataset's shards, kept on disk; for threads and processes alike."""
+    """Reads ranges of a dataset's shards and keeps them on disk. Safe for threads and processes."""
 
     def __init__(self, origin: ObjectStore, shards: Mapping[str, Shard], cache: Cache) -> None:
         self._origin = origin
         self._shards = shards
         self._folder = _own_folder(cache.folder)
         self._limit = cache.bytes
-        self._unseen = 0  # bytes written since room was last looked for
-        self._failed = False  # the disk did: it is asked no more
+        self._unseen = 0  # bytes written since the limit was last checked
+        self._failed = False  # the disk failed: it is not used again
         self.parallel_reads = origin.parallel_reads
 
     @property
     def uri(self) -> str:
-        """The place that is cached."""
+        """URI of the store that is cached."""
         return self._origin.uri
 
     @property
     def traffic(self) -> Traffic:
-        """What was not here and came from the origin."""
+        """Requests and bytes that were not in the cache and came from the origin."""
         return self._origin.traffic
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Exactly the bytes [start, stop) of a shard."""
+        """Read exactly the bytes [start, stop) of a shard."""
         shard = self._shards[key]
         if stop <= shard.bytes and not self._failed:  # of a wrong range the origin says why
             try:
@@ -85,7 +85,7 @@ class CachedShards:
             marks = _read(file, last - first, shard.bytes + first)
             if b"\0" not in marks:
                 return _read(file, stop - start, start)
-            # One request, from the first block that is missing to the last.
+            # One request, from the first missing block to the last.
             low, high = first + marks.index(b"\0"), first + marks.rindex(b"\0") + 1
             at, end = low * _BLOCK, min(high * _BLOCK, shard.bytes)
             fetched = self._origin.read_range(key, at, end)
@@ -97,14 +97,14 @@ class CachedShards:
     def _give_up(self, error: OSError) -> None:
         self._failed = True
         _log.warning(
-            "the cache in %s fails (%s): this process reads its shards from %s from now on",
+            "the cache in %s failed (%s): this process reads its shards from %s from now on",
             self._folder,
             error.strerror or type(error).__name__,
             self._origin.uri,
         )
 
     def forget(self, key: str) -> None:
-        """Drop what is here of a shard: it was damaged."""
+        """Remove a damaged shard from the cache."""
         try:
             (self._folder / self._shards[key].sha256).unlink(missing_ok=True)
         except OSError as error:
@@ -112,7 +112,7 @@ class CachedShards:
 
     @contextlib.contextmanager
     def _opened(self, shard: Shard) -> Generator[int]:
-        """Its file; it may be removed meanwhile, and then serves this one read."""
+        """Open a shard's file. If it is removed meanwhile, it still serves this one read."""
         handle = os.open(self._folder / shard.sha256, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             size = shard.bytes + -(-shard.bytes // _BLOCK)
@@ -138,7 +138,7 @@ class CachedShards:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Remove the files used longest ago until the rest keeps to the limit."""
+        """Remove the least recently used files until the rest is within the limit."""
         with _locked(self._folder / "lock") as mine:
             if not mine:
                 return
@@ -158,15 +158,15 @@ def _touch(handle: int) -> None:
 
 
 def _read(handle: int, count: int, at: int) -> bytes:
-    """Exactly `count` bytes. Raises OSError where another process has cut the file short."""
+    """Read exactly `count` bytes. Raises OSError if another process has cut the file short."""
     data = os.pread(handle, count, at)
     if len(data) != count:
-        raise OSError(errno.EIO, f"{len(data)} of {count} bytes came")
+        raise OSError(errno.EIO, f"read only {len(data)} of {count} bytes")
     return data
 
 
 def _shards_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files of the cache; another process may remove one at any time."""
+    """The files in the cache. Another process may remove one at any time."""
     for path in folder.iterdir():
         if _SHARD.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
@@ -177,7 +177,7 @@ def _shards_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Generator[bool]:
-    """Whether the lock was free; it is let go with its process."""
+    """Try to take the lock; yields whether it was free. It is released when its process ends."""
     with open(path, "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,7 +188,7 @@ def _locked(path: Path) -> Generator[bool]:
 
 
 def _own_folder(place: str) -> Path:
-    """The cache's folder in a place, made for this user alone. Raises BadDataset."""
+    """Make the cache's folder, accessible only to this user. Raises BadDataset."""
     folder = Path(place).expanduser() / FOLDER
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sha256_object(store: ObjectStore, key: str) -> str:
-    """Hex sha256 of an object as the store has it now, without a copy on this machine's disk.
+    """Hex sha256 of an object as it is in the store now, without a copy on this machine's disk.
 
     Raises ObjectNotFound, ObjectChanged, Unavailable.
     """

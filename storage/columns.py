@@ -1,9 +1,9 @@
-"""Samples -> columns of a batch: read, check, decode, and quarantine what cannot be used.
+"""Turn samples into the columns of a batch: read, check, decode, and quarantine bad samples.
 
 A sample that cannot be used (damaged bytes, an image that does not decode) is quarantined: in
-training its row holds another sample, which `order.replacement` names, and the column `quarantined`
-its position. So batches and ranks stay aligned, and every worker count replaces alike. How many are
-too many is the consumer's decision.
+training its row holds another sample, which `order.replacement` chooses, and the column
+`quarantined` holds its position. So batches and ranks stay aligned, and the replacement does not
+depend on the number of workers. The consumer decides how many are too many.
 """
 
 from dataclasses import dataclass
@@ -24,60 +24,64 @@ from storage.selection_cache import drawn
 from storage.store import ObjectStore, RangeReader
 from storage.tasks import Batch
 
-_REPLACEMENTS = 32  # tried for one sample, before the dataset is given up
+_REPLACEMENTS = 32  # samples tried in place of a bad one before giving up on the dataset
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
-    """What is streamed: everything that the sequence of batches depends on."""
+    """Everything that the sequence of batches depends on."""
 
     dataset: str
-    """Where the dataset lies."""
+    """URI of the dataset."""
     split: str = "train"
     """Split of the dataset."""
     selection: Selection = EVERYTHING
-    """Which samples of the split."""
+    """Samples of the split to use."""
     crop: Crop
-    """Which part of an image becomes the sample."""
+    """Part of an image that becomes the sample."""
     seed: int = 0
     """Seed of the order and of the crops."""
     global_batch: int
-    """Samples a step over all ranks."""
+    """Samples per step over all ranks."""
     tail: Tail = "drop"
-    """What becomes of the samples that do not fill the last batch of an epoch."""
+    """Whether samples that do not fill an epoch's last batch are dropped or carried over."""
     run_samples: int | None = None
-    """Neighbours that are read, and stay, together; 1 is a full shuffle. Default: `natural_run`."""
+    """Number of neighbours that are shuffled and read as one run; 1 is a full shuffle. If None,
+    `natural_run` chooses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What a process keeps of a stream: mapped files, and the positions of a selection."""
+    """A stream opened in one process: mapped files, and the positions of a selection."""
 
     spec: StreamSpec
     store: ObjectStore
     shards: RangeReader
-    """Where samples are read: the store, or a cache before it."""
+    """Source of samples: the store, or a cache in front of it."""
     index: SampleIndex
     order: OrderSpec
     positions: np.ndarray | None
-    """Position in the split of each selected sample [N], None if all are."""
+    """Position in the split of each selected sample [N]; None if all are selected."""
     labels: np.ndarray
     """Label of each selected sample [N]."""
 
     @property
     def samples(self) -> int:
-        """Samples of the split, or of the selection from it."""
+        """Number of samples in the split, or in the selection from it."""
         return self.order.samples
 
 
 @lru_cache(maxsize=8)
 def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Opened:
-    """Open a stream, or return what this process has open. Raises BadDataset if it was replaced."""
+    """Open a stream, or return the one this process has open.
+
+    Raises BadDataset if the dataset was replaced.
+    """
     dataset = load_dataset(spec.dataset)
     if dataset.digest != digest:
         raise BadDataset(
-            f"{dataset.uri} was replaced while it was in use: digest {dataset.digest[:12]}, the "
-            f"run began with {digest[:12]}"
+            f"{dataset.uri} was replaced while it was in use: the run began with digest"
+            f" {digest[:12]}, found {dataset.digest[:12]}"
         )
     index = load_index(dataset, spec.split)
     if spec.selection.everything:
@@ -108,7 +112,8 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
 def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: bool) -> Batch:
     """Read and decode: chosen int64 [n] (among the selected), epoch int64 [n] -> columns of n rows.
 
-    Samples that cannot be used are replaced by others, or else left black with label and index -1.
+    With `replace`, samples that cannot be used are replaced by others; without, their images are
+    black and their label and index are -1.
     """
     rows, side = len(chosen), opened.spec.crop.image_size
     traffic = opened.store.traffic
@@ -122,8 +127,8 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
         attempt += 1
         if attempt > _REPLACEMENTS:
             raise BadDataset(
-                f"{opened.spec.dataset}: {_REPLACEMENTS} samples tried in place of a damaged one"
-                f" cannot be used either; the last: {_problem(opened, int(used[missing[0]]))}"
+                f"{opened.spec.dataset}: tried {_REPLACEMENTS} samples in place of a damaged one,"
+                f" all damaged too; the last: {_problem(opened, int(used[missing[0]]))}"
             )
         for row in missing.tolist():
             used[row] = replacement(opened.order, int(epoch[row]), int(chosen[row]), attempt)
@@ -137,13 +142,13 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
         "label": label,
         "index": index,
         "quarantined": quarantined,
-        "requests": cost[0],  # of all rows, in the first
+        "requests": cost[0],  # the first row has the total of all rows
         "bytes": cost[1],
     }
 
 
 def describe(spec: StreamSpec, digest: str, position: int) -> BadSample | None:
-    """Why the sample at a position of the split cannot be used; None if it can."""
+    """The reason why the sample at a position of the split cannot be used; None if it can."""
     opened = open_stream(spec, digest)
     if opened.positions is not None:
         position = int(np.searchsorted(opened.positions, position))
@@ -159,7 +164,7 @@ def _positions(opened: Opened, chosen: np.ndarray) -> np.ndarray:
 def _fill(
     image: np.ndarray, opened: Opened, chosen: np.ndarray, epoch: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """Decode some rows of uint8 [n, H, W, 3]; return those that could not be: int64 [m], sorted."""
+    """Decode some rows of uint8 [n, H, W, 3]; return those that failed: int64 [m], sorted."""
     position = _positions(opened, chosen[rows])
     damaged: list[Damaged] = []
     bad: list[int] = []
@@ -171,7 +176,7 @@ def _fill(
         except BadImage:
             bad.append(row)
     again = np.array(sorted(int(rows[one.request]) for one in damaged), dtype=np.int64)
-    if len(again) and isinstance(opened.shards, CachedShards):  # the cache's fault? ask the origin
+    if len(again) and isinstance(opened.shards, CachedShards):  # ask the origin too
         for one in damaged:
             opened.shards.forget(one.error.shard)
         again = _fill(image, changed(opened, shards=opened.store), chosen, epoch, again)
@@ -179,7 +184,7 @@ def _fill(
 
 
 def _problem(opened: Opened, chosen: int) -> BadSample | None:
-    """What is wrong with one sample, read again."""
+    """Read one sample again and return what is wrong with it, or None."""
     position = _positions(opened, np.array([chosen]))
     try:
         for raw in read_samples(opened.store, opened.index, position):

@@ -1,11 +1,11 @@
-"""Commits: files that a manifest promises, which is written last.
+"""Commits: files, and a manifest with their sizes and checksums that is written last.
 
     <uri>/NAME            a file
-          manifest.json   written LAST: its presence is the commit; what each file holds
+          manifest.json   written LAST: its presence is the commit; size and checksum of each file
 
-A folder without manifest.json is not there, whatever else lies in it, and a commit is never
-overwritten. `Promise.name` is where a file lies. Where two writers may meet, it tells their files
-apart, so that the manifest of one never promises the bytes of the other.
+A folder without manifest.json counts as empty, whatever else is in it, and a commit is never
+overwritten. `Promise.name` is the name that a file is stored under. Where two writers may write at
+once, each uses its own names, so that the manifest of one never promises the bytes of the other.
 """
 
 import json
@@ -34,10 +34,10 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a manifest says of one of its files."""
+    """What a manifest promises about one file."""
 
     name: str
-    """Where the file lies. Older manifests do not say it: the file's own name."""
+    """Name that the file is stored under. Older manifests have none: then it is the file's own."""
     bytes: int
     sha256: str
 
@@ -46,14 +46,14 @@ class Promise:
         """Read an entry of "files". Raises BadValue."""
         name = text_of(entry, "name") if "name" in entry else file
         if not name or "/" in name or "\x00" in name or name in (".", ".."):
-            raise BadValue(f"{name!r} names no file beside the manifest")
+            raise BadValue(f"{name!r} is not the name of a file beside the manifest")
         return cls(name=name, bytes=whole_of(entry, "bytes"), sha256=text_of(entry, "sha256"))
 
 
 def publish(
     uri: str, manifest: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Commit files that lie there already, name -> {"bytes", "sha256"}; return the manifest.
+    """Commit files that are stored already, name -> {"bytes", "sha256"}; return the manifest.
 
     Raises WeightsExist, BadInput, Unavailable.
     """
@@ -65,14 +65,14 @@ def publish(
         store.write(MANIFEST, text.encode() + b"\n", if_absent=True)
     except ObjectExists:
         raise WeightsExist(
-            f"{store.uri} was committed by another writer at the same time, and its files are"
-            " that writer's: give each attempt a place of its own"
+            f"{store.uri} was committed by another writer at the same time, and the files there are"
+            " that writer's: give each attempt its own folder"
         ) from None
     return whole
 
 
 def check_finite(uri: str, manifest: Mapping[str, Any]) -> None:
-    """Refuse a manifest that JSON cannot hold. Raises BadInput, which names the values."""
+    """Raise BadInput, naming the values, if a manifest has NaN or infinities: JSON has none."""
     found = [f"{where} is {value}" for where, value in _non_finite(manifest)]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -91,7 +91,7 @@ def _non_finite(value: object, where: str = "") -> Iterator[tuple[str, float]]:
 
 
 def read_manifest(uri: str) -> dict[str, Any] | None:
-    """The manifest, or None where nothing is committed. Raises CorruptWeights, Unavailable."""
+    """Read the manifest; None if nothing is committed. Raises CorruptWeights, Unavailable."""
     store = open_store(uri)
     try:
         data = store.read(MANIFEST)
@@ -110,10 +110,10 @@ def read_manifest(uri: str) -> dict[str, Any] | None:
 
 
 def fetch(store: ObjectStore, file: str, entry: Mapping[str, Any], folder: Path) -> Path:
-    """A local file that has the promised size and checksum: the store's own, or a copy in `folder`.
+    """A local file with the promised size and checksum: the store's own, or a copy in `folder`.
 
-    Raises CorruptWeights, which is a verdict about the store, or Unavailable where only this
-    machine's copy is wrong.
+    Raises CorruptWeights if the file in the store is wrong, or Unavailable if only this machine's
+    copy is.
     """
     promised = Promise.of(file, entry)
     try:
@@ -127,16 +127,16 @@ def fetch(store: ObjectStore, file: str, entry: Mapping[str, Any], folder: Path)
     damage = _damage(store, promised)
     if damage is None:
         raise Unavailable(
-            f"{store.uri}/{promised.name} is whole, the copy {path} is not: this machine's disk,"
-            " memory or network is at fault"
+            f"{store.uri}/{promised.name} is intact, but the copy {path} is not: this machine's"
+            " disk, memory or network is at fault"
         )
     raise CorruptWeights(damage)
 
 
 def damage_of(uri: str) -> str | None:
-    """What is wrong with a commit in its store, or None; nothing of it is kept on this machine.
+    """Check a commit in its store: what is wrong with it, or None. No copy stays on this machine.
 
-    A commit that a worker could not read is whole nevertheless where that worker's disk was full.
+    A worker that could not read a commit proves nothing: perhaps only that worker's disk was full.
     Raises Unavailable.
     """
     store = open_store(uri)
@@ -155,7 +155,8 @@ def damage_of(uri: str) -> str | None:
 
 
 def _damage(store: ObjectStore, promised: Promise) -> str | None:
-    """What is wrong with a file in its store: its size, or a checksum that two readings give."""
+    """What is wrong with a file in its store, or None: a wrong size, or the same wrong checksum in
+    two readings."""
     where = f"{store.uri}/{promised.name}"
     try:
         size = store.size(promised.name)
@@ -172,12 +173,14 @@ def _damage(store: ObjectStore, promised: Promise) -> str | None:
     if again == promised.sha256:
         return None
     if again != found:
-        raise Unavailable(f"{where} reads differently each time: a disk or a network is at fault")
+        raise Unavailable(
+            f"{where} had different content in two readings: a disk or a network is at fault"
+        )
     return (
-        f"{where} has sha256 {found}, its manifest says {promised.sha256}: it is torn or was"
+        f"{where} has sha256 {found}, its manifest says {promised.sha256}: it is incomplete or was"
         " changed"
     )
 
 
 def _missing(store: ObjectStore, promised: Promise) -> str:
-    return f"{store.uri}/{promised.name} is missing, its manifest is not"
+    return f"{store.uri}/{promised.name} is missing, but its manifest is there"

@@ -1,10 +1,11 @@
-"""A dataset is WebDataset tars, one index a split, and `dataset.json`, which is written last.
+"""A dataset is WebDataset tars, one index per split, and `dataset.json`, which is written last.
 
     <uri>/train-000000.tar ...   samples KEY.jpg (.png .webp) + KEY.cls
-          index-train.npy        32 bytes a sample: where its image lies in which tar, its label
+          index-train.npy        32 bytes per sample: its tar, the place of its image, its label
           dataset.json           format version, classes, splits -> shards, digest
 
-The digest names the content (shard checksums, index, classes), never a host, a path or a time.
+The digest is a hash of the content (shard checksums, index, classes), never of hosts, paths or
+times.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFile:
-    """Where a split's index lies, and what it must hash to."""
+    """Name, size and checksum of a split's index file."""
 
     name: str
     bytes: int
@@ -55,7 +56,7 @@ class IndexFile:
 
     @classmethod
     def of(cls, path: Path) -> "IndexFile":
-        """The entry of a file."""
+        """Describe a local file."""
         return cls(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
@@ -69,17 +70,17 @@ class Dataset:
     indexes: Mapping[str, IndexFile]
     format_version: int = FORMAT_VERSION
     left_out: tuple[tuple[str, str], ...] = ()
-    """What of the source was not packed, and why. No part of the digest."""
+    """Samples of the source that were not packed, and why. Not part of the digest."""
     notes: tuple[tuple[str, int], ...] = ()
-    """What was done to the source's samples, and to how many of them. No part of the digest."""
+    """What was done to samples of the source, and to how many. Not part of the digest."""
     in_place: bool = False
-    """Whether somebody else wrote the tars. No part of the digest."""
+    """Whether the tars were written by other software and only indexed. Not part of the digest."""
     shards_at: str | None = None
-    """Where the tars lie, if not beside the manifest. No part of the digest."""
+    """URI of the tars, if they are not beside the manifest. Not part of the digest."""
 
     @property
     def digest(self) -> str:
-        """Hash of the content: equal for equal bytes wherever they lie."""
+        """Hash of the content: equal for equal bytes, wherever they are stored."""
         content = {
             "format_version": self.format_version,
             "classes": list(self.classes),
@@ -99,7 +100,7 @@ class Dataset:
         return open_store(self.shards_at or self.uri)
 
     def samples(self, split: str) -> int:
-        """Samples of a split. Raises BadDataset if there is no such split."""
+        """Number of samples in a split. Raises BadDataset if there is no such split."""
         return sum(shard.samples for shard in self.shards(split))
 
     def shards(self, split: str) -> tuple[Shard, ...]:
@@ -112,7 +113,7 @@ class Dataset:
 
 
 def to_json(dataset: Dataset) -> bytes:
-    """The bytes of dataset.json. Its place is not in it, so that it may be copied elsewhere."""
+    """The bytes of dataset.json. It does not contain its own URI, so that it can be copied."""
     content = {
         "format_version": dataset.format_version,
         "digest": dataset.digest,
@@ -140,8 +141,8 @@ def load_dataset(uri: str) -> Dataset:
         data = store.read(MANIFEST)
     except ObjectNotFound:
         raise DatasetNotFound(
-            f"no {MANIFEST} under {store.uri}: it is written last, so either nothing was packed "
-            f"there, or packing did not finish - run: pipelines/pack.py digits --out {store.uri}"
+            f"no {MANIFEST} under {store.uri}: nothing was packed there, or packing did not finish "
+            f"(it is written last) - run: pipelines/pack.py digits --out {store.uri}"
         ) from None
     return from_json(store.uri, data)
 
@@ -165,14 +166,14 @@ def from_json(uri: str, data: bytes) -> Dataset:
         raise BadDataset(f"{where} is damaged: {error}. Pack it again") from None
     if dataset.digest != digest:
         raise BadDataset(
-            f"{where} was edited: it names digest {digest}, its content has {dataset.digest}. Pack"
+            f"{where} was edited: it says digest {digest}, its content has {dataset.digest}. Pack"
             " it again"
         )
     return dataset
 
 
 def _parse(uri: str, content: Mapping[str, Any]) -> Dataset:
-    """The manifest's values, each of its type. Raises BadValue."""
+    """Read the manifest's values and check their types. Raises BadValue."""
     splits = object_of(content, "splits")
     return Dataset(
         uri=uri,
@@ -207,7 +208,7 @@ def _index(splits: Mapping[str, Any], name: str) -> IndexFile:
 
 
 def _shards_at(content: Mapping[str, Any]) -> str | None:
-    """Where the shards lie, if not beside the manifest."""
+    """URI of the shards, if they are not beside the manifest."""
     if content.get("shards_at") is None:
         return None
     uri = text_of(content, "shards_at")
@@ -216,24 +217,24 @@ def _shards_at(content: Mapping[str, Any]) -> str | None:
 
 
 def _notes(content: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """What was done while packing, and to how many images."""
+    """Read the notes: what was done while packing, and to how many images."""
     for number, note in enumerate(list_of(content, "notes") if "notes" in content else []):
         if not isinstance(note, list) or len(note) != 2 or not isinstance(note[0], str):
-            raise BadValue(f"notes[{number}] is no pair of a text and a number")
+            raise BadValue(f"notes[{number}] is not a pair of a text and a number")
         yield note[0], whole_of({"count": note[1]}, "count")
 
 
 def _pairs(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was left out, and why."""
+    """Read what was left out, and why."""
     for number, pair in enumerate(list_of(content, "left_out")):
         texts = texts_of({f"left_out[{number}]": pair}, f"left_out[{number}]")
         if len(texts) != 2:
-            raise BadValue(f"left_out[{number}] is no pair")
+            raise BadValue(f"left_out[{number}] is not a pair")
         yield texts[0], texts[1]
 
 
 def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> None:
-    """Ask for the size of every shard. Raises BadDataset, which names the first that differs."""
+    """Compare the size of every shard. Raises BadDataset, which names the first that differs."""
     store = dataset.shard_store()
     shards = [shard for name in splits or dataset.splits for shard in dataset.shards(name)]
 

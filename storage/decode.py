@@ -1,9 +1,9 @@
-"""Image bytes -> the uint8 RGB crop a stage asks for, with only the work that crop needs.
+"""Decode image bytes into a uint8 RGB crop, with only the work that this crop needs.
 
-The header is read first: format, size and orientation are known, limited and refused by name before
-a pixel is decoded. A JPEG is then decoded at the coarsest DCT scale that still covers the crop
-(`pixels.py`). Crop and flip are a pure function of (seed, epoch, index): not of the process that
-happens to decode.
+The header is read first: format, size and orientation are checked against the limits before a pixel
+is decoded. A JPEG is then decoded at the coarsest DCT scale that still covers the crop
+(`pixels.py`). Crop and flip are a pure function of (seed, epoch, index): they do not depend on the
+process that decodes.
 """
 
 import io
@@ -21,12 +21,12 @@ from storage.pixels import JPEGS, SIDEWAYS, Box, cut
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # an allow-list: PIL would also run Ghostscript for EPS
 MAX_BYTES = 64 << 20
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB; what a packer lets in unless it is told
-# What `decode` takes: the packer's limit is the one that guards, and it may be raised to this.
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB; the packer's default limit
+# Limit of `decode`. The packer's limit is the real guard, and can be raised up to this one.
 CEILING_PIXELS = 1 << 29
-Image.MAX_IMAGE_PIXELS = CEILING_PIXELS  # Pillow's own limit is below what a packer may be told
-# Pillow warns of EXIF blocks that it cannot read whole, on the terminal of whoever packs or trains.
-# Nothing here reads EXIF but the orientation; what cannot be decoded is a BadImage.
+Image.MAX_IMAGE_PIXELS = CEILING_PIXELS  # Pillow's own limit is lower
+# Pillow prints warnings about EXIF blocks that it cannot read completely. Only the orientation is
+# read from EXIF here, and an image that cannot be decoded is a BadImage anyway.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 ORIENTATION = 0x0112  # of EXIF
 _MODES = ("L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "1")
@@ -35,33 +35,35 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Which part of an image becomes the sample, at which size."""
+    """Part of an image that becomes the sample, and its size."""
 
     image_size: int
     """Height and width of the result, in pixels."""
     kind: Literal["random", "center", "resize"] = "random"
-    """`random`: a random area and aspect (Inception crop). `center`: the centre of the image whose
-    shorter side was resized. `resize`: the whole image, its aspect not kept."""
+    """Kind of crop. `random`: a random area and aspect ratio (Inception crop). `center`: the centre
+    of the image after resizing its shorter side. `resize`: the whole image, whatever its aspect
+    ratio."""
     area: tuple[float, float] = (0.05, 1.0)
-    """`random`: bounds of the crop's share of the image's area."""
+    """For `random`, bounds of the crop's share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """`random`: bounds of width over height, drawn log-uniformly."""
+    """For `random`, bounds of width divided by height, drawn log-uniformly."""
     flip: bool = True
-    """`random`: mirror left and right with probability 1/2."""
+    """For `random`, whether to mirror left and right with probability 1/2."""
     resize_fraction: float = 224 / 256
-    """`center`: the crop's side over the shorter side of the resized image; 1 crops the least."""
+    """For `center`, the crop's side divided by the shorter side of the resized image; 1 crops
+    least."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
-            raise BadInput(f"image_size {self.image_size} must be at least 1")
+            raise BadInput(f"image_size must be at least 1, found {self.image_size}")
         if self.kind not in ("random", "center", "resize"):
-            raise BadInput(f"kind {self.kind!r} is not random, center or resize")
+            raise BadInput(f"kind must be random, center or resize, found {self.kind!r}")
         if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise BadInput(f"area {self.area} must be ascending within (0, 1]")
+            raise BadInput(f"area must be ascending within (0, 1], found {self.area}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise BadInput(f"ratio {self.ratio} must be ascending and positive")
+            raise BadInput(f"ratio must be ascending and positive, found {self.ratio}")
         if not 0 < self.resize_fraction <= 1:
-            raise BadInput(f"resize_fraction {self.resize_fraction} must be within (0, 1]")
+            raise BadInput(f"resize_fraction must be within (0, 1], found {self.resize_fraction}")
 
 
 def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.ndarray:
@@ -81,13 +83,13 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
             box,
             crop.image_size,
             orientation=orientation,
-            snap=crop.kind == "random",  # where it lies was drawn anyway
+            snap=crop.kind == "random",  # its position is random anyway
             flip=flip,
         )
     except MemoryError:
         raise
     except Exception as error:  # bytes from outside may make a decoder raise anything
-        raise BadImage(f"{image.format} does not decode: {describe_error(error)}") from None
+        raise BadImage(f"{image.format} cannot be decoded: {describe_error(error)}") from None
 
 
 def crop_box(
@@ -106,7 +108,7 @@ def crop_box(
 
 
 def _random_box(crop: Crop, width: int, height: int, draw: np.ndarray) -> Box:
-    """Inception crop as torchvision's RandomResizedCrop has it: draw [attempts, 4] in [0, 1)."""
+    """Inception crop as in torchvision's RandomResizedCrop: draw [attempts, 4] in [0, 1)."""
     low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
     for area, ratio, x, y in draw.tolist():
         pixels = width * height * (crop.area[0] + area * (crop.area[1] - crop.area[0]))
@@ -125,31 +127,31 @@ def _random_box(crop: Crop, width: int, height: int, draw: np.ndarray) -> Box:
 def _draws(seed: int, epoch: int, index: int) -> np.ndarray:
     """Uniform numbers in [0, 1) that belong to one sample in one epoch: float64 [1 + attempts * 4].
 
-    Philox is a counter: (seed, epoch) is its key, the sample its place. Its raw words are the same
-    in every numpy release, which the methods of Generator do not promise (NEP 19).
+    Philox is counter-based: (seed, epoch) is the key, the sample's index the counter. Its raw words
+    are the same in every numpy release, which the methods of Generator do not promise (NEP 19).
     """
-    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # of a list numpy might make floats
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # from a list numpy might make floats
     philox = np.random.Philox(key=key, counter=[0, 0, index, 0])
     return (philox.random_raw(1 + _ATTEMPTS * 4) >> np.uint64(11)) * 2.0**-53
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the header of an image says."""
+    """Content of an image's header."""
 
     format: str
     width: int
     height: int
     mode: str
-    """Pillow's name for the kind of its pixels."""
+    """Pillow's name for the pixel format."""
     frames: int = 1
-    """Pictures in the file. Only an MPO may have several: the first is the image."""
+    """Number of pictures in the file. Only an MPO may have several: the first is the image."""
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS, advice: str = "") -> Header:
-    """Read the header, without decoding. `advice` is the option that raises the limit.
+    """Read the header without decoding. `advice` is the option that raises the limit.
 
-    Raises BadImage for what `decode` would refuse by the header, and for data that lack their end.
+    Raises BadImage if `decode` would refuse the header, and if the end of the data is missing.
     """
     size = plain_jpeg_size(data)  # a quarter of the time that Pillow takes, for most files
     if size is not None and len(data) <= MAX_BYTES:
@@ -166,16 +168,16 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS, advice: str = "") -> Hea
             frames=getattr(image, "n_frames", 1),
         )
     if not _ends(data, found.format):
-        raise BadImage(f"{found.format} without its end: truncated")
+        raise BadImage(f"{found.format} is truncated: its end is missing")
     return found
 
 
 def open_image(
     data: bytes, *, max_pixels: int, formats: tuple[str, ...] = FORMATS, advice: str = ""
 ) -> Image.Image:
-    """Read the header of an image in one of some of Pillow's formats. Raises BadImage."""
+    """Read the header of an image in one of the given formats (Pillow's names). Raises BadImage."""
     if len(data) > MAX_BYTES:
-        raise BadImage(f"{len(data)} bytes, the limit is {MAX_BYTES}")
+        raise BadImage(f"has {len(data)} bytes, the limit is {MAX_BYTES}")
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         frames = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) else 1
@@ -184,7 +186,7 @@ def open_image(
     except MemoryError:
         raise
     except Exception as error:
-        raise BadImage(f"its header does not read: {describe_error(error)}") from None
+        raise BadImage(f"its header cannot be read: {describe_error(error)}") from None
     _check_pixels(image.width, image.height, max_pixels, advice)
     if frames > 1 and image.format not in JPEGS:
         raise BadImage(
@@ -193,12 +195,12 @@ def open_image(
             else f"an animation of {frames} frames"
         )
     if image.mode not in _MODES and not image.mode.startswith("I;16"):
-        raise BadImage(f"pixels of mode {image.mode!r} are not handled")
+        raise BadImage(f"pixels of mode {image.mode!r} are not supported")
     return image
 
 
 def describe_error(error: Exception) -> str:
-    """What a decoder raised, in a line: errors without a message are named by their class."""
+    """Describe a decoder's error in one line; an error without a message by its class name."""
     text = " ".join(str(error).split())
     known = isinstance(error, OSError | SyntaxError | ValueError | EOFError) and text
     return text if known else f"{type(error).__name__} {text}".rstrip()
@@ -207,12 +209,12 @@ def describe_error(error: Exception) -> str:
 def _check_pixels(width: int, height: int, limit: int, advice: str) -> None:
     if width * height > limit:
         remedy = f": raise it with {advice}" if advice else ""
-        raise BadImage(f"{width}x{height} pixels, the limit is {limit}{remedy}")
+        raise BadImage(f"has {width}x{height} pixels, the limit is {limit}{remedy}")
 
 
 def _ends(data: bytes, kind: str) -> bool:
-    """Whether the end mark is there; what some cameras write behind it does no harm."""
-    if kind in JPEGS:  # end of image behind the last start of scan: a scan holds neither mark
+    """Whether the end mark is there. Data after it, as some cameras write, does no harm."""
+    if kind in JPEGS:  # end of image after the last start of scan: scan data has neither mark
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if kind == "PNG":
         return b"IEND" in data[-4096:]

@@ -1,50 +1,50 @@
-"""What can go wrong in storage. A message says where, what was wanted and found, what to do.
+"""Errors of storage. A message says where, what was wanted, what was found and what to do.
 
 StorageError
- |- BadInput(ValueError)     the user can mend it; retrying does not help
+ |- BadInput(ValueError)     the user can correct it; retrying does not help
  |   |- BadUri
  |   |- AccessDenied         the server refused the credentials
  |   |   `- NoCredentials    none were found
- |   |- NotWritable          the storage root does not take a probe
+ |   |- NotWritable          a probe object cannot be written to the storage root
  |   |- ObjectNotFound
  |   |- ObjectExists
  |   |- ObjectChanged        shorter than the range asked for, or replaced while it was read
  |   |- DatasetNotFound
  |   |- DatasetExists
- |   |- BadDataset           manifest, index or shard contradict each other
+ |   |- BadDataset           manifest, index and shards contradict each other
  |   |- BadSample            one sample of a shard cannot be used: shard, key, reason
- |   |- BadImage             bytes that `decode` refuses; a BadSample where the key is known
+ |   |- BadImage             `decode` refuses these bytes; a BadSample once the key is known
  |   |- BadSelection
  |   |- BadOrder
- |   |- BadSource            what `pack` was pointed at
+ |   |- BadSource            the source to be packed is missing or wrong
  |   |- WeightsNotFound
  |   |- WeightsExist
  |   `- CorruptWeights
- `- Unavailable(OSError)     the world failed, after bounded retries: S3 down, disk full
+ `- Unavailable(OSError)     the environment failed, after bounded retries: S3 down, disk full
 
 Messages never carry credentials: they are built from bucket, key and the server's error code.
 """
 
 
 class StorageError(Exception):
-    """Root of everything this package raises on purpose."""
+    """Base class of this package's errors."""
 
 
 def printable(name: str) -> str:
-    """A name from outside, fit for a terminal: control characters and stray bytes are escaped."""
+    """Make a name from outside safe to print: control characters and stray bytes are escaped."""
     return name if name.isprintable() else ascii(name)
 
 
 class BadInput(StorageError, ValueError):
-    """Something the user can mend."""
+    """A mistake that the user can correct."""
 
 
 class Unavailable(StorageError, OSError):
-    """The world failed and went on failing through bounded retries."""
+    """The environment failed (network, server, disk), and bounded retries did not help."""
 
 
 class BadUri(BadInput):
-    """A place that is neither `s3://bucket/prefix`, `file:///path` nor a local path."""
+    """A URI is neither `s3://bucket/prefix`, `file:///path` nor a local path."""
 
 
 class AccessDenied(BadInput):
@@ -52,19 +52,19 @@ class AccessDenied(BadInput):
 
 
 class NoCredentials(AccessDenied):
-    """No credentials were found. On a worker it is no mistake: the driver had some."""
+    """No credentials were found. On a worker it is not the user's mistake: the driver had some."""
 
 
 class NotWritable(BadInput):
-    """The storage root does not take a probe object."""
+    """A probe object cannot be written to the storage root."""
 
 
 class ObjectNotFound(BadInput):
-    """No object of that key."""
+    """There is no object with that key."""
 
 
 class ObjectExists(BadInput):
-    """A write with `if_absent` met an object that holds other bytes."""
+    """A write with `if_absent` found an object with other bytes."""
 
 
 class ObjectChanged(BadInput):
@@ -72,21 +72,21 @@ class ObjectChanged(BadInput):
 
 
 class DatasetNotFound(BadInput):
-    """No dataset.json at that place."""
+    """There is no dataset.json at that URI."""
 
 
 class DatasetExists(BadInput):
-    """Another dataset is already at that place."""
+    """There is another dataset at that URI already."""
 
 
 class BadDataset(BadInput):
-    """Manifest, index or shards contradict each other."""
+    """Manifest, index and shards contradict each other."""
 
 
 class BadSample(BadInput):
     """One sample cannot be used.
 
-    The three facts stay separate, so that a quarantine can count by reason.
+    Shard, key and reason are separate attributes, so that a quarantine can count by reason.
     """
 
     def __init__(self, shard: str, key: str, reason: str) -> None:
@@ -100,28 +100,28 @@ class BadSample(BadInput):
 
 
 class BadImage(BadInput):
-    """Bytes that are not an image we accept."""
+    """These bytes are not an image that is accepted."""
 
 
 class BadSelection(BadInput):
-    """A class or a number of examples that the split does not have."""
+    """A selection asks for a class or a number of examples that the split does not have."""
 
 
 class BadOrder(BadInput):
-    """Batches that the samples cannot fill, or a world size that does not divide the batch."""
+    """The samples cannot fill a batch, or the number of workers does not divide the batch."""
 
 
 class BadSource(BadInput):
-    """What was given to `pack` is missing, empty or odd."""
+    """The source to be packed is missing, empty or in an unexpected form."""
 
 
 class WeightsNotFound(BadInput):
-    """No committed weights at that place."""
+    """There are no committed weights at that URI."""
 
 
 class WeightsExist(BadInput):
-    """Weights are already committed at that place, and a commit is never overwritten."""
+    """Weights are already committed at that URI, and a commit is never overwritten."""
 
 
 class CorruptWeights(BadInput):
-    """A weights file does not have the checksum its manifest promises."""
+    """A weights file does not have the checksum that its manifest promises."""

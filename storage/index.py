@@ -1,8 +1,8 @@
-"""The index of a split: one row of 32 bytes a sample, a plain .npy that is mapped, never unpickled.
+"""The index of a split: 32 bytes per sample in a plain .npy that is mapped, never unpickled.
 
-A local index is mapped where it lies, one on S3 in a copy (`index_files`). Each is checked once per
-machine: its checksum, and that every row points into its shards. 300 million samples are 9.6 GB on
-disk, and none of it is a Python object.
+A local index is mapped in place, one on S3 from a local copy (`index_files`). Each is checked once
+per machine: its checksum, and that every row points into its shards. 300 million samples are 9.6 GB
+on disk, and none of it becomes a Python object.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ INDEX_ROW = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class SampleIndex:
-    """Where each sample of a split lies. A sample's position in the split is its row."""
+    """Place of each sample of a split. A sample's position in the split is its row."""
 
     split: str
     rows: np.ndarray
@@ -51,7 +51,7 @@ class SampleIndex:
         return self.rows["label"]
 
     def all_labels(self) -> np.ndarray:
-        """A copy of every label: int64 [N]. Reads the index from one end to the other."""
+        """A copy of every label: int64 [N]. Reads the whole index."""
         _expect(self.rows, mmap.MADV_SEQUENTIAL)
         try:
             return self.labels.astype(np.int64)
@@ -60,18 +60,17 @@ class SampleIndex:
 
 
 def name_hash(name: str) -> int:
-    """64 bits that stand for a member's name in the index.
+    """Hash of a member's name for the index: 64 bits.
 
-    The name may hold surrogates: bytes that are not UTF-8, as a flipped bit makes them, or GNU tar,
-    which cuts long names inside a letter.
+    The name may contain surrogates for bytes that are not UTF-8: a flipped bit makes them, and so
+    does GNU tar, which cuts long names inside a letter.
     """
     data = name.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def load_index(dataset: Dataset, split: str) -> SampleIndex:
-    """The index of a split, mapped read-only and cached by process. Raises BadDataset,
-    Unavailable."""
+    """Map the index of a split read-only, once per process. Raises BadDataset, Unavailable."""
     shards = dataset.shards(split)
     file = dataset.indexes[split]
     if not file.bytes or not shards:
@@ -95,7 +94,7 @@ def _map_index(
     where = f"{uri}/{file.name}"
     try:
         rows = np.lib.format.open_memmap(path, mode="r")  # .npy alone: no zip, no pickle
-    except Exception as error:  # whatever numpy raises for a header is about the bytes
+    except Exception as error:  # numpy may raise anything for a damaged header
         if isinstance(error, MemoryError):
             raise
         raise BadDataset(f"{where} is not an index ({error}): pack it again") from None
@@ -108,7 +107,7 @@ def _map_index(
 
 
 def _check_rows(where: str, rows: np.ndarray, shards: tuple[Shard, ...], num_classes: int) -> None:
-    """See that every row lies in its shard and has a class. Raises BadDataset."""
+    """Check that every row points into its shard and has a class. Raises BadDataset."""
     ends = np.array([shard.bytes for shard in shards], dtype=np.uint64)  # [shards]
     _expect(rows, mmap.MADV_SEQUENTIAL)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -124,15 +123,15 @@ def _check_rows(where: str, rows: np.ndarray, shards: tuple[Shard, ...], num_cla
             raise BadDataset(
                 f"{where}: sample {start + int(wrong[0])} has label {row['label']} of"
                 f" {num_classes} and bytes {row['offset']}+{row['size']} of shard {row['shard']},"
-                f" which is not there ({len(shards)} shards): pack it again"
+                f" which do not exist ({len(shards)} shards): pack it again"
             )
 
 
 def _expect(rows: np.ndarray, advice: int) -> None:
     """Tell the kernel how a mapped index is going to be read.
 
-    A stream looks at a page here and there. With read-ahead each look reads 128 KiB, or the 8 MiB
-    that some disks are set to: a thousand looks at 300 million samples then read 8 GB.
+    A stream reads single pages at random. With read-ahead each one reads 128 KiB, or the 8 MiB that
+    some disks are set to: a thousand such reads in 300 million samples would then read 8 GB.
     """
     if isinstance(rows.base, mmap.mmap):
         rows.base.madvise(advice)

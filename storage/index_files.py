@@ -1,7 +1,7 @@
-"""Where the bytes of an index lie on this machine: fetched once, and checked once.
+"""Local files of indexes: each is fetched once and checked once per machine.
 
-What was checked is remembered by empty files in a folder of this machine and this user. Their names
-tell content, path, size and time of change, so that a file that was replaced is checked again.
+Passed checks are recorded as empty files in a folder of this machine and user. Their names contain
+content, path, size and time of change, so that a file that was replaced is checked again.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from storage.store import ObjectStore
 
 
 def local_index(store: ObjectStore, file: IndexFile) -> Path:
-    """A local file with the promised bytes: the index itself, or a copy of one in a bucket.
+    """A local file with the promised bytes: the index itself, or a copy if it is in a bucket.
 
     Raises BadDataset, Unavailable.
     """
@@ -30,7 +30,7 @@ def local_index(store: ObjectStore, file: IndexFile) -> Path:
     try:
         found = store.size(file.name)
     except ObjectNotFound:
-        raise BadDataset(f"{path} is missing, its manifest is not: pack it again") from None
+        raise BadDataset(f"{path} is missing, but its manifest is there: pack it again") from None
     if found != file.bytes:
         raise BadDataset(f"{path} has {found} bytes, its manifest says {file.bytes}: pack it again")
     check_once(path, file.sha256, lambda: _check_sha256(path, file))
@@ -64,7 +64,9 @@ def _fetch(store: ObjectStore, file: IndexFile, path: Path) -> None:
         found = sha256_file(fetched)
         if found != file.sha256:
             if sha256_object(store, file.name) == file.sha256:
-                raise Unavailable(f"{where} is whole, its copy {fetched} on this machine is not")
+                raise Unavailable(
+                    f"{where} is intact, but its copy {fetched} on this machine is not"
+                )
             raise BadDataset(
                 f"{where} has sha256 {found}, its manifest says {file.sha256}: pack it again"
             )
@@ -78,12 +80,12 @@ def _fetch(store: ObjectStore, file: IndexFile, path: Path) -> None:
 
 
 def check_once(path: Path, content: str, check: Callable[[], None]) -> None:
-    """Call `check`, unless it passed on this machine since the file was changed.
+    """Call `check`, unless it passed on this machine since the file was last changed.
 
     Args:
         path: the file.
-        content: hex text that names what is promised of it.
-        check: raises where the promise does not hold.
+        content: hex text that identifies the promised content.
+        check: raises if the file does not have it.
     """
     found = path.stat()
     facts = (content, str(path), found.st_size, found.st_mtime_ns, found.st_ino)
@@ -93,13 +95,13 @@ def check_once(path: Path, content: str, check: Callable[[], None]) -> None:
         if passed.exists():
             return
         check()
-        with suppress(OSError):  # else it is checked again
+        with suppress(OSError):  # without the record it is only checked again
             passed.touch()
 
 
 @contextmanager
 def _locked(path: Path) -> Generator[None]:
-    """Hold a lock of this machine, which is let go with its process. Raises Unavailable."""
+    """Hold a lock on this machine, which is released when its process ends. Raises Unavailable."""
     try:
         file = path.open("wb")
     except OSError as error:
@@ -110,7 +112,7 @@ def _locked(path: Path) -> Generator[None]:
 
 
 def private_folder() -> Path:
-    """This machine's folder of mapped files, of this user alone. Raises BadDataset, Unavailable."""
+    """This machine's folder of mapped files, only for this user. Raises BadDataset, Unavailable."""
     folder = Path(tempfile.gettempdir()) / f"vit-on-ray-index-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -118,12 +120,14 @@ def private_folder() -> Path:
     except OSError as error:
         raise _unusable(folder, error) from error
     if folder.is_symlink() or owner != os.getuid():
-        raise BadDataset(f"{folder} belongs to another user: remove it, or set TMPDIR elsewhere")
+        raise BadDataset(
+            f"{folder} belongs to another user: remove it, or set TMPDIR to another folder"
+        )
     return folder
 
 
 def _unusable(path: Path, error: OSError) -> Unavailable:
     return Unavailable(
-        f"{path}: this machine's disk fails: {error.strerror or type(error).__name__}. Free some"
+        f"{path}: this machine's disk failed: {error.strerror or type(error).__name__}. Free some"
         " space there, or set TMPDIR to another disk"
     )

@@ -1,7 +1,7 @@
-"""Size and mode of an ordinary JPEG by its first markers, for a packer that looks at millions.
+"""Read size and mode of an ordinary JPEG from its first markers, fast enough to pack millions.
 
-Only files are answered for of which Pillow would say the same (test): anything unusual, such as
-EXIF, CMYK, a second picture or an odd table, is left to Pillow.
+A result is always the same as Pillow's (test): anything unusual, such as EXIF, CMYK, a second
+picture or an odd table, is left to Pillow.
 """
 
 _START = b"\xff\xd8\xff"
@@ -14,7 +14,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int, str] | None:
-    """(width, height, Pillow's mode), or None for what is left to Pillow."""
+    """(width, height, Pillow's mode), or None if the file is left to Pillow."""
     if data[:3] != _START:
         return None
     at, end = 2, len(data)
@@ -34,7 +34,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int, str] | None:
         elif kind == _JFIF:
             if length < 16 or data[body : body + 5] != b"JFIF\0":
                 return None
-        elif kind == _QUANTIZATION:  # tables of 64 bytes, each behind its number
+        elif kind == _QUANTIZATION:  # tables of 64 bytes, each after its number
             if (length - 2) % 65 or max(data[body:at:65]) > 3:
                 return None
         elif kind not in _SKIPPED:
@@ -43,7 +43,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int, str] | None:
 
 
 def _frame(frame: bytes) -> tuple[int, int, str] | None:
-    """Start of frame: precision, height, width, components of three bytes each."""
+    """Parse a start of frame: precision, height, width, components of three bytes each."""
     if len(frame) < 6 or frame[0] != 8 or len(frame) != 6 + 3 * frame[5]:
         return None
     height, width = frame[1] << 8 | frame[2], frame[3] << 8 | frame[4]

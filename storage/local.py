@@ -1,4 +1,4 @@
-"""ObjectStore on a local (or mounted) directory. A write is a temporary file, fsync, rename."""
+"""ObjectStore in a local (or mounted) directory. A write is a temporary file, fsync, rename."""
 
 import errno
 import os
@@ -45,25 +45,25 @@ class LocalStore:
             return self._path(key).read_bytes()
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Exactly the bytes [start, stop)."""
+        """Read exactly the bytes [start, stop)."""
         with self._explained(key), open(self._path(key), "rb") as file:
             file.seek(start)
             data = file.read(stop - start)
             self.traffic.add(requests=1, count=len(data))
         if len(data) != stop - start:
             raise ObjectChanged(
-                f"{self._path(key)} ends at byte {start + len(data)}, bytes {start}..{stop} were"
-                " wanted: it is shorter than its index says"
+                f"{self._path(key)} ends at byte {start + len(data)}, wanted bytes {start}..{stop}:"
+                " it is shorter than its index says"
             )
         return data
 
     def size(self, key: str) -> int:
-        """Bytes of a file."""
+        """Size of a file in bytes."""
         with self._explained(key):
             return self._path(key).stat().st_size
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file of that name. Raises Unavailable where that cannot be seen."""
+        """Whether there is a file of that name. Raises Unavailable if this cannot be found out."""
         try:
             with self._explained(key):
                 return stat.S_ISREG(self._path(key).stat().st_mode)
@@ -71,7 +71,7 @@ class LocalStore:
             return False
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
-        """Write a temporary file, fsync it, and rename it, or link it with `if_absent`."""
+        """Write a temporary file, fsync it, and rename it (with `if_absent`: link it)."""
         path = self._path(key)
         with self._explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class LocalStore:
                 target.write(self.read_range(key, start, min(start + _COPY_BYTES, size)))
 
     def local(self, key: str, folder: Path) -> Path:
-        """The file itself: a write replaces files, it never changes one."""
+        """The file itself, which stays as it is: a write replaces a file and never changes it."""
         if not self.exists(key):
             raise ObjectNotFound(f"no file {self._path(key)}")
         return self._path(key)
@@ -130,12 +130,12 @@ class LocalStore:
         yield from sorted(found, key=str.encode)
 
     def delete(self, key: str) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Remove a file if it exists."""
         with self._explained(key), suppress(FileNotFoundError):
             self._path(key).unlink()
 
     def sweep(self, folder: str = "") -> None:
-        """Remove unfinished writes and empty folders; call it where no other writer is left."""
+        """Remove unfinished writes and empty folders. Call it only if there is no other writer."""
         top = self._path(folder)
         with self._explained(folder):
             for place, _, names in os.walk(top, topdown=False, onerror=_raise_unless_missing):
@@ -146,28 +146,28 @@ class LocalStore:
                     _remove_if_empty(Path(place))
 
     def check_writable(self) -> None:
-        """Write, read and delete a probe file; see that a second writer is refused."""
+        """Write, read and delete a probe file, and check that a second writer is refused."""
         try:
             probe(self, f".probe-{uuid.uuid4().hex}")
         except NotWritable:
             raise
         except StorageError as error:
             raise NotWritable(
-                f"storage root {self.root} cannot be written: {error}. Make it writable or name"
-                " another root"
+                f"storage root {self.root} cannot be written: {error}. Make it writable or choose"
+                " another one"
             ) from error
 
     def _path(self, key: str) -> Path:
         path = self.root / key
         if key.startswith("/") or ".." in Path(key).parts or "\x00" in key:
-            raise BadUri(f"key {key!r} leads out of {self.root}")
+            raise BadUri(f"key {key!r} is outside of {self.root}")
         return path
 
     def _explained(self, key: str) -> "_Explained":
         return _Explained(self._path(key))
 
     def _name_absent(self, temporary: Path, path: Path, data: bytes) -> None:
-        """Give a written file its name, where no other file has it."""
+        """Give a written file its name, unless another file has it."""
         try:
             if conditional_writes():
                 os.link(temporary, path)  # fails if the name exists, atomically, also on NFS
@@ -177,18 +177,18 @@ class LocalStore:
                 os.replace(temporary, path)
         except FileExistsError:
             if path.read_bytes() != data:
-                raise ObjectExists(f"{path} is already there with other bytes") from None
+                raise ObjectExists(f"{path} already exists with other bytes") from None
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             raise Unavailable(
-                f"{path}: the file system has no hard links ({error.strerror}), by which a result"
-                f" is written once. Name a storage root on another one, or {ONE_WRITER}"
+                f"{path}: the file system has no hard links ({error.strerror}), which protect a"
+                f" result from a second writer. Choose another storage root, or {ONE_WRITER}"
             ) from error
 
 
 class _Explained:
-    """Turn the file system's errors into ours, with the path."""
+    """Translate errors of the file system into this package's errors, with the path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -205,7 +205,8 @@ class _Explained:
 
 
 def _raise_unless_missing(error: OSError) -> None:
-    """What `os.walk` swallows by default: a failing directory would look like an empty one."""
+    """Error handler for `os.walk`, which ignores errors by default: a directory that cannot be read
+    would look like an empty one."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 

@@ -1,4 +1,4 @@
-"""Files on this machine's disk that appear whole or not at all, and writes that never end short."""
+"""Local files that appear completely or not at all, and writes that are never partial."""
 
 import os
 import uuid
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from storage.errors import StorageError, Unavailable
 
 TEMPORARY = ".partial-"
-"""How the name of an unfinished file begins. A killed writer leaves one behind."""
+"""Prefix of the names of unfinished files. A killed writer leaves one behind."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -21,8 +21,8 @@ def temporary_beside(path: Path) -> Path:
 def write_all(handle: int, data: bytes, at: int) -> None:
     """Write all of `data` at an offset.
 
-    On a disk that fills up `os.pwrite` writes what fits and returns that number; only the next
-    write raises ENOSPC.
+    If the disk fills up, `os.pwrite` writes what fits and returns that number; only the next write
+    raises ENOSPC.
     """
     view = memoryview(data)
     while view:
@@ -32,7 +32,7 @@ def write_all(handle: int, data: bytes, at: int) -> None:
 
 @contextmanager
 def arriving(target: Path, size: int) -> Generator[BinaryIO]:
-    """A file to fill with `size` bytes, which gets its name when the block ends.
+    """Open a file to fill with `size` bytes; it gets its final name when the block ends.
 
     Raises:
         Unavailable: this machine's disk is full or fails, or holds fewer bytes than were written.
@@ -43,13 +43,13 @@ def arriving(target: Path, size: int) -> Generator[BinaryIO]:
             yield file
         found = temporary.stat().st_size
         if found != size:
-            raise Unavailable(f"{target}: this machine's disk kept {found} of {size} bytes")
+            raise Unavailable(f"{target}: this machine's disk has only {found} of {size} bytes")
         temporary.replace(target)
     except StorageError:
         raise
     except OSError as error:
         raise Unavailable(
-            f"{target}: this machine's disk fails: {error.strerror or type(error).__name__}. Free"
+            f"{target}: this machine's disk failed: {error.strerror or type(error).__name__}. Free"
             " some space there, or set TMPDIR to another disk"
         ) from error
     finally:
@@ -57,7 +57,7 @@ def arriving(target: Path, size: int) -> Generator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Flush a folder, so that the names in it survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

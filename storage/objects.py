@@ -1,4 +1,4 @@
-"""Open the store at a place: a directory or a bucket."""
+"""Open the store at a URI: a directory or a bucket."""
 
 from storage.local import LocalStore
 from storage.store import ObjectStore
@@ -6,7 +6,7 @@ from storage.uri import parse
 
 
 def open_store(uri: str) -> ObjectStore:
-    """The store at a place. Opening touches nothing: the first verb does."""
+    """The store at a URI. Nothing is accessed before the first operation."""
     place = parse(uri)
     if place.bucket is None:
         return LocalStore(place.path)

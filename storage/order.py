@@ -1,13 +1,15 @@
 """Which sample comes when: a pure function of (dataset digest, seed, epoch, global batch).
 
-No clock, no host, no worker count, no state: any step of a run is computed directly, so a killed
-run resumes at step k by asking for step k, and any number of workers slices the same batch.
+It does not depend on a clock, a host, the number of workers or any state. Any step of a run is
+computed directly, so a killed run resumes at step k by asking for step k, and any number of workers
+slices the same batch.
 
 How an epoch is shuffled: the split is cut into runs of `run_samples` neighbours, and the runs are
-permuted over the whole epoch by a keyed bijection (`permutation.py`). A run is one ranged read, so
-a batch of 1,024 costs 64 reads instead of 1,024; `run_samples=1` is a full shuffle. `natural_run`
-chooses the length. Whole-shard windows, the usual way, mix far worse at equal cost: with a window
-of 16 shards a batch of a class-sorted data set holds 16 classes, with runs of 16 it holds 64.
+permuted over the whole epoch by a keyed bijection (`permutation.py`). A run is one ranged read:
+with runs of 16 a batch of 1,024 costs 64 reads instead of 1,024; `run_samples=1` is a full shuffle.
+`natural_run` chooses the length. The usual window of whole shards mixes far worse at equal cost:
+with a window of 16 shards a batch of a class-sorted dataset has 16 classes, with runs of 16 it has
+64.
 """
 
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from storage.errors import BadOrder
 from storage.permutation import Permutation
 
 Tail = Literal["drop", "carry"]
-_LONGEST_RUN = 16  # 1.8 MB of photographs: a longer read is hardly cheaper a byte on S3
-_WINDOWS, _WINDOW = 1024, 64  # of neighbours whose labels are compared
+_LONGEST_RUN = 16  # 1.8 MB of photographs: longer reads are hardly cheaper per byte on S3
+_WINDOWS, _WINDOW = 1024, 64  # number and length of the windows whose labels are compared
 _EXCESS = 10  # the design effect stays below 1 + 1/10
 
 
@@ -31,21 +33,22 @@ class OrderSpec:
     digest: str
     """Digest of the dataset."""
     samples: int
-    """Samples an epoch, N: those of the split, or of the selection from it."""
+    """Samples per epoch, N: those of the split, or of the selection from it."""
     seed: int
     """Seed of the shuffle."""
     global_batch: int
-    """Samples a step over all workers, G."""
+    """Samples per step over all workers, G."""
     tail: Tail = "drop"
-    """`drop`: floor(N / G) batches an epoch, the rest of that epoch's permutation is not seen.
-    `carry`: epochs follow each other without a gap, a batch may span two (or many, where N < G)."""
+    """What happens at the end of an epoch. `drop`: floor(N / G) batches per epoch, and the rest of
+    that epoch's permutation is not used. `carry`: epochs follow each other without a gap, and a
+    batch may span two (or many if N < G)."""
     run_samples: int = 1
-    """Neighbours that stay together; 1 is a full shuffle."""
+    """Number of neighbours that stay together; 1 is a full shuffle."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise BadOrder(
-                f"the order of {self.samples} samples was asked for: the selection is empty"
+                f"the selection is empty: wanted at least 1 sample, found {self.samples}"
             )
         if self.global_batch < 1 or self.run_samples < 1:
             raise BadOrder(
@@ -54,16 +57,16 @@ class OrderSpec:
             )
         if self.tail == "drop" and self.samples < self.global_batch:
             raise BadOrder(
-                f"tail 'drop' keeps whole batches only, and {self.samples} samples do not fill one"
-                f" of {self.global_batch}: take tail 'carry' or a smaller global batch"
+                f"tail 'drop' uses only whole batches, and {self.samples} samples do not fill one"
+                f" of {self.global_batch}: set tail 'carry' or a smaller global batch"
             )
 
 
 def longest_run(samples: int, *, global_batch: int) -> int:
-    """The run of shards that were shuffled when they were written, 1..16.
+    """Length of a run in shards that were shuffled when they were written, 1..16.
 
-    An epoch keeps at least 4,096 runs and a batch 16, so that the same few samples do not always
-    meet.
+    An epoch has at least 4,096 runs and a batch 16, so that the same few samples do not always
+    share a batch.
     """
     return max(1, min(_LONGEST_RUN, samples // 4096, global_batch // 16))
 
@@ -71,11 +74,12 @@ def longest_run(samples: int, *, global_batch: int) -> int:
 def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
     """The longest run that mixes practically as well as a full shuffle: labels int [N] -> 1..16.
 
-    A batch of whole runs is a cluster sample. Its mean gradient has the variance of a smaller
-    batch, by the design effect 1 + (run - 1) * rho, where rho is the correlation of neighbours
-    (Kish, "Survey Sampling", 1965, section 5.4); here it is taken from the labels and the effect is
-    kept below 1.1. Shards that were shuffled when they were written have rho 0, class-sorted ones
-    1. Nor does it exceed `longest_run`. Whole numbers decide, so that every machine agrees.
+    A batch of whole runs is a cluster sample. Its mean gradient has the variance of a batch that is
+    smaller by the design effect 1 + (run - 1) * rho, where rho is the correlation of neighbours
+    (Kish, "Survey Sampling", 1965, section 5.4). Here rho is estimated from the labels, and the
+    effect is kept below 1.1. Shards that were shuffled when they were written have rho 0,
+    class-sorted ones 1. The result is at most `longest_run`. It is computed in whole numbers, so
+    that every machine gets the same.
     """
     samples = len(labels)
     longest = longest_run(samples, global_batch=global_batch)
@@ -87,7 +91,7 @@ def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
     alike = int(np.count_nonzero(here == behind))
     counts = np.unique(here, return_counts=True)[1]
     by_chance = sum(int(count) ** 2 for count in counts)  # of pairs**2
-    if 1000 * by_chance > 999 * pairs**2:  # one class: its labels say nothing
+    if 1000 * by_chance > 999 * pairs**2:  # practically one class: labels show nothing
         return longest
     excess = alike * pairs - by_chance  # rho is excess / (pairs**2 - by_chance)
     if excess <= 0:
@@ -98,8 +102,8 @@ def natural_run(labels: np.ndarray, *, global_batch: int) -> int:
 def _sampled(samples: int) -> np.ndarray:
     """Positions that are compared with their successors: all, or some evenly spread windows.
 
-    Not single ones: each would touch a page of the index of its own, and every process that opens
-    the stream maps 4 GiB and spends a minute on 300 million samples.
+    Windows, because each single position would touch another page of the index: every process that
+    opens the stream would map 4 GiB and spend a minute on 300 million samples.
     """
     if samples - 1 <= _WINDOWS * _WINDOW:
         return np.arange(samples - 1)
@@ -108,14 +112,14 @@ def _sampled(samples: int) -> np.ndarray:
 
 
 def steps_per_epoch(spec: OrderSpec) -> int:
-    """Batches until the epoch is over: floor(N / G) for `drop`, ceil(N / G) for `carry`."""
+    """Batches per epoch: floor(N / G) for `drop`, ceil(N / G) for `carry`."""
     if spec.tail == "drop":
         return spec.samples // spec.global_batch
     return -(-spec.samples // spec.global_batch)
 
 
 def epochs_at(spec: OrderSpec, step: int) -> float:
-    """Epochs that lie before `step`, as a fraction for progress and logs."""
+    """Epochs completed before `step`, as a fraction, for progress and logs."""
     if spec.tail == "drop":
         return step / steps_per_epoch(spec)
     return step * spec.global_batch / spec.samples
@@ -129,7 +133,7 @@ def global_batch(spec: OrderSpec, step: int) -> tuple[np.ndarray, np.ndarray]:
 def rank_batch(
     spec: OrderSpec, step: int, *, rank: int, world_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank's slice of the global batch, b = G / W -> (epoch int64 [b], position int64 [b])."""
+    """One rank's slice of the global batch, b = G / W -> (epoch int64 [b], position int64 [b])."""
     rows = rank_slice(spec.global_batch, rank=rank, world_size=world_size)
     row = np.arange(rows.start, rows.stop, dtype=np.int64)  # [b]
     if spec.tail == "drop":
@@ -146,7 +150,7 @@ def rank_batch(
 
 
 def rank_slice(global_batch: int, *, rank: int, world_size: int) -> slice:
-    """Rows of the global batch that are this rank's. Raises BadOrder where it does not divide."""
+    """One rank's rows of the global batch. Raises BadOrder if it cannot be divided equally."""
     if global_batch % world_size:
         raise BadOrder(f"global batch {global_batch} is not a multiple of {world_size} workers")
     rows = global_batch // world_size
@@ -154,15 +158,15 @@ def rank_slice(global_batch: int, *, rank: int, world_size: int) -> slice:
 
 
 def epoch_positions(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray:
-    """The positions at some places of an epoch: slot int64 [n] -> position int64 [n], in [0, N).
+    """Positions at some slots of an epoch: slot int64 [n] -> position int64 [n], in [0, N).
 
-    All runs hold `run_samples` positions except the last one of the split, which holds the
-    remainder; wherever the permutation put that one, the slots behind it move up.
+    All runs have `run_samples` positions except the last one of the split, which has the
+    remainder; the slots after it move up, wherever the permutation put it.
     """
     size = spec.run_samples
     runs = -(-spec.samples // size)
     shuffle = Permutation(runs, f"{spec.digest}/{spec.seed}/{epoch}/{size}")
-    missing = runs * size - spec.samples  # what the last run lacks of a full one
+    missing = runs * size - spec.samples  # samples that the last run has less than a full one
     short_place = int(shuffle.inverse(np.array([runs - 1]))[0])
     short_end = (short_place + 1) * size - missing
     slot = np.where(slot >= short_end, slot + missing, slot)
@@ -171,10 +175,10 @@ def epoch_positions(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray
 
 
 def replacement(spec: OrderSpec, epoch: int, position: int, attempt: int) -> int:
-    """The sample that takes the place of one that cannot be used, at the `attempt`-th try, from 1.
+    """The sample to use in place of a bad one, at the `attempt`-th try, counted from 1.
 
-    The successors on a cycle through all samples that (digest, seed, epoch) fix: like the order
-    itself it depends on nothing else, and every other sample comes up in the end.
+    It follows a cycle through all samples, which (digest, seed, epoch) determine. Like the order
+    itself it depends on nothing else, and every other sample is tried in the end.
     """
     cycle = Permutation(spec.samples, f"{spec.digest}/{spec.seed}/{epoch}/replacement")
     place = (cycle.inverse(np.array([position])) + attempt) % spec.samples

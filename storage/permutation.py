@@ -1,6 +1,6 @@
-"""A keyed bijection of [0, size) in O(1) memory: any element can be asked for without the others.
+"""A keyed bijection of [0, size) in O(1) memory: each element is computed without the others.
 
-A shuffled list of 300 million positions is 2.4 GB in every process that plans; this is a few
+A shuffled list of 300 million positions would be 2.4 GB in every process that plans; this is a few
 integers. It is a Feistel network on a * b >= size cells with cycle walking (Black and Rogaway,
 "Ciphers with arbitrary finite domains", 2002). numpy's own Generator.permutation would also tie the
 order of a run to numpy's version, because its streams may change between releases (NEP 19).
@@ -35,15 +35,15 @@ class Permutation:
         self._keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """Where each element goes: int64 [n] in [0, size) -> int64 [n] in [0, size)."""
+        """Map each element: int64 [n] in [0, size) -> int64 [n] in [0, size)."""
         return self._walk(x, range(_ROUNDS), sign=1)
 
     def inverse(self, y: np.ndarray) -> np.ndarray:
-        """What went to each element: int64 [n] -> int64 [n]; inverse(forward(x)) == x."""
+        """Map each element back: int64 [n] -> int64 [n]; inverse(forward(x)) == x."""
         return self._walk(y, range(_ROUNDS - 1, -1, -1), sign=-1)
 
     def _walk(self, x: np.ndarray, rounds: range, *, sign: int) -> np.ndarray:
-        """Repeat the network on the cells it sent outside [0, size): about sqrt(size) at most."""
+        """Repeat the network on cells mapped outside [0, size): about sqrt(size) at most."""
         x = np.asarray(x, dtype=np.int64)
         assert x.size == 0 or (x.min() >= 0 and x.max() < self.size), (x.min(), x.max(), self.size)
         y = self._network(x, rounds, sign)

@@ -1,13 +1,12 @@
-"""Tensors written in pieces by several writers at once, and read whole by anybody.
+"""Tensors written in pieces by several writers at once, and read as a whole by any reader.
 
     <uri>/TOKEN-00001-of-00004.safetensors  the pieces of one writer, flat, by their tensors' names
-          TOKEN-00001-of-00004.json         size, checksum and places of its pieces: it is done
-          manifest.json                     written LAST, by one: names the files, is the commit
+          TOKEN-00001-of-00004.json         that file is complete: its size, checksum and places
+          manifest.json                     written LAST, by one writer: the commit, names the files
 
-No reader asks who wrote, or how many writers there were: a tensor, or a stretch of it, is put
-together from whatever pieces the files of a commit hold, and no other file is read for it. TOKEN
-names the group of writers, so that what a dead group left behind is never taken for a part of the
-next one's.
+A reader does not need to know the number of writers: a tensor, or a range of it, is assembled from
+the pieces in the files of a commit, and only the files that contain it are read. TOKEN identifies
+the group of writers, so that files of a dead group are never taken for those of the next one.
 """
 
 import json
@@ -30,11 +29,11 @@ from storage.store import ObjectStore
 from storage.tensors import open_tensors, save_tensors, slice_of
 
 Piece = tuple[str, Sequence[int], int, Tensor]
-"""Name and shape of a whole tensor, the first element of the piece in it, its values [n]."""
+"""Name and shape of a whole tensor, index of the piece's first element in it, and values [n]."""
 
 
 def write_part(uri: str, token: str, writer: int, writers: int, pieces: Iterable[Piece]) -> None:
-    """Write the pieces of one of the `writers`: float32, on the host, one of a tensor at most.
+    """Write one writer's pieces: float32, on the host, at most one piece per tensor.
 
     Raises BadInput, Unavailable.
     """
@@ -54,9 +53,9 @@ def write_part(uri: str, token: str, writer: int, writers: int, pieces: Iterable
 
 
 def commit_parts(uri: str, token: str, writers: int, manifest: Mapping[str, Any]) -> bool:
-    """Commit what all writers of a group wrote; False while some are not done.
+    """Commit what all writers of a group wrote; return False if some are not done yet.
 
-    Raises WeightsExist where another group was first, BadInput, Unavailable.
+    Raises WeightsExist if another group was first, BadInput, Unavailable.
     """
     store = open_store(uri)
     parts = [_part(token, writer, writers) for writer in range(writers)]
@@ -68,7 +67,7 @@ def commit_parts(uri: str, token: str, writers: int, manifest: Mapping[str, Any]
 
 
 def _done(store: ObjectStore, key: str) -> dict[str, Any]:
-    """What a writer says of its file. Raises CorruptWeights."""
+    """Read a writer's description of its file. Raises CorruptWeights."""
     try:
         return parse_object(store.read(key))
     except BadValue as error:
@@ -77,10 +76,10 @@ def _done(store: ObjectStore, key: str) -> dict[str, Any]:
 
 @contextmanager
 def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Generator[Pieces]":
-    """The tensors of a commit while the block runs.
+    """Open the tensors of a commit for the duration of the block.
 
-    Each of the `readers` checks its share of the files first: together they check all. The others
-    are fetched, and checked, when something of them is asked for.
+    Each of the `readers` checks its share of the files first, so that together they check all.
+    Other files are fetched and checked when they are needed.
 
     Raises WeightsNotFound, CorruptWeights (which names the file or the tensor), Unavailable.
     """
@@ -96,12 +95,12 @@ def open_pieces(uri: str, *, reader: int = 0, readers: int = 1) -> "Generator[Pi
 
 
 class Pieces(Mapping[str, Tensor]):
-    """Whole tensors by name, or parts of them, float32; read when they are asked for."""
+    """Whole tensors by name, or parts of them, in float32. They are read on demand."""
 
     def __init__(
         self, store: ObjectStore, manifest: Mapping[str, Any], folder: Path, stack: ExitStack
     ) -> None:
-        """Raises CorruptWeights where the files do not hold every element once; BadInput."""
+        """Check that the files hold every element exactly once. Raises CorruptWeights, BadInput."""
         self.manifest = manifest
         self._store, self._folder, self._stack = store, folder, stack
         self._opened: dict[str, Any] = {}
@@ -122,11 +121,11 @@ class Pieces(Mapping[str, Tensor]):
                 )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a whole tensor. Raises KeyError."""
+        """Shape of a whole tensor. Raises KeyError."""
         return self._shapes[name]
 
     def part(self, name: str, start: int, count: int) -> Tensor:
-        """So many elements of the flattened tensor, [count]. Raises KeyError, CorruptWeights."""
+        """Read a range of the flattened tensor, [count]. Raises KeyError, CorruptWeights."""
         values = torch.empty(count)
         for first, last, file in self._found[name]:
             begin, end = max(first, start), min(last, start + count)
@@ -138,7 +137,7 @@ class Pieces(Mapping[str, Tensor]):
         return values
 
     def fetch(self, file: str) -> Any:
-        """A file of the commit, opened; checked the first time. Raises CorruptWeights."""
+        """Open a file of the commit; the first time it is checked. Raises CorruptWeights."""
         if file not in self._opened:
             path = commits.fetch(self._store, file, self.manifest["files"][file], self._folder)
             opened = open_tensors(path, f"{self._store.uri}/{file}")
@@ -149,7 +148,7 @@ class Pieces(Mapping[str, Tensor]):
         return prod(self._shapes[name])
 
     def __getitem__(self, name: str) -> Tensor:
-        """Raises KeyError, CorruptWeights."""
+        """Read a whole tensor. Raises KeyError, CorruptWeights."""
         return self.part(name, 0, self._size(name)).view(self._shapes[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -168,21 +167,21 @@ def _places(
 ) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
     """Name, first element, number of elements and whole shape of each piece of a file.
 
-    Raises BadInput where an older version wrote them, CorruptWeights.
+    Raises BadInput if an older version wrote them, CorruptWeights.
     """
     if "places" not in entry:
         raise BadInput(
-            f"{where} was written by an older vit-on-ray, which this one cannot read: end the run"
-            " with the older one, or begin it anew with --force"
+            f"{where} was written by an older vit-on-ray and cannot be read: finish the run with"
+            " the older one, or start it again with --force"
         )
     places: object = entry["places"]
     if not isinstance(places, dict):
-        raise CorruptWeights(f"{where}: its manifest does not say where its pieces belong")
+        raise CorruptWeights(f"{where}: its manifest has no places for its pieces")
     for name, place in cast("dict[str, object]", places).items():
         numbers = cast("list[object]", place) if isinstance(place, list) else []
         if len(numbers) < 2 or not all(map(is_whole, numbers)):
-            raise CorruptWeights(f"{where}: its manifest gives {name} the place {place!r}")
+            raise CorruptWeights(f"{where}: its manifest has an invalid place {place!r} for {name}")
         start, count, *shape = cast("list[int]", numbers)
         if count * torch.float32.itemsize > entry["bytes"]:
-            raise CorruptWeights(f"{where}: {name} has {count} elements, which it cannot hold")
+            raise CorruptWeights(f"{where}: {name} cannot have {count} elements")
         yield name, start, count, tuple(shape)

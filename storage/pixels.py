@@ -1,8 +1,8 @@
-"""From an opened image to the pixels of a crop: libjpeg-turbo by simplejpeg, resizing by torch.
+"""Turn an opened image into the pixels of a crop: simplejpeg (libjpeg-turbo) and torch's resize.
 
-Both are about half again as fast as Pillow, which does what they do not: formats other than JPEG,
-CMYK, rotated photographs, and boxes that do not lie on whole pixels (those of evaluation, where the
-reference's numbers count). torch's resize of uint8 is the same filter as Pillow's, to two grey
+Both are about 1.5 times as fast as Pillow. Pillow does what they cannot: formats other than JPEG,
+CMYK, rotated photographs, and boxes that are not on whole pixels (those of evaluation, where the
+reference's numbers count). torch's resize of uint8 is the same filter as Pillow's, within two grey
 levels (test).
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG with more of them behind it
+JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG followed by others
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the whole image
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-# What turns each EXIF orientation upright. Not ImageOps.exif_transpose: it writes the whole EXIF
-# block anew, and raises TypeError or struct.error for any tag of a type that it does not expect.
+# Operation that turns each EXIF orientation upright. ImageOps.exif_transpose is not used: it
+# rewrites the whole EXIF block, and raises TypeError or struct.error for tags of unexpected types.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,7 +51,7 @@ def cut(
     if pixels is None:
         pixels = _any(image, shrink, orientation)
     height, width = pixels.shape[:2]
-    # 1 unless the decoder scaled; min() because a scaled size is rounded
+    # 1 unless the decoder scaled the image; min() because a scaled size is rounded
     scale_x, scale_y = width / whole_width, height / whole_height
     scaled = (
         box[0] * scale_x,
@@ -63,7 +63,10 @@ def cut(
 
 
 def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
-    """uint8 [h, w, 3], or None for what is left to Pillow: also to say what is wrong with it."""
+    """Decode with simplejpeg: uint8 [h, w, 3], or None to leave it to Pillow.
+
+    Damaged images are left to Pillow too, which says what is wrong with them.
+    """
     if image.format not in JPEGS or image.mode not in ("L", "RGB"):
         return None
     try:
@@ -71,14 +74,14 @@ def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
             data,
             min_height=math.ceil(image.height / shrink),
             min_width=math.ceil(image.width / shrink),
-            min_factor=2,  # 8/16 of the size or less: the scales in between gain nothing
+            min_factor=2,  # 8/16 of the size or less: scales above save no time
         )
     except ValueError:  # truncated, or a flaw that Pillow tolerates
         return None
 
 
 def _any(image: Image.Image, shrink: float, orientation: int) -> np.ndarray:
-    """uint8 [h, w, 3] by Pillow, upright."""
+    """Decode with Pillow, upright: uint8 [h, w, 3]."""
     width, height = image.size
     if image.format in JPEGS:
         image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
@@ -87,7 +90,7 @@ def _any(image: Image.Image, shrink: float, orientation: int) -> np.ndarray:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB of an image in any mode that `decode` takes; 16-bit grey levels keep their upper 8."""
+    """Convert an image of any accepted mode to RGB; 16-bit grey levels keep their upper 8 bits."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
@@ -101,10 +104,11 @@ def _snapped(box: Box, width: int, height: int) -> Box:
 
 
 def _torch() -> ModuleType:
-    """Torch, when it is needed: who plans a stream does without, and starts a second sooner.
+    """Import torch on first use: planning a stream does not need it and starts a second sooner.
 
-    Ray interrupts tasks that nobody waits for any more, perhaps here. Half of torch is imported
-    then, the other half never can be, and every later task of this process would fail: so it ends.
+    Ray interrupts tasks whose results are no longer needed, perhaps during this import. Half of
+    torch is imported then, the rest can never be, and every later task of this process would fail.
+    Therefore the process ends.
     """
     try:
         import torch
@@ -122,9 +126,9 @@ def _resize(pixels: np.ndarray, box: Box, side: int, flip: bool) -> np.ndarray:
         image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
     torch = _torch()
-    # A copy, whole and interleaved with its batch axis first: torch's fast way, and writable.
+    # A contiguous, writable copy with the batch axis first: torch's fast path.
     whole = torch.from_numpy(pixels[upper:lower, left:right].copy())[None]  # [1, h, w, 3]
     part = whole.permute(0, 3, 1, 2)  # [1, 3, h, w], channels last in memory
     resized = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True)
-    mirrored = resized.flip(3) if flip else resized  # a tenth of numpy's time
+    mirrored = resized.flip(3) if flip else resized  # takes a tenth of numpy's time
     return mirrored[0].permute(1, 2, 0).numpy()  # [side, side, 3]

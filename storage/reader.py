@@ -1,9 +1,9 @@
 """Read samples of a split by position: few ranged reads, every sample checked.
 
 Positions are sorted by place, neighbours become one ranged read, and ranges of a remote store are
-read side by side. Each image is checked against its index row: the tar header in front of it must
-carry the indexed name and size, and the bytes their crc32. A shard that changed is named, never
-decoded.
+read in parallel. Each image is checked against its index row: the tar header in front of it must
+have the indexed name and size, and the bytes the indexed crc32. A shard that changed is reported
+and never decoded.
 """
 
 import zlib
@@ -20,15 +20,15 @@ from storage.store import RangeReader
 from storage.tar import BLOCK as HEADER_BYTES
 from storage.tar import member_name
 
-# A gap of this size is read rather than asked around: a request to S3 costs the client one
-# millisecond of processor time, and a round trip in which a connection moves more than this.
+# Gaps up to this size are read too instead of starting another request: a request to S3 costs the
+# client a millisecond of CPU time, and a round trip in which a connection moves more than this.
 _GAP_BYTES, _REMOTE_GAP_BYTES = 64 << 10, 1 << 20
 _RANGE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A request that cannot be answered."""
+    """A requested sample that cannot be used, and the reason."""
 
     request: int
     error: BadSample
@@ -36,10 +36,10 @@ class Damaged:
 
 @dataclass(frozen=True)
 class RawSample:
-    """The encoded image of one request."""
+    """The encoded image of one requested sample."""
 
     request: int
-    """Which of the requested positions this is."""
+    """Index in the requested positions."""
     shard: str
     key: str
     data: bytes
@@ -52,15 +52,15 @@ def read_samples(
     *,
     damaged: list[Damaged] | None = None,
 ) -> Iterator[RawSample]:
-    """Yield every requested sample once, in order of place: positions int64 [n], repeats allowed.
+    """Yield every requested sample once, in storage order: positions int64 [n], repeats allowed.
 
-    A sample whose bytes are not the indexed ones is put into `damaged`, or raised as BadSample
-    where that is None. Raises BadDataset (shard missing or shorter), Unavailable.
+    A sample whose bytes are not the indexed ones is added to `damaged`; if that is None, BadSample
+    is raised. Raises BadDataset (shard missing or shorter), Unavailable.
     """
     rows = index.rows[positions]  # [n], a copy
     order = np.lexsort((rows["offset"], rows["shard"]))  # [n]
     gap = _REMOTE_GAP_BYTES if store.parallel_reads > 1 else _GAP_BYTES
-    groups = list(ranges(rows, order, gap=gap))  # none where only padding was asked for
+    groups = list(ranges(rows, order, gap=gap))  # empty if only padding was requested
     if store.parallel_reads == 1 or len(groups) <= 1:
         for group in groups:
             yield from _cut(index, rows, group, _fetch(store, index, rows, group), damaged)
@@ -69,7 +69,7 @@ def read_samples(
         waiting: deque[tuple[np.ndarray, Future[bytes]]] = deque()
         for group in groups:
             waiting.append((group, pool.submit(_fetch, store, index, rows, group)))
-            if len(waiting) > 2 * store.parallel_reads:  # bounds the bytes held
+            if len(waiting) > 2 * store.parallel_reads:  # limits the bytes in memory
                 done, future = waiting.popleft()
                 yield from _cut(index, rows, done, future.result(), damaged)
         for done, future in waiting:
@@ -79,8 +79,11 @@ def read_samples(
 def ranges(
     rows: np.ndarray, order: np.ndarray, *, gap: int = _REMOTE_GAP_BYTES
 ) -> Iterator[np.ndarray]:
-    """Cut `order` (int64 [n], of INDEX_ROW [n]) where the next image is more than `gap` bytes away,
-    in another shard, or the range gets long."""
+    """Cut `order` (int64 [n], of INDEX_ROW [n]) into ranges to read.
+
+    A range ends if the next image is more than `gap` bytes away or in another shard, or if the
+    range gets long.
+    """
     if not len(order):
         return
     start = rows["offset"][order].astype(np.int64) - HEADER_BYTES  # [n]
@@ -96,7 +99,7 @@ def ranges(
 
 
 def _fetch(store: RangeReader, index: SampleIndex, rows: np.ndarray, group: np.ndarray) -> bytes:
-    """The bytes from the first sample's header to the last sample's end."""
+    """Read the bytes from the first sample's header to the last sample's end."""
     name = index.shards[int(rows["shard"][group[0]])].name
     start = int(rows["offset"][group[0]]) - HEADER_BYTES
     stop = int((rows["offset"][group] + rows["size"][group]).max())
@@ -115,7 +118,7 @@ def _cut(
     data: bytes,
     damaged: list[Damaged] | None,
 ) -> Iterator[RawSample]:
-    """The samples of one range, each checked."""
+    """Cut the samples out of one range and check each."""
     shard = index.shards[int(rows["shard"][group[0]])].name
     base = int(rows["offset"][group[0]]) - HEADER_BYTES
     for request in group.tolist():
@@ -124,7 +127,7 @@ def _cut(
         name = member_name(data[start - HEADER_BYTES : start])
         image = data[start : start + int(row["size"])]
         if name is None or name_hash(name) != int(row["name"]):
-            reason = "another member lies there"
+            reason = "another member is there"
         elif zlib.crc32(image) != int(row["crc"]):
             reason = "its bytes have another checksum"
         else:

@@ -1,9 +1,9 @@
-"""ObjectStore on S3 or anything that speaks it (AWS_ENDPOINT_URL).
+"""ObjectStore on S3 or a server with its API (AWS_ENDPOINT_URL).
 
-Credentials come from the environment. Two layers of retry, both bounded: botocore repeats a request
-that got no usable reply (5xx, throttling, refused connection), and a body that broke off is resumed
-at the byte it reached. All reads of one call ask for the same ETag, so that two versions of an
-object are never glued together.
+Credentials come from the environment. There are two layers of retries, both bounded: botocore
+repeats a request that got no usable reply (5xx, throttling, refused connection), and a body that
+broke off is resumed at the byte it reached. All reads of one call ask for the same ETag, so that
+two versions of an object are never mixed.
 """
 
 import uuid
@@ -31,7 +31,7 @@ from storage.s3_errors import ANY_FAILURE, BROKEN_BODY, CONFLICTS, UNDECIDED, co
 from storage.s3_probe import reason_of_refusal
 from storage.store import Traffic, conditional_writes, probe
 
-_READ_CHUNK_BYTES = 64 << 10  # what a broken body costs: urllib3 drops the chunk it was filling
+_READ_CHUNK_BYTES = 64 << 10  # lost when a body breaks off: urllib3 drops the chunk it was filling
 _PART_BYTES = 16 << 20
 _BODY_ATTEMPTS = 8
 _CONFLICT_ATTEMPTS = 6
@@ -68,11 +68,11 @@ class S3Store:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def read(self, key: str) -> bytes:
-        """Whole object: one request without a range, which is of one version."""
+        """Read a whole object by one request without a range, so that it is of one version."""
         return self._read(key, _Reading(0, None), "reading it")
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Exactly the bytes [start, stop), resumed where a body broke off."""
+        """Read exactly the bytes [start, stop); a body that breaks off is resumed there."""
         return self._read(key, _Reading(start, stop), f"reading bytes {start}..{stop}")
 
     def _read(self, key: str, reading: "_Reading", doing: str) -> bytes:
@@ -87,7 +87,7 @@ class S3Store:
                 with attempt:
                     self._read_on(key, reading)
         except ANY_FAILURE as error:
-            self._explain(error, key, f"{doing}, {len(reading.buffer)} of them came,")
+            self._explain(error, key, f"{doing}, of which {len(reading.buffer)} arrived,")
         return bytes(reading.buffer)
 
     def _read_on(self, key: str, reading: "_Reading") -> None:
@@ -103,7 +103,7 @@ class S3Store:
         reply = self._client.ask(
             lambda client: client.get_object(Bucket=self.bucket, Key=self._key(key), **wanted)
         )
-        if reading.etag not in ("", reply["ETag"]):  # a server that overlooks IfMatch
+        if reading.etag not in ("", reply["ETag"]):  # a server that ignores IfMatch
             raise ObjectChanged(f"{self.uri}/{key} was replaced while it was read")
         reading.etag = reply["ETag"]
         if stop is None:
@@ -113,12 +113,12 @@ class S3Store:
             self.traffic.add(count=len(chunk))
         if start + len(buffer) != stop:
             raise ObjectChanged(
-                f"{self.uri}/{key} ends at byte {start + len(buffer)}, bytes {start}..{stop} were"
-                " wanted: it is shorter than its index says"
+                f"{self.uri}/{key} ends at byte {start + len(buffer)}, wanted bytes"
+                f" {start}..{stop}: it is shorter than its index says"
             )
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """Size of an object in bytes."""
         return int(self._head(key)["ContentLength"])
 
     def _head(self, key: str) -> Any:
@@ -130,7 +130,7 @@ class S3Store:
             self._explain(error, key, "asking for its size")
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of that key."""
+        """Whether there is an object with that key."""
         try:
             self.size(key)
         except ObjectNotFound:
@@ -138,7 +138,7 @@ class S3Store:
         return True
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
-        """One PUT; with `if_absent` a conditional one."""
+        """Write by one PUT; with `if_absent` a conditional one."""
         if not if_absent:
             self._put(key, data, f"writing {len(data)} bytes")
         elif conditional_writes():
@@ -161,7 +161,7 @@ class S3Store:
             self._explain(error, key, doing)
 
     def _put_absent(self, key: str, data: bytes) -> None:
-        """Where another write is under way, or is gone when it is looked at: try again."""
+        """Write conditionally; try again if another write is in progress or was just undone."""
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, _Conflict)),
             wait=wait_exponential_jitter(multiplier=0.1, max=2.0),
@@ -189,10 +189,10 @@ class S3Store:
 
     def _compare(self, key: str, data: bytes) -> None:
         if self.read(key) != data:
-            raise ObjectExists(f"{self.uri}/{key} is already there with other bytes")
+            raise ObjectExists(f"{self.uri}/{key} already exists with other bytes")
 
     def upload(self, key: str, local_path: str | Path) -> None:
-        """Copy a file there, in parts of 16 MiB where it is large."""
+        """Upload a local file, in parts of 16 MiB if it is large."""
         config = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
         try:
             self._client.ask(
@@ -206,7 +206,7 @@ class S3Store:
             self._explain(error, key, "uploading a file")
 
     def download(self, key: str, local_path: str | Path) -> None:
-        """Copy one version of an object to a local file, which appears whole or not at all."""
+        """Copy one version of an object to a local file, which appears completely or not at all."""
         head = self._head(key)
         total, etag = int(head["ContentLength"]), str(head.get("ETag", ""))
         with (
@@ -223,7 +223,7 @@ class S3Store:
                 pass
 
     def local(self, key: str, folder: Path) -> Path:
-        """A copy in `folder`, under the last part of its name."""
+        """Copy an object into `folder`, under the last part of its key."""
         path = folder / key.rpartition("/")[2]
         self.download(key, path)
         return path
@@ -240,8 +240,11 @@ class S3Store:
             before, token = token, str(page.get("NextContinuationToken", ""))
             if not page.get("IsTruncated"):
                 return
-            if token in ("", before):  # else a listing would end short, or never
-                raise Unavailable(f"{self.uri}: {self._server()} lists keys without a next page")
+            if token in ("", before):  # otherwise a listing would be cut short or never end
+                raise Unavailable(
+                    f"{self.uri}: {self._server()} says that more keys follow, but gives no new"
+                    " token for the next page"
+                )
 
     def _list_page(self, prefix: str, whole: str, token: str) -> Any:
         more = {"ContinuationToken": token} if token else {}
@@ -253,7 +256,7 @@ class S3Store:
             self._explain(error, prefix, "listing")
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object if it exists."""
         try:
             self._client.ask(
                 lambda client: client.delete_object(Bucket=self.bucket, Key=self._key(key))
@@ -262,11 +265,13 @@ class S3Store:
             self._explain(error, key, "deleting")
 
     def sweep(self, folder: str = "") -> None:
-        """Nothing to remove: a lifecycle rule of the bucket ends uploads that were cut off."""
+        """Do nothing: unfinished uploads are removed by a lifecycle rule of the bucket."""
 
     def check_writable(self) -> None:
-        """Write, read and delete a probe, and see that a second writer is refused: within
-        seconds."""
+        """Write, read and delete a probe, and check that a second writer is refused.
+
+        It takes seconds, because it retries less than other requests.
+        """
 
         def impatient(checksums: Checksums | None = None) -> S3Store:
             return S3Store(
@@ -293,7 +298,7 @@ class S3Store:
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def _explain(self, error: BaseException, key: str, doing: str) -> NoReturn:
-        """Raise one of our errors in place of an error of boto3's."""
+        """Translate an error of boto3 into one of this package's and raise it."""
         found = explained(
             error,
             f"{self.uri}/{key}",
@@ -311,7 +316,7 @@ class S3Store:
 
 
 class _Conflict(Exception):
-    """Another writer of the same key was faster, or is under way."""
+    """Another writer of the same key was faster, or is writing now."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
@@ -319,7 +324,7 @@ class _Conflict(Exception):
 
 
 class _Reading:
-    """How far the reading of some bytes is; `stop` of a whole object comes with the reply."""
+    """Progress of a read. For a whole object, `stop` is known once the reply has arrived."""
 
     def __init__(self, start: int, stop: int | None, *, etag: str = "") -> None:
         self.start, self.stop, self.etag = start, stop, etag

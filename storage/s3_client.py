@@ -20,7 +20,7 @@ _WITH_SUCCESS: set[tuple[object, ...]] = set()
 
 
 class Client:
-    """Calls of boto3's client, which is made where it is first used."""
+    """Calls boto3's client, which is made on first use."""
 
     def __init__(
         self,
@@ -33,18 +33,18 @@ class Client:
         """Take the settings of a client.
 
         Args:
-            attempts: of a request that gets no usable reply.
-            connect_seconds: patience for a connection.
-            read_seconds: patience for the next bytes.
-            checksums: when boto adds its own; default: what the environment says.
+            attempts: attempts per request that gets no usable reply.
+            connect_seconds: timeout for a connection.
+            read_seconds: timeout for the next bytes.
+            checksums: when boto adds its own checksums; by default as the environment says.
         """
         self.attempts = attempts
         self._settings = attempts, connect_seconds, read_seconds, checksums
 
     def made(self) -> Any:
-        """The client for what the environment says now.
+        """The client for the current environment.
 
-        A fork has its own: connections are not shared with it.
+        A forked process gets its own client, because connections cannot be shared with it.
 
         Raises:
             BadUri: AWS_ENDPOINT_URL is malformed.
@@ -52,13 +52,13 @@ class Client:
         try:
             return _client(*self._settings, _surroundings())
         except ValueError as error:
-            raise BadUri("AWS_ENDPOINT_URL is no URL such as http://host:port") from error
+            raise BadUri("AWS_ENDPOINT_URL is not a URL such as http://host:port") from error
 
     def ask(self, do: Callable[[Any], T]) -> T:
-        """Call it, and look for credentials again where the machine's role did not give them.
+        """Call `do` with the client; retry if the machine's role did not give credentials.
 
         A metadata service throttles when 64 processes of a machine ask at once, and a client that
-        was made without credentials keeps none forever.
+        was made without credentials never looks for them again.
         """
         for attempt in range(1, self.attempts + 1):
             try:
@@ -76,7 +76,7 @@ class Client:
 
 
 def _has_role() -> bool:
-    """Whether a service of the machine or the container may give credentials."""
+    """Whether the machine's or the container's metadata service may give credentials."""
     containers = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
     if any(name in os.environ for name in containers):
         return True
@@ -84,7 +84,7 @@ def _has_role() -> bool:
 
 
 def _surroundings() -> tuple[object, ...]:
-    """What a client depends on and keeps: where it changes, another one is made."""
+    """Everything that a client depends on: if it changes, a new client is made."""
     environment = sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
     settings = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
@@ -92,7 +92,7 @@ def _surroundings() -> tuple[object, ...]:
 
 
 def _changed(path: str) -> int:
-    """When a file was changed last; 0 where it cannot be seen."""
+    """Time of a file's last change; 0 if it cannot be read."""
     try:
         return os.stat(os.path.expanduser(path)).st_mtime_ns
     except OSError:
@@ -118,7 +118,7 @@ def _client(
     )
     client = session.client("s3", config=config)
     if not client.meta.endpoint_url.endswith(".amazonaws.com"):
-        # other servers rarely have a DNS name for each bucket
+        # other servers rarely have a DNS name per bucket
         path_style = config.merge(Config(s3={"addressing_style": "path"}))
         client = session.client("s3", config=path_style)
 

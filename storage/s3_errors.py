@@ -1,6 +1,6 @@
-"""Errors of boto3 and its HTTP client, translated into ours.
+"""Translate errors of boto3 and its HTTP client into this package's.
 
-Only codes and class names are repeated: a server's own text may echo a request.
+Messages repeat only codes and class names: a server's own text may contain parts of the request.
 """
 
 import os
@@ -31,9 +31,9 @@ BROKEN_BODY = (
 )
 ANY_FAILURE = (botocore_errors.BotoCoreError, botocore_errors.ClientError, *BROKEN_BODY)
 CONFLICTS = {"412", "PreconditionFailed"}
-"""A condition of the request does not hold."""
+"""Error codes: a condition of the request does not hold."""
 UNDECIDED = {"409", "ConditionalRequestConflict"}
-"""Another conditional write was under way: nobody knows yet who was first."""
+"""Error codes: another conditional write is in progress, and which one is first is still open."""
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 _REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 PLAIN_CHECKSUMS = (
@@ -43,7 +43,7 @@ PLAIN_CHECKSUMS = (
 
 
 def code_of(error: BaseException) -> str:
-    """The server's error code; empty where it did not answer."""
+    """The server's error code; empty if it did not answer."""
     if isinstance(error, botocore_errors.ClientError):
         response = cast("dict[str, Any]", error.response)  # type: ignore[reportUnknownMemberType]
         return str(response.get("Error", {}).get("Code", ""))
@@ -63,20 +63,20 @@ def explained(
     """Translate an error.
 
     Args:
-        error: what was raised.
-        where: the object.
-        doing: what was asked for, such as "listing".
-        bucket: its name.
+        error: the error of boto3.
+        where: URI of the object.
+        doing: what was tried, such as "listing".
+        bucket: name of the bucket.
         server: host and port.
-        attempts: how often it was tried.
-        worked_before: whether this process had credentials that worked.
+        attempts: number of attempts.
+        worked_before: whether this process had working credentials before.
     """
     code = code_of(error)
     kinds = botocore_errors.NoCredentialsError, botocore_errors.PartialCredentialsError
     if isinstance(error, kinds):
         if worked_before:
             return Unavailable(
-                f"{where}: the machine's role gave no AWS credentials, which it did before"
+                f"{where}: the machine's role gave no AWS credentials, although it did before"
             )
         return NoCredentials(
             f"{where}: no AWS credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
@@ -84,7 +84,7 @@ def explained(
         )
     if code == "NoSuchBucket":
         return ObjectNotFound(
-            f"{where}: there is no bucket {bucket!r} at {server}. Create it or name another"
+            f"{where}: there is no bucket {bucket!r} at {server}. Create it or choose another"
         )
     if code in _NOT_FOUND:
         return ObjectNotFound(f"no object {where}")
@@ -102,10 +102,10 @@ def explained(
     hint = ""
     if "conditionally" in doing and code in ("501", "NotImplemented"):
         hint = (
-            f": it has no conditional writes (If-None-Match). Take another server, or {ONE_WRITER}"
+            f": it has no conditional writes (If-None-Match). Use another server, or {ONE_WRITER}"
         )
     elif "Checksum" in code or "SHA256" in code or "aws-chunked" in str(error):
-        hint = f": where the server does not know boto's checksums, {PLAIN_CHECKSUMS}"
+        hint = f": if the server does not know boto's checksums, {PLAIN_CHECKSUMS}"
     return Unavailable(
         f"{where}: {doing} failed with {code or type(error).__name__} at {server}, after"
         f" {attempts} attempts{hint}"
@@ -113,7 +113,7 @@ def explained(
 
 
 def _distrust(error: BaseException, server: str) -> str:
-    """Why no encrypted connection came about, and what to do."""
+    """Why an encrypted connection failed, and what to do."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = cause.verify_message
@@ -123,15 +123,15 @@ def _distrust(error: BaseException, server: str) -> str:
             )
     bundle = os.environ.get("AWS_CA_BUNDLE")
     if bundle and not os.path.exists(bundle):
-        return f"AWS_CA_BUNDLE names {bundle}, and no file is there"
+        return f"AWS_CA_BUNDLE is {bundle}, but there is no such file"
     return (
-        f"no encrypted connection to {server}: see that AWS_ENDPOINT_URL says http:// or https://,"
-        " whichever the server speaks, and that AWS_CA_BUNDLE, if set, holds certificates (PEM)"
+        f"no encrypted connection to {server}: check that AWS_ENDPOINT_URL has http:// or https://"
+        " as the server does, and that AWS_CA_BUNDLE, if set, is a file of certificates (PEM)"
     )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from or wraps."""
+    """An error and all errors that it was raised from or wraps."""
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()

@@ -1,4 +1,4 @@
-"""Why a bucket refuses a probe: tried out, because servers answer with a dozen different codes."""
+"""Find out by experiment why a bucket refuses a probe: servers answer with a dozen error codes."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,20 +13,20 @@ from storage.store import ONE_WRITER, ObjectStore
 def reason_of_refusal(
     error: StorageError, name: str, store: ObjectStore, without_checksums: ObjectStore
 ) -> str:
-    """What to add to the error of a conditional write that the server answered, or nothing.
+    """Explanation to add to the error of a refused conditional write; may be empty.
 
     Args:
-        error: what the write ended with.
+        error: the error of the write.
         name: key of the probe.
-        store: where it was written.
-        without_checksums: the same place, by a client that sends no checksums of boto's.
+        store: the store it was written to.
+        without_checksums: the same store through a client that does not send boto's checksums.
     """
     if not isinstance(error.__context__, ClientError):
         return ""  # no answer at all
     if "If-None-Match" in str(error) or "AWS_REQUEST_CHECKSUM" in str(error):
-        return ""  # said already
+        return ""  # the error says it already
     if _works(lambda: store.write(name, b"plain"), store, name):
-        return f". A plain write works: conditional ones (If-None-Match) do not. {_CONDITIONAL}"
+        return f". Plain writes work, conditional ones (If-None-Match) do not. {_CONDITIONAL}"
     if _works(lambda: without_checksums.write(name, b"plain"), without_checksums, name):
         return f". The server does not know boto's checksums: {PLAIN_CHECKSUMS}"
     return ""
@@ -40,4 +40,4 @@ def _works(write: Callable[[], None], store: ObjectStore, name: str) -> bool:
     return False
 
 
-_CONDITIONAL = f"Take another server, or {ONE_WRITER}"
+_CONDITIONAL = f"Use another server, or {ONE_WRITER}"

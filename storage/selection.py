@@ -1,7 +1,7 @@
-"""Which samples of a split a stage trains on or is evaluated on: some classes, some examples.
+"""Select samples of a split to train or evaluate on: some classes, some examples.
 
-Draws are prefixes of one order by hash, so larger ones contain smaller ones, and what one selection
-takes from the front another can `skip`: 800 to train on and 200 held out of the same 1,000 are
+Draws are prefixes of one order by hash, so larger draws contain smaller ones, and one selection can
+`skip` what another takes: 800 samples for training and 200 held out of the same 1,000 are
 `Selection(samples=800)` and `Selection(samples=200, skip=800)`.
 """
 
@@ -19,49 +19,48 @@ class Selection:
     """A subset of a split. The default selects everything."""
 
     classes: tuple[int, ...] | None = None
-    """Only these classes of the dataset, as labels 0, 1, ... in this order. Default: all."""
+    """Classes of the dataset to use, as labels 0, 1, ... in this order. If None, all."""
     labels: tuple[int, ...] | None = None
-    """Label of each of those classes, where several become one: 0 1 0 1 ... tells odd from even."""
+    """Label of each of those classes, to merge several into one: 0 1 0 1 ... separates odd from
+    even digits."""
     per_class: int | None = None
-    """At most this many examples per class (few-shot), drawn by `seed`: a larger draw contains the
-    smaller ones."""
+    """Most examples per class (few-shot), drawn by `seed`; a larger draw contains the smaller."""
     samples: int | None = None
-    """At most this many examples in all, drawn by `seed`: a larger draw contains the smaller
-    ones."""
+    """Most examples in all, drawn by `seed`; a larger draw contains the smaller."""
     skip: int = 0
-    """Leave out the first examples of that draw, as many as another selection takes."""
+    """Number of examples to leave out at the front of that draw, which another selection takes."""
     seed: int = 0
     """Seed of the draw of `per_class` or `samples`."""
 
     def __post_init__(self) -> None:
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise BadSelection(f"classes {self.classes} names one twice")
+            raise BadSelection(f"classes {self.classes} contains a class twice")
         if self.classes is not None and not self.classes:
-            raise BadSelection("classes is empty: leave it out to select all")
+            raise BadSelection("classes is empty: omit it to select all")
         for name in ("per_class", "samples"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise BadSelection(f"{name} {count} selects nothing: it must be at least 1")
+                raise BadSelection(f"{name} must be at least 1, found {count}")
         if self.skip < 0:
             raise BadSelection(f"skip {self.skip}: wanted at least 0")
         if self.per_class is not None and (self.samples is not None or self.skip):
             raise BadSelection(
-                f"per_class {self.per_class} and samples {self.samples} (skip {self.skip}) are two"
-                " ways to draw: give one"
+                f"per_class {self.per_class} and samples {self.samples} (skip {self.skip}) cannot"
+                " be combined: give only one of them"
             )
         if self.labels is not None:
             self._check_labels(self.labels)
 
     def _check_labels(self, labels: tuple[int, ...]) -> None:
         if not labels or sorted(set(labels)) != list(range(max(labels) + 1)):
-            raise BadSelection(f"labels {labels}: wanted 0, 1, ... with none left out")
+            raise BadSelection(f"labels {labels}: wanted 0, 1, ... without a gap")
         if self.classes is not None and len(labels) != len(self.classes):
             raise BadSelection(
-                f"labels {labels} names {len(labels)}, but classes has {len(self.classes)}"
+                f"labels {labels} has {len(labels)} entries, but classes has {len(self.classes)}"
             )
 
     def num_classes(self, of_dataset: int) -> int:
-        """Labels that are left of the dataset's."""
+        """Number of classes after the selection, of `of_dataset` classes before."""
         if self.labels is not None:
             return max(self.labels) + 1
         return of_dataset if self.classes is None else len(self.classes)
@@ -87,11 +86,13 @@ def select(index: SampleIndex, selection: Selection) -> tuple[np.ndarray, np.nda
     outside = [c for c in wanted if not 0 <= c < num_classes]
     if outside:
         raise BadSelection(
-            f"classes {outside} were asked for, the dataset has {num_classes}: 0..{num_classes - 1}"
+            f"the dataset has no classes {outside}, only {num_classes}: 0..{num_classes - 1}"
         )
     new = selection.labels if selection.labels is not None else tuple(range(len(wanted)))
     if len(new) != len(wanted):
-        raise BadSelection(f"labels {new} names {len(new)}, but the dataset has {num_classes}")
+        raise BadSelection(
+            f"labels {new} has {len(new)} entries, but the dataset has {num_classes} classes"
+        )
     renumbered = np.full(num_classes, -1, dtype=np.int64)
     renumbered[list(wanted)] = new
     position = np.flatnonzero(renumbered[labels] >= 0)  # [n]
@@ -110,7 +111,7 @@ def select(index: SampleIndex, selection: Selection) -> tuple[np.ndarray, np.nda
 
 
 def _draw(position: np.ndarray, seed: int) -> np.ndarray:
-    """A number for each position [n], by which draws are ordered: uint64 [n]."""
+    """Random sort key of each position [n]: uint64 [n]."""
     with np.errstate(over="ignore"):
         salt = mix64(np.array([seed], dtype=np.int64).astype(np.uint64))
         return mix64(mix64(position.astype(np.uint64)) ^ salt)
@@ -119,15 +120,15 @@ def _draw(position: np.ndarray, seed: int) -> np.ndarray:
 def draw_within_class(
     position: np.ndarray, label: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the samples of each class in an order that follows from position and seed alone.
+    """Draw the samples of each class in an order that depends only on position and seed.
 
     Args:
-        position: int [N], of each sample in its split.
-        label: int [N].
-        seed: another seed draws another order.
+        position: position of each sample in its split, int [N].
+        label: label of each sample, int [N].
+        seed: seed of the order.
 
     Returns:
-        rows int [N], sorted by class and within a class by draw; and the place [N] of each of them
+        rows int [N], sorted by class and within a class by draw; and the rank [N] of each of them
         in its class's draw, from 0.
     """
     rows = np.lexsort((_draw(position, seed), label))
@@ -137,6 +138,6 @@ def draw_within_class(
 
 
 def _few(position: np.ndarray, label: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """The first `per_class` positions of each label, as they are drawn: nested in `per_class`."""
+    """The first `per_class` positions drawn of each label; a larger draw contains the smaller."""
     rows, rank = draw_within_class(position, label, seed)
     return np.sort(position[rows[rank < per_class]])

@@ -1,7 +1,7 @@
-"""A selection from a large split is drawn once a machine and mapped by all processes.
+"""Draw a selection from a large split once per machine, and map it in all processes.
 
-Positions and labels of 14 million samples are 224 MB, and drawing them takes several times that: on
-a node where 64 processes decode neither fits.
+Positions and labels of 14 million samples are 224 MB, and drawing them takes several times that:
+neither fits on a node where 64 processes decode.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ _LARGE = 1_000_000
 
 
 def drawn(index: SampleIndex, selection: Selection, digest: str) -> tuple[np.ndarray, np.ndarray]:
-    """What `select` returns, int64 [n] and int64 [n]; of a large split, mapped from a file.
+    """The result of `select`, int64 [n] and int64 [n]; for a large split mapped from a file.
 
     Raises BadSelection, as `select` does.
     """
@@ -36,7 +36,7 @@ def drawn(index: SampleIndex, selection: Selection, digest: str) -> tuple[np.nda
 
 
 def _write(path: Path, rows: np.ndarray) -> None:
-    """The file appears whole or not at all."""
+    """Write a file that appears completely or not at all."""
     part = path.with_name(f"{path.stem}-{os.getpid()}.npy")
     try:
         np.save(part, rows, allow_pickle=False)

@@ -1,14 +1,14 @@
-"""Ray Data runs the plan: tasks anywhere read, check and decode; blocks arrive in order.
+"""Stream batches with Ray Data: tasks on any node read, check and decode; blocks arrive in order.
 
 A plan item is one integer. Item i stands for some consecutive steps of one rank; the task that gets
-it computes which samples those are (`order.py`), reads them and returns one block. Consumed by
-`streaming_split(world_size, equal=True)` with `preserve_order`, which deals blocks of equal size
-out in turn, rank r receives exactly its slice of every step; a task that is retried, on any node,
-returns the same block. Nothing is held between tasks, so a stream may start at any step for any
+it computes which samples those are (`order.py`), reads them and returns one block.
+`streaming_split(world_size, equal=True)` with `preserve_order` deals blocks of equal size out in
+turn, so rank r receives exactly its slice of every step. A task that is retried, on any node,
+returns the same block. There is no state between tasks, so a stream may start at any step for any
 number of ranks.
 
-A block holds several steps of a rank where batches are small: at one 64-image batch a block a
-quarter of the throughput goes into moving blocks.
+A block contains several steps of a rank if batches are small: with one batch of 64 images per block
+a quarter of the throughput would be spent on moving blocks.
 """
 
 from collections.abc import Iterator
@@ -36,14 +36,14 @@ __all__ = [
     "train_stream",
 ]
 
-DECODE_CPUS = 0.5  # of a task: while one moves its block, another decodes (a fifth more images/s)
-_AHEAD_BLOCKS = 16  # a rank
-_AHEAD_BYTES = 1 << 30  # at least: Ray takes a task of unknown output for 128 MiB
+DECODE_CPUS = 0.5  # per task: one decodes while another moves its block (20 % more images/s)
+_AHEAD_BLOCKS = 16  # per rank
+_AHEAD_BYTES = 1 << 30  # minimum: Ray assumes 128 MiB for a task of unknown output
 ROWS_PER_BLOCK = 128  # a quarter of a second of decoding photographs
 
 
 def order_of(spec: StreamSpec, dataset: Dataset | None = None) -> OrderSpec:
-    """The order of a stream: what `order.steps_per_epoch` and `order.global_batch` want."""
+    """The order of a stream, as `order.steps_per_epoch` and `order.global_batch` need it."""
     opened = open_stream(spec, dataset.digest if dataset else load_dataset(spec.dataset).digest)
     return opened.order
 
@@ -59,22 +59,22 @@ def train_stream(
     cache: Cache | None = None,
     nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
-    """The steps [start_step, stop_step), dealt to ranks in turn.
+    """Stream the steps [start_step, stop_step), dealt to the ranks in turn.
 
     Columns of a rank's batch, b = global_batch / world_size: image uint8 [b, H, W, 3], label int64
     [b], index int64 [b] (position in the split), epoch int64 [b], step int64 [b], quarantined int64
-    [b] (position of the sample that another one replaces, else -1); requests, bytes int64 [b]: what
-    a block's reading cost, in its first row. The consumer sets `preserve_order`, splits with
+    [b] (position of the damaged sample that this row replaces, else -1); requests, bytes int64 [b]:
+    the cost of reading the block, in its first row. The consumer sets `preserve_order`, splits with
     `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
-    `rows_per_block` decides how many and changes nothing else, like the `cache` for shards on each
-    node's disk and `nodes`, Ray's label selector for where tasks may run.
+    `rows_per_block` decides how many. It does not change the batches, and neither do `cache`, for
+    shards on each node's disk, and `nodes`, Ray's label selector for where tasks may run.
 
     Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
     """
     if not 0 <= start_step < stop_step:
-        raise BadOrder(f"steps {start_step}..{stop_step} are no steps")
+        raise BadOrder(f"steps {start_step}..{stop_step}: wanted an ascending range from 0")
     dataset = load_dataset(spec.dataset)
-    spec = _resolved(spec, dataset)  # the errors of a wrong spec belong to the caller
+    spec = _resolved(spec, dataset)  # so that errors of a wrong spec are raised here, not in tasks
     rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
     steps_per_block = max(1, min(rows_per_block // rows, stop_step - start_step))
     groups = -(-(stop_step - start_step) // steps_per_block)
@@ -102,12 +102,12 @@ def eval_stream(
     cache: Cache | None = None,
     nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
-    """Every selected sample exactly once, in storage order, dealt to ranks in turn.
+    """Stream every selected sample exactly once, in storage order, dealt to the ranks in turn.
 
-    Columns as in `train_stream`, epoch and step 0. Every rank gets the same number of blocks of the
-    same number of rows, a multiple of global_batch / world_size; what is missing at the end is
-    filled with rows of label -1, index -1 and a black image. So is a sample that cannot be used:
-    nothing is evaluated twice in its place.
+    The columns are those of `train_stream`, with epoch and step 0. Every rank gets the same number
+    of blocks with the same number of rows, a multiple of global_batch / world_size; the end is
+    padded with rows of label -1, index -1 and a black image. A sample that cannot be used becomes
+    such a row too, so that no other sample is evaluated twice.
     """
     dataset = load_dataset(spec.dataset)
     spec = _resolved(spec, dataset)
@@ -123,13 +123,12 @@ def eval_stream(
 
 
 def _resolved(spec: StreamSpec, dataset: Dataset) -> StreamSpec:
-    """The same stream, with the length of its runs: no task chooses it anew from the labels."""
+    """The same stream with its run length filled in, so that no task has to compute it again."""
     return replace(spec, run_samples=order_of(spec, dataset).run_samples)
 
 
 def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> int:
-    """Room for blocks that wait: all CPUs stay busy and every rank is served, however long the
-    stream is."""
+    """Bytes that waiting blocks may take: enough to keep all CPUs busy and serve every rank."""
     cluster: Any = ray
     at_work = float(cluster.cluster_resources().get("CPU", 1.0)) / num_cpus
     blocks = max(_AHEAD_BLOCKS * world_size, 4 * int(at_work))
@@ -137,7 +136,7 @@ def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) 
 
 
 def train_batch(spec: StreamSpec, step: int) -> Batch:
-    """The whole global batch of one step, read in this process: all ranks' slices in one."""
+    """Read the whole global batch of one step (the slices of all ranks) in this process."""
     digest = load_dataset(spec.dataset).digest
     plan = _TrainPlan(
         spec=spec,
@@ -152,7 +151,7 @@ def train_batch(spec: StreamSpec, step: int) -> Batch:
 
 
 def eval_batches(spec: StreamSpec) -> Iterator[Batch]:
-    """Every selected sample exactly once, read in this process, without padding."""
+    """Read every selected sample exactly once in this process, without padding."""
     digest = load_dataset(spec.dataset).digest
     samples, rows = open_stream(spec, digest).samples, spec.global_batch
     plan = _EvalPlan(spec=spec, digest=digest, rows=rows, cache=None)
@@ -173,7 +172,7 @@ class _TrainPlan:
     cache: Cache | None
 
     def block(self, item: int) -> Batch:
-        """The batches of one rank in a group of consecutive steps, one after the other."""
+        """Read the batches of one rank for a group of consecutive steps."""
         opened = open_stream(self.spec, self.digest, self.cache)
         group, rank = divmod(item, self.world_size)
         first = self.start_step + group * self.steps_per_block
@@ -195,7 +194,7 @@ class _EvalPlan:
     cache: Cache | None
 
     def block(self, item: int) -> Batch:
-        """`rows` consecutive samples, padded at the end of the split."""
+        """Read `rows` consecutive samples, padded at the end of the split."""
         opened = open_stream(self.spec, self.digest, self.cache)
         start = min(item * self.rows, opened.samples)
         chosen = np.arange(start, min(start + self.rows, opened.samples), dtype=np.int64)

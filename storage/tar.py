@@ -1,9 +1,9 @@
-"""Read a tar front to back and trust nothing in it. Nothing is ever extracted to disk.
+"""Read a tar front to back without trusting it. Nothing is ever extracted to disk.
 
-Python's tarfile takes a file that was cut at a member's edge, or inside a header, for a whole one,
-and so do webdataset and Ray; here a tar ends with its end mark or is torn. Links, devices and names
-that climb are handed on as refused, with their name, and compressed tars are refused as a whole:
-their members cannot be reached by a ranged read, and a small one may unpack to anything.
+Python's tarfile accepts a file that was cut between two members or inside a header as complete, and
+so do webdataset and Ray; here a tar without its end mark is an error. Links, devices and names that
+lead out of the tar are returned as refused, with their name. Compressed tars are refused: ranged
+reads cannot reach their members, and a small one may unpack to any size.
 """
 
 import re
@@ -33,20 +33,20 @@ Read = Callable[[int], bytes]
 
 
 class Member(NamedTuple):
-    """One file of a tar, or the reason why it is none."""
+    """One file of a tar, or the reason why it is refused."""
 
     name: str
-    """Whole name, also where it is longer than a header holds."""
+    """Full name, even if it is longer than a header can hold."""
     header_name: str
-    """Name in the 512 bytes right before the data: what `reader.py` finds there."""
+    """Name in the 512 bytes right before the data, which `reader.py` compares."""
     offset: int
-    """First byte of the data."""
+    """Offset of the data's first byte in the tar."""
     data: bytes
     refused: str | None = None
 
 
 def member_name(header: bytes) -> str | None:
-    """The name in a tar header [512], or None if it is not one."""
+    """The name in a tar header [512], or None if it is not a tar header."""
     if len(header) != BLOCK or header[257:262] != b"ustar":
         return None
     name = header[:100].split(b"\0", 1)[0]
@@ -56,9 +56,9 @@ def member_name(header: bytes) -> str | None:
 
 
 def members(read: Read) -> Iterator[Member]:
-    """Files in order; `read(n)` returns the next n bytes, fewer only at the end.
+    """Yield the files in order; `read(n)` returns the next n bytes, fewer only at the end.
 
-    Raises BadSource, which names the byte at which the tar is torn or is not a tar.
+    Raises BadSource, which names the byte at which the tar is incomplete or not a tar.
     """
     position = 0
     long_name: str | None = None
@@ -93,7 +93,7 @@ def members(read: Read) -> Iterator[Member]:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one file of a tar lies; its data was not read."""
+    """Place of one file in a tar; its data was not read."""
 
     name: str
     offset: int
@@ -102,10 +102,10 @@ class Entry:
 
 
 def entries(read_at: Callable[[int], bytes], start: int = 0) -> Iterator[Entry]:
-    """Files in order, by their headers alone; `read_at(offset)` returns up to 512 bytes.
+    """Yield the files in order, reading only headers; `read_at(offset)` returns up to 512 bytes.
 
-    For tars of short names, such as the official ones of ImageNet, that lie where seeking is cheap:
-    a tar inside a tar is walked by its `start`. Raises BadSource as `members` does.
+    It is meant for tars with short names, such as ImageNet's official ones, on storage with cheap
+    seeks. `start` is the offset of a tar inside a tar. Raises BadSource as `members` does.
     """
     position = start
     while True:
@@ -114,7 +114,7 @@ def entries(read_at: Callable[[int], bytes], start: int = 0) -> Iterator[Entry]:
             return
         name, size, kind = _parse_header(header, position)
         if kind in (b"x", b"L", b"g"):
-            raise BadSource(f"an extended header at byte {position}: not one of the official tars")
+            raise BadSource(f"extended header at byte {position}: not one of the official tars")
         if kind not in _SKIPPED:
             refused = _refusal(kind, name, 0)
             yield Entry(name, position + BLOCK, size, refused)
@@ -123,7 +123,7 @@ def entries(read_at: Callable[[int], bytes], start: int = 0) -> Iterator[Entry]:
 
 
 def _parse_header(header: bytes, position: int) -> tuple[str, int, bytes]:
-    """Name, size and type flag."""
+    """Parse name, size and type flag."""
     if len(header) < BLOCK:
         raise BadSource(
             f"torn at byte {position + len(header)}: it ends without an end mark"
@@ -149,7 +149,7 @@ def _checksum_holds(header: bytes) -> bool:
 
 
 def _number(field: bytes) -> int | None:
-    """Octal text, or big-endian behind a set top bit (GNU, for sizes of 8 GiB and more)."""
+    """Parse octal text, or a big-endian number after a set top bit (GNU, for 8 GiB and more)."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     text = field.strip(b" \0")
@@ -164,7 +164,7 @@ def _number(field: bytes) -> int | None:
 def _extended(
     kind: bytes, data: bytes, long_name: str | None, long_size: int | None, position: int
 ) -> tuple[str | None, int | None]:
-    """Name and size that a pax (x) or GNU (L) header gives to the member behind it."""
+    """Name and size that a pax (x) or GNU (L) header gives to the next member."""
     if kind == b"L":
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape"), long_size
     start = 0
@@ -172,7 +172,7 @@ def _extended(
         record = _PAX_RECORD.match(data, start)
         end = start + int(record.group(1)) if record else 0
         if record is None or not record.end() < end <= len(data):
-            raise BadSource(f"garbled pax header at byte {position}")
+            raise BadSource(f"pax header at byte {position} cannot be read")
         value = data[record.end() : end - 1]
         if record.group(2) == b"path":
             long_name = value.decode("utf-8", "surrogateescape")
@@ -219,12 +219,11 @@ def _skip(read: Read, count: int, name: str, offset: int) -> None:
 
 
 def _require_end(read: Read, position: int) -> None:
-    """Behind the end mark there are only zeros; anything else is a second tar that nobody would
-    read."""
+    """Check that only zeros follow the end mark: a second tar there would never be read."""
     while data := read(1 << 20):
         if data.strip(b"\0"):
             raise BadSource(
-                f"data behind the end mark at byte {position}: tars that were concatenated; split "
+                f"data after the end mark at byte {position}: these are concatenated tars, split "
                 "them"
             )
         position += len(data)

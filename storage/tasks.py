@@ -1,7 +1,7 @@
-"""Numbered tasks on Ray Data: a block per item, in the order of the items, planned when due.
+"""Numbered tasks on Ray Data: one block per item, in the order of the items, planned lazily.
 
-Ray makes an object of every block it is going to read before it reads the first: a run of a million
-steps would spend minutes on that. Here the plan is a range of integers.
+Ray makes an object for every block before it reads the first: a run of a million steps would spend
+minutes on that. Here the plan is a range of integers.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,10 +32,13 @@ def blocks_in_order(
     ahead_bytes: int,
     nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
-    """One task an item, in order; `ahead_bytes` of blocks may wait for the consumers. `nodes` is
-    Ray's label selector for where tasks may run."""
-    # With more blocks asked for than read tasks there are, Ray splits the output of each read task:
-    # 4,096 items are one object until they are due, and then become 4,096 blocks of one row.
+    """Run one task per item, in order.
+
+    Blocks of up to `ahead_bytes` may wait for the consumers. `nodes` is Ray's label selector for
+    where tasks may run.
+    """
+    # Because more blocks are requested than there are read tasks, Ray splits the output of each
+    # read task: 4,096 items are one object until they are needed, then 4,096 blocks of one row.
     data: Any = ray.data  # its types leave out those of the rows
     source = data.read_datasource(
         _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
@@ -53,7 +56,7 @@ def blocks_in_order(
     stream.context.target_max_block_size = None
     options = stream.context.execution_options
     options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
-    # Ray's own limit is a share of the object store: gigabytes, and others want some of it.
+    # Ray's own limit is a share of the object store: gigabytes, which others need too.
     options.resource_limits = options.resource_limits.copy(object_store_memory=ahead_bytes)
     options.label_selector = nodes or None
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
@@ -61,7 +64,7 @@ def blocks_in_order(
 
 
 class _Items(Datasource):
-    """The integers [0, items), 4,096 a read task."""
+    """The integers [0, items), 4,096 per read task."""
 
     def __init__(self, items: int) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class _Items(Datasource):
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """As few tasks as hold all items, of equal size: Ray's split factor gives single rows."""
+        """As few tasks as possible, of equal size, so that Ray splits them into single rows."""
         tasks = -(-self._items // _ITEMS_PER_READ_TASK)
         edges = [self._items * i // tasks for i in range(tasks + 1)]
         return [

@@ -1,4 +1,4 @@
-"""Files of tensors (safetensors): written whole, read with our errors. Nothing is unpickled."""
+"""Read and write safetensors files with this package's errors. Nothing is unpickled."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -16,18 +16,18 @@ _FILES: Any = safetensors.torch  # its types name a path of unknown content
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a file on this machine's disk. Raises Unavailable, where that is full."""
+    """Write a file on this machine's disk. Raises Unavailable if the disk is full."""
     try:
         _FILES.save_file(dict(tensors), path)
     except (SafetensorError, OSError) as error:  # SafetensorError: how it says ENOSPC
         raise Unavailable(
-            f"{path}: this machine's disk took no tensors: {error}. Free some space there, or set"
-            " TMPDIR to another disk"
+            f"{path}: cannot be written on this machine's disk: {error}. Free some space there, or"
+            " set TMPDIR to another disk"
         ) from error
 
 
 def load_tensors(path: Path, where: str) -> dict[str, Tensor]:
-    """All tensors of a file, float32. Raises CorruptWeights, which names `where` it is from."""
+    """Read all tensors of a file, float32. Raises CorruptWeights, which says `where` it is from."""
     try:
         found: dict[str, Tensor] = _FILES.load_file(path)
     except Exception as error:
@@ -39,7 +39,7 @@ def load_tensors(path: Path, where: str) -> dict[str, Tensor]:
 
 
 def open_tensors(path: Path, where: str) -> AbstractContextManager[Any]:
-    """A file whose tensors are read one by one. Raises CorruptWeights."""
+    """Open a file to read its tensors one by one. Raises CorruptWeights."""
     try:
         return safe_open(path, framework="pt")
     except Exception as error:
@@ -47,7 +47,7 @@ def open_tensors(path: Path, where: str) -> AbstractContextManager[Any]:
 
 
 def slice_of(opened: Any, name: str, start: int, stop: int, where: str) -> Tensor:
-    """Elements [start, stop) of a flat tensor, float32. Raises CorruptWeights."""
+    """Read elements [start, stop) of a flat tensor, float32. Raises CorruptWeights."""
     try:
         values = opened.get_slice(name)[start:stop]
     except Exception as error:
@@ -61,7 +61,7 @@ def slice_of(opened: Any, name: str, start: int, stop: int, where: str) -> Tenso
 
 
 def _refuse(where: str, error: Exception) -> NoReturn:
-    """Whatever a decoder of bytes from outside raises is about the bytes."""
+    """Raise CorruptWeights for any error of the decoder, because the bytes come from outside."""
     if isinstance(error, MemoryError):
         raise error
     raise CorruptWeights(f"{where} is not safetensors: {error}") from None

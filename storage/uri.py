@@ -1,4 +1,4 @@
-"""Places: `s3://bucket/prefix`, `file:///path` or a local path; anything else is refused by name.
+"""Parse URIs: `s3://bucket/prefix`, `file:///path` or a local path; anything else is refused.
 
 Refusing matters: webdataset runs `pipe:` URLs in a shell, and a typo such as `s3:/bucket` would
 otherwise become a directory of that name.
@@ -18,7 +18,7 @@ _ACCEPTED = "accepted: s3://bucket/prefix, file:///absolute/path, or a local pat
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A parsed URI: `bucket` is None for the local file system."""
+    """A parsed URI. `bucket` is None for the local file system."""
 
     bucket: str | None
     """S3 bucket, or None."""
@@ -32,12 +32,12 @@ class Place:
 
 
 def parse(uri: str) -> Place:
-    """Parse a place; local paths become absolute, because tasks run in other working directories.
+    """Parse a URI; local paths become absolute, because tasks run in other working directories.
 
-    Raises BadUri. The message repeats the scheme, never the whole text: it may hold a password.
+    Raises BadUri. The message contains the scheme, never the whole text, which may have a password.
     """
     if not uri or "\x00" in uri:
-        raise BadUri(f"an empty place; {_ACCEPTED}")
+        raise BadUri(f"the URI is empty; {_ACCEPTED}")
     found = _SCHEME.match(uri)
     if found is None:
         return Place(bucket=None, path=str(Path(uri).expanduser().absolute()))
@@ -46,15 +46,13 @@ def parse(uri: str) -> Place:
         return _parse_file(uri)
     if scheme == "s3":
         return _parse_s3(uri)
-    raise BadUri(f"places of scheme {scheme!r} are not read; {_ACCEPTED}")
+    raise BadUri(f"scheme {scheme!r} is not supported; {_ACCEPTED}")
 
 
 def _parse_file(uri: str) -> Place:
     parts = urlsplit(uri)
     if "?" in uri or "#" in uri:  # a URL ends its path there: /data/run#1 would be /data/run
-        raise BadUri(
-            "'?' and '#' end the path of a file: URL; write %3F and %23, or the path without file:"
-        )
+        raise BadUri("'?' and '#' end the path of a file: URL; write %3F and %23, or omit file:")
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise BadUri(f"file: needs an absolute path on this machine (file:///path); {_ACCEPTED}")
     return Place(bucket=None, path=str(Path(unquote(parts.path)).absolute()))
@@ -75,12 +73,12 @@ def _parse_s3(uri: str) -> Place:
 def _clean_key(key: str) -> str:
     parts = [part for part in key.split("/") if part]
     if any(part in (".", "..") for part in parts):
-        raise BadUri(f"{key!r} has a '.' or '..' part, which names no object")
+        raise BadUri(f"{key!r} has a '.' or '..' part, which is not allowed in a key")
     return "/".join(parts)
 
 
 def join(uri: str, *parts: str) -> str:
-    """Append parts to a place: join("s3://b/runs", "x", "manifest.json") ->
+    """Append parts to a URI: join("s3://b/runs", "x", "manifest.json") ->
     "s3://b/runs/x/manifest.json"."""
     place = parse(uri)
     tail = _clean_key("/".join(parts))

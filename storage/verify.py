@@ -1,4 +1,4 @@
-"""Re-read a dataset against its manifest: every byte of every shard, every sample of the index."""
+"""Check a dataset against its manifest: every byte of every shard, every sample of the index."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +17,11 @@ Progress = Callable[[str], None]
 
 
 def verify(dataset: Dataset, *, progress: Progress | None = None) -> tuple[BadInput, ...]:
-    """Everything that is wrong with a dataset; empty if nothing is. `progress(shard)` is called.
+    """Find everything that is wrong with a dataset; empty if nothing is.
 
-    A shard whose checksum holds is done; in one that does not, every damaged sample is found and
-    named. Raises Unavailable, and BadDataset if an index cannot be read.
+    A shard with the right checksum is intact; in others every damaged sample is found and named.
+    `progress(shard)` is called for each shard. Raises Unavailable, and BadDataset if an index
+    cannot be read.
     """
     store = dataset.shard_store()
     problems: list[BadInput] = []

@@ -1,11 +1,11 @@
-"""What one stage leaves for the next: its weights, and a manifest written last (`commits`).
+"""Weights that one stage hands to the next, and a manifest that is written last (`commits`).
 
     <uri>/weights-<sha256, 12 digits>.safetensors       timm key names, float32
-          weights_ema-<sha256, 12 digits>.safetensors   where the recipe keeps an average
+          weights_ema-<sha256, 12 digits>.safetensors   if the recipe keeps an average
           manifest.json                                 "files": weights.safetensors -> "name", ...
 
-The names of the files tell two writers of one attempt apart: each uploads its own, and the manifest
-that comes first names those it belongs to. Older manifests have no "name" and mean the file
+The checksum in the file names separates two writers of one attempt: each uploads its own files, and
+the first manifest names those of its writer. Older manifests have no "name" and mean the file
 weights.safetensors.
 """
 
@@ -39,9 +39,9 @@ def commit(
 ) -> dict[str, Any]:
     """Write the weights, then the manifest; return the manifest as written.
 
-    `manifest` gains the key "files": name -> {"name", "bytes", "sha256"}. Tensors are float32, any
-    device. Nothing is uploaded where weights or metrics are not finite.
-    Raises WeightsExist where weights are already committed, BadInput, Unavailable.
+    `manifest` gains the key "files": name -> {"name", "bytes", "sha256"}. Tensors are float32 on
+    any device. Nothing is uploaded if weights or metrics are not finite.
+    Raises WeightsExist if weights are already committed, BadInput, Unavailable.
     """
     store = open_store(uri)
     if store.exists(MANIFEST):
@@ -54,23 +54,23 @@ def commit(
     try:
         written = publish(uri, manifest, files)
     except WeightsExist:
-        with suppress(StorageError):  # the reason why there is no commit is the one to tell
+        with suppress(StorageError):  # the reason why there is no commit is the one to report
             _remove_unnamed(uri, store, files)
         raise
     try:
         store.sweep()
-    except StorageError as error:  # the commit stands; what is left behind only takes room
-        _log.warning("what killed writers left at %s could not be removed: %s", store.uri, error)
+    except StorageError as error:  # the commit is valid; leftovers only take space
+        _log.warning("files of killed writers at %s could not be removed: %s", store.uri, error)
     return written
 
 
 def file_name(manifest: Mapping[str, Any], file: str = "weights.safetensors") -> str:
-    """Where a file of a commit lies, beside its manifest."""
+    """Name that a file of a commit is stored under, beside its manifest."""
     return str(manifest["files"][file].get("name", file))
 
 
 def _check(store: ObjectStore, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse what is no weight before anything is uploaded. Raises BadInput."""
+    """Check dtype and finiteness before anything is uploaded. Raises BadInput."""
     for key, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise BadInput(f"tensor {key!r} for {store.uri} is {tensor.dtype}: weights are float32")
@@ -96,7 +96,7 @@ def _put(store: ObjectStore, kind: str, tensors: Mapping[str, torch.Tensor]) -> 
 
 
 def _remove_unnamed(uri: str, store: ObjectStore, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Remove the files of a writer that came second, where the commit does not name them too."""
+    """Remove the files of a writer that came second, unless the commit names them too."""
     manifest = read_manifest(uri)
     if manifest is None:
         return
@@ -109,7 +109,7 @@ def _remove_unnamed(uri: str, store: ObjectStore, files: Mapping[str, Mapping[st
 def read_weights(
     uri: str, *, name: str = "weights"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and the manifest. `name` is "weights" or "weights_ema".
+    """Read tensors (on the CPU) and the manifest. `name` is "weights" or "weights_ema".
 
     Raises WeightsNotFound, CorruptWeights (which names the file), Unavailable.
     """
@@ -128,7 +128,7 @@ def read_weights(
 
 
 def committed(uri: str) -> list[tuple[str, dict[str, Any]]]:
-    """Direct children of a place that hold committed weights: (name, manifest), by name."""
+    """Direct children of a URI that have committed weights: (name, manifest), sorted by name."""
     found: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(_children_with_manifest(open_store(uri))):
         manifest = read_manifest(join(uri, name))

@@ -16,7 +16,8 @@ from vit.errors import BadModel
 from vit.losses import one_hot
 from vit.randaugment import rand_augment
 
-# The purposes a sample draws random numbers for, so that switching one off leaves the others be.
+# A sample draws random numbers separately for each purpose, so that switching one off does not
+# change the others.
 _MIX, _ERASE, _RANDAUGMENT = 1, 2, 3
 
 
@@ -70,7 +71,7 @@ def augment_batch(
 
     `sample_index` and `epoch` are int64 [B]. Targets are the labels, int64 [B], or with mixup or
     cutmix distributions, float32 [B, num_classes].
-    Raises BadModel if samples shall be mixed and the batch is odd.
+    Raises BadModel if mixup or cutmix is on and the batch has an odd number of samples.
     """
     keys = list(zip(epoch.tolist(), sample_index.tolist(), strict=True))
     if config.randaugment_layers:
@@ -87,7 +88,7 @@ def augment_batch(
     if not config.mixes:
         return pixels, labels
     if len(keys) % 2:
-        raise BadModel(f"mixup and cutmix pair neighbours: {len(keys)} samples are not even")
+        raise BadModel(f"mixup and cutmix need an even number of samples, found {len(keys)}")
     rngs = [_rng(seed, *key, _MIX) for key in keys[::2]]
     return _mix(pixels, one_hot(labels, num_classes), rngs, config)
 
@@ -110,7 +111,7 @@ def _rand_augment(image: Tensor, rng: np.random.Generator, config: AugmentConfig
 def _mix(
     pixels: Tensor, targets: Tensor, rngs: list[np.random.Generator], config: AugmentConfig
 ) -> tuple[Tensor, Tensor]:
-    """Mix each pair of neighbours; `rngs` has one generator a pair."""
+    """Mix each pair of neighbours; `rngs` has one generator per pair."""
     height, width = pixels.shape[-2:]
     partner = pixels.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)  # 0 1 2 3 -> 1 0 3 2
     mixed = pixels.clone()
@@ -119,7 +120,7 @@ def _mix(
         both = slice(2 * pair, 2 * pair + 2)
         use_cutmix = config.cutmix > 0 and (config.mixup == 0 or rng.random() < 0.5)
         alpha = config.cutmix if use_cutmix else config.mixup
-        share = float(rng.beta(alpha, alpha))  # of the sample itself
+        share = float(rng.beta(alpha, alpha))  # weight of the sample itself, not of its partner
         if use_cutmix:
             top, bottom, left, right = _box(rng, height, width, 1.0 - share)
             mixed[both, :, top:bottom, left:right] = partner[both, :, top:bottom, left:right]
@@ -135,7 +136,10 @@ def _mix(
 def _box(
     rng: np.random.Generator, height: int, width: int, area: float
 ) -> tuple[int, int, int, int]:
-    """A box of the image's shape and `area` of it, centred anywhere, cut at the borders."""
+    """Draw a box (top, bottom, left, right) with the image's aspect ratio and `area` of its area.
+
+    Its centre may be anywhere; what reaches over the borders is cut off.
+    """
     box_height, box_width = round(height * area**0.5), round(width * area**0.5)
     top = int(rng.integers(height)) - box_height // 2
     left = int(rng.integers(width)) - box_width // 2

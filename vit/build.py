@@ -1,8 +1,8 @@
-"""`build_model`, which makes every model here.
+"""`build_model` makes every model of this package.
 
 A model is laid out on the meta device, given memory, filled with NaN and only then initialised, so
-that a forgotten tensor cannot hide. Initialisation draws from a generator of its own: every worker
-builds the same weights and nobody's random state moves.
+that a forgotten tensor cannot hide. Initialisation draws from its own random generator: every
+worker builds the same weights, and the random state of torch does not change.
 """
 
 import math

@@ -95,7 +95,7 @@ class ViTConfig:
         if self.width % parts:
             raise BadModel(f"pos_embed {self.pos_embed} needs width {self.width} % {parts} == 0")
         if self.fc_norm and self.pool == "map":
-            raise BadModel("fc_norm has no place with pool 'map', which has a norm of its own")
+            raise BadModel("fc_norm cannot be used with pool 'map', which has a norm of its own")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -104,7 +104,7 @@ class ViTConfig:
 
     @property
     def stem_stride(self) -> int:
-        """Pixels of the image to one of the ResNet stem's feature map; 1 without a stem."""
+        """Image pixels per pixel of the ResNet stem's feature map; 1 without a stem."""
         return 2 ** (1 + len(self.stem_blocks)) if self.stem_blocks else 1
 
     @property
@@ -143,7 +143,7 @@ class BiTConfig:
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     """Bottlenecks in each stage."""
     width_factor: int = 1
-    """Width, in 64 channels of the stem."""
+    """Width of the stem in multiples of 64 channels."""
     num_classes: int = 1000
     """Number of classes of the head; 0 means no head."""
     head_bias_init: float = 0.0
@@ -153,7 +153,7 @@ class BiTConfig:
         _at_least(1, self, "in_channels", "width_factor")
         _at_least(0, self, "num_classes")
         if not self.blocks or any(length < 1 for length in self.blocks):
-            raise BadModel(f"blocks {self.blocks} must have a stage, and blocks in each")
+            raise BadModel(f"blocks must have a stage and blocks in each, found {self.blocks}")
         if any(side < 1 for side in self.image_hw):
             raise BadModel(f"image_size must be at least 1, found {self.image_size}")
 

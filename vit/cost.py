@@ -15,10 +15,10 @@ from vit.config import BiTConfig, Config, ViTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cost of one image."""
+    """Parameters of a model and the arithmetic of one image."""
 
     parameters: int
-    """Trainable numbers."""
+    """Number of trainable parameters."""
     forward_macs: int
     """Multiply-adds of the forward pass."""
 
@@ -29,15 +29,15 @@ class Cost:
 
     @property
     def training_flops(self) -> int:
-        """FLOPs of a training step: the backward pass takes twice the forward's.
+        """FLOPs of a training step: the backward pass needs twice those of the forward pass.
 
-        What activation checkpointing computes again is not counted: it is not useful work.
+        Recomputation by activation checkpointing is not counted, because it is not useful work.
         """
         return 6 * self.forward_macs
 
 
 def cost_of(model: nn.Module, config: Config) -> Cost:
-    """Cost of `config`'s model for one image of its size; the meta device will do."""
+    """Cost of `config`'s model for one image of its size. `model` may be on the meta device."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     macs = _bit_macs(config) if isinstance(config, BiTConfig) else _vit_macs(config)
     return Cost(parameters=parameters, forward_macs=macs)
@@ -72,7 +72,7 @@ def _bit_macs(config: BiTConfig) -> int:
 def _resnet_macs(
     image: tuple[int, int], in_channels: int, blocks: tuple[int, ...], width: int
 ) -> tuple[int, int]:
-    """Multiply-adds of a ResNet's stem and stages, and the channels they end with."""
+    """Multiply-adds of a ResNet's stem and stages, and the channels of their output."""
     height, breadth = (-(-side // 2) for side in image)
     macs = height * breadth * 7 * 7 * in_channels * width
     height, breadth, channels = -(-height // 2), -(-breadth // 2), width

@@ -1,7 +1,7 @@
 """From images to tokens: patches, class and register tokens, position.
 
-A learned-2d table has no rows for the prefix tokens: they are learned themselves and see no place.
-The sincos table is a buffer that is not saved; it is computed again from the grid.
+A learned-2d table has no rows for the prefix tokens: they are learned themselves and get no
+position. The sincos table is a buffer that is not saved; it is computed again from the grid.
 """
 
 import torch
@@ -20,7 +20,8 @@ class PatchProjection(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Project every patch: [B, C, H, W] -> [B, h*w, D]; what fills no patch is cut off."""
+        """Project every patch: [B, C, H, W] -> [B, h*w, D]; pixels beyond the last whole patch
+        are ignored."""
         batch, channels, height, width = input.shape
         side = self.kernel_size[0]
         rows, columns = height // side, width // side
@@ -33,7 +34,7 @@ class PatchProjection(nn.Conv2d):
 class PatchEmbed(nn.Module):
     """Cut into patches and project: [B, C, H, W] -> [B, h*w, D].
 
-    In a hybrid it is the feature map of a ResNet, `backbone`, that is cut.
+    In a hybrid the patches are cut from the feature map of a ResNet, `backbone`.
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -55,9 +56,9 @@ class PatchEmbed(nn.Module):
 
 
 class TokenEmbed(nn.Module):
-    """Mixin of the model that owns the tokens in front and the position tables.
+    """Mixin of the model: holds the class token, the register tokens and the position tables.
 
-    The names of its tensors are timm's, which is why they sit on the model and not in a child.
+    Its tensors have timm's names, so they must be attributes of the model itself, not of a child.
     """
 
     cls_token: nn.Parameter | None
@@ -86,7 +87,7 @@ class TokenEmbed(nn.Module):
         self.register_buffer("pos_table", table, persistent=False)
 
     def add_tokens(self, patches: Tensor) -> Tensor:
-        """Add position, put class and register tokens in front: [B, L, D] -> [B, P + L, D]."""
+        """Add positions and prepend class and register tokens: [B, L, D] -> [B, P + L, D]."""
         batch, num_patches, _ = patches.shape
         prefix = [
             token.expand(batch, -1, -1)
@@ -113,7 +114,7 @@ def sincos_table(grid: tuple[int, int], width: int, *, temperature: float = 10_0
     The four quarters of a row are sin x, cos x, sin y, cos y.
     """
     rows, columns = grid
-    # float64 while computing: the reference does, and angles reach the grid's side.
+    # Computed in float64, as the reference does: angles are as large as the grid's side.
     omega = torch.arange(width // 4, dtype=torch.float64) / max(width // 4 - 1, 1)
     omega = 1.0 / temperature**omega
     y = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)[:, None] * omega

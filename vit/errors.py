@@ -1,8 +1,8 @@
-"""What a user can mend of a model: settings that contradict each other, weights that do not fit.
+"""Mistakes that a user can correct: settings that contradict each other, weights that do not fit.
 
 BadModel (ValueError)
 """
 
 
 class BadModel(ValueError):
-    """A model, an optimizer or weights that cannot be what was asked for; says what would be."""
+    """A model, optimizer or weights cannot be as requested. The message says what would work."""

@@ -1,6 +1,7 @@
-"""Hand weights on: a timm folder, a Hugging Face folder, ONNX, a torch.export program.
+"""Export weights as a timm folder, a Hugging Face folder, ONNX or a torch.export program.
 
-The pixels all of them want are ours, in [-1, 1]: mean and std 0.5, as the folders' configs say.
+All of them expect pixels in [-1, 1] like the models here: mean and std 0.5, which the configs in
+the folders state.
 """
 
 import json
@@ -49,7 +50,7 @@ _HUGGING_FACE_TOP = {
 def export_timm(weights: Mapping[str, Tensor], config: Config, folder: Path) -> None:
     """Write `model.safetensors` and `config.json` for `timm.create_model("local-dir:FOLDER")`.
 
-    Raises BadModel for what timm's models have no place for.
+    Raises BadModel if timm's models cannot represent the config.
     """
     check_state_dict(weights, config)
     architecture, arguments = _timm_arguments(config)
@@ -57,7 +58,7 @@ def export_timm(weights: Mapping[str, Tensor], config: Config, folder: Path) -> 
     described = {
         "architecture": architecture,
         "num_classes": config.num_classes,
-        "norm_eps": getattr(config, "norm_eps", None),  # timm has no place for it; the importer has
+        "norm_eps": getattr(config, "norm_eps", None),  # timm ignores it; our importer reads it
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [config.in_channels, height, width],
@@ -82,14 +83,15 @@ def export_hugging_face(
 ) -> None:
     """Write a folder for `AutoModelForImageClassification.from_pretrained(FOLDER)`.
 
-    Raises BadModel for what Hugging Face's ViT has no place for, and for a wrong number of names.
+    Raises BadModel if Hugging Face's ViT cannot represent the config, or if the number of class
+    names is wrong.
     """
     check_state_dict(weights, config)
     _refuse("Hugging Face's ViT", config, pool="token", pos_embed="learned-1d", head="linear")
     assert isinstance(config, ViTConfig)
     names = list(class_names or (f"LABEL_{i}" for i in range(config.num_classes)))
     if len(names) != config.num_classes:
-        raise BadModel(f"{len(names)} class names for {config.num_classes} classes")
+        raise BadModel(f"wanted {config.num_classes} class names, found {len(names)}")
     size = list(config.image_hw)
     described = {
         "architectures": ["ViTForImageClassification"],
@@ -129,15 +131,15 @@ def export_hugging_face(
 
 
 def export_onnx(weights: Mapping[str, Tensor], config: Config, path: Path) -> float:
-    """Write an ONNX file `images` [B, C, H, W] -> `logits` [B, num_classes], B free.
+    """Write an ONNX file `images` [B, C, H, W] -> `logits` [B, num_classes] for any B.
 
-    Returns the largest difference of its logits from torch's, as onnxruntime computes them. Needs
-    the packages onnx, onnxscript and onnxruntime.
+    Returns the largest difference between the logits of onnxruntime and torch. Needs the packages
+    onnx, onnxscript and onnxruntime.
     """
     import onnxruntime
 
     model, images = _model_and_images(weights, config)
-    # Plain attention: the fused kernels' outputs lie in memory as ONNX's do not.
+    # Plain attention: the fused kernels' outputs have a memory layout that ONNX does not reproduce.
     with sdpa_kernel(SDPBackend.MATH):
         torch.onnx.export(
             model,
@@ -157,7 +159,7 @@ def export_onnx(weights: Mapping[str, Tensor], config: Config, path: Path) -> fl
 
 
 def export_program(weights: Mapping[str, Tensor], config: Config, path: Path) -> None:
-    """Write a `torch.export` program (.pt2) `images` [B, C, H, W] -> logits, B free."""
+    """Write a `torch.export` program (.pt2) `images` [B, C, H, W] -> logits for any B."""
     model, images = _model_and_images(weights, config)
     program = torch.export.export(
         model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
@@ -169,17 +171,17 @@ def _model_and_images(weights: Mapping[str, Tensor], config: Config) -> tuple[nn
     model = build_model(config).eval()
     model.load_state_dict(weights)
     generator = torch.Generator().manual_seed(0)
-    # Two images: a batch of one would be taken for a constant.
+    # Two images: the exporter would take a batch size of 1 for a constant.
     shape = (2, config.in_channels, *config.image_hw)
     return model, torch.rand(shape, generator=generator) * 2 - 1
 
 
 def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
-    """A timm model, and what makes it `config`'s."""
+    """Name of a timm model, and the arguments that turn it into `config`'s."""
     if isinstance(config, BiTConfig):
         key = (config.blocks, config.width_factor)
         if key not in _TIMM_BIT or config.in_channels != 3:
-            raise BadModel(f"timm has no BiT of blocks {key[0]} and width_factor {key[1]}")
+            raise BadModel(f"timm has no BiT with blocks {key[0]} and width_factor {key[1]}")
         return _TIMM_BIT[key], {}
     _refuse("timm's ViT", config, head="linear")
     if config.pos_embed not in ("learned-1d", "none"):
@@ -206,7 +208,10 @@ def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
 
 
 def _refuse(whose: str, config: Config, **wanted: str) -> None:
-    """Raise BadModel naming each field that is not as `whose` models are."""
+    """Raise BadModel if a field of `config` is not as `wanted`, naming each such field.
+
+    `whose` is the name of the target library, for the message.
+    """
     if not isinstance(config, ViTConfig):
         raise BadModel(f"{whose} has no place for a {config.family}")
     found = {name: getattr(config, name) for name in wanted}

@@ -9,7 +9,7 @@ from vit.config import ViTConfig
 
 
 def float32_logits(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The linear layer of the classes, in float32 at least: [B, D] -> [B, num_classes].
+    """Apply the classifier's linear layer in at least float32: [B, D] -> [B, num_classes].
 
     bfloat16 rounds logits near a bias of -10 to steps of 1/16: thousands of classes become equal.
     """

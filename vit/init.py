@@ -1,8 +1,8 @@
-"""Initial weights, after the reference's Flax code: one rule a kind of tensor, on one screen.
+"""Initial weights, after the reference's Flax code: one rule per kind of tensor, on one screen.
 
-A tensor for which there is no rule stays NaN, and `build_model` says so. A few lines surprise:
-q, k and v are three Xavier matrices in one, the last GroupNorm scale of a hybrid's bottleneck is 0
-(each starts as its shortcut), and the head is 0 (the loss starts at that of a constant).
+A tensor without a rule stays NaN, which `build_model` reports. A few rules may surprise: q, k and v
+are three Xavier matrices in one, the last GroupNorm scale of a hybrid's bottleneck is 0 (each
+bottleneck starts as its shortcut), and the head is 0 (the loss starts at that of a constant).
 """
 
 import torch
@@ -26,7 +26,7 @@ def init_weights(model: nn.Module, config: Config, generator: torch.Generator) -
 
 
 def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Generator) -> None:
-    """Fill one parameter by its name."""
+    """Fill one parameter by the rule for its name."""
     *owners, leaf = name.split(".")
     owner = owners[-1] if owners else ""
     if name in ("head.weight", "head.fc.weight"):
@@ -44,7 +44,7 @@ def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Gen
         mlp = owner in ("fc1", "fc2")
         init.normal_(tensor, std=1e-6, generator=generator) if mlp else init.zeros_(tensor)
     elif owner in ("qkv", "kv"):
-        # One Xavier matrix each for q, k, v: the fused shape would have another fan.
+        # One Xavier matrix each for q, k and v: the fused shape would give a different fan-out.
         for part in tensor.split(config.width):
             init.xavier_uniform_(part, generator=generator)
     elif owner in ("q", "fc1", "fc2") or (owner == "proj" and "patch_embed" not in owners):
@@ -62,6 +62,6 @@ def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Gen
 
 
 def lecun_normal_(tensor: Tensor, generator: torch.Generator) -> None:
-    """Flax's default kernel: normal cut at two sigma, variance 1 / fan_in after the cut."""
+    """Fill with Flax's default: normal, truncated at 2 sigma, variance 1 / fan_in afterwards."""
     std = tensor[0].numel() ** -0.5 / 0.87962566103423978
     init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)

@@ -1,4 +1,4 @@
-"""What the weights alone show: the filters of the patch embedding, the order of the positions."""
+"""What weights show without data: patch embedding filters and similarity of the positions."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from vit.model import ViT
 
 
 def missing_filters(config: Config) -> str | None:
-    """Why a model has no filters over pixels; None where it has."""
+    """The reason why a model has no filters over pixels, or None if it has them."""
     if isinstance(config, BiTConfig):
         return "a BiT ResNet has no patch embedding"
     if config.stem_blocks:
@@ -21,8 +21,8 @@ def principal_filters(model: ViT, count: int = 28) -> tuple[Tensor, Tensor]:
     """Principal components of the patch embedding: [n, C, p, p], and their share of the variance.
 
     The D filters are points in C*p*p dimensions; their components are the directions in which they
-    differ most (figure 7, left, of arXiv:2010.11929). Of unit length, float64, the entry of largest
-    magnitude positive. At most `count`, and no more than the filters have directions.
+    differ most (figure 7, left, of arXiv:2010.11929). Each component is float64, of unit length and
+    has its entry of largest magnitude positive. n is at most `count` and at most the rank.
     """
     kernel = model.patch_embed.proj.weight.detach().double()  # [D, C, p, p]
     flat = kernel.flatten(1)
@@ -37,20 +37,21 @@ def principal_filters(model: ViT, count: int = 28) -> tuple[Tensor, Tensor]:
 
 
 def missing_positions(config: Config) -> str | None:
-    """Why a model has no table of positions; None where it has."""
+    """The reason why a model has no position table, or None if it has one."""
     if isinstance(config, BiTConfig):
         return "a BiT ResNet has no position embedding"
     if config.pos_embed == "none":
         return "the model has no position embedding"
     if config.pos_embed == "relative":
-        return "relative positions are distances within each block, not a table of places"
+        return "relative positions are distances within each block, not a table of positions"
     return None
 
 
 def position_table(model: ViT) -> Tensor | None:
-    """The embedding of each patch's place, [h, w, D]; None where there is no table.
+    """The position embedding of each patch, [h, w, D]; None if the model has no table.
 
-    Rows of prefix tokens are left out; of a table in two parts, columns come first as in `embed`.
+    Rows of prefix tokens are left out. If the table has two parts (learned-2d), the columns' half
+    comes first, as in `embed`.
     """
     grid = model.grid_size
     if model.pos_embed is not None:
@@ -66,9 +67,9 @@ def position_table(model: ViT) -> Tensor | None:
 
 
 def position_similarity(table: Tensor) -> Tensor:
-    """Cosine similarity of every place to every other: [h, w, D] -> float64 [h, w, h, w].
+    """Cosine similarity of every position to every other: [h, w, D] -> float64 [h, w, h, w].
 
-    Figure 7, centre, of arXiv:2010.11929.
+    Source: figure 7, centre, of arXiv:2010.11929.
     """
     rows, columns, _ = table.shape
     unit = F.normalize(table.double().flatten(0, 1), dim=-1)  # [h*w, D]

@@ -18,10 +18,11 @@ def loss_fn(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Loss of logits [B, C] against labels [B] (int64) or distributions [B, C] (float): [].
+    """Loss of logits [B, C] against labels [B] (int64) or distributions [B, C] (float): a scalar.
 
-    Computed in float32. The mean is over the batch, so that equal micro-batches average to the
-    whole batch; `reduction="sum"` is for unequal ones. Sigmoid sums over classes, as the reference.
+    It is computed in float32. The mean is over the batch, so that the average over micro-batches of
+    equal size is that of the whole batch; use `reduction="sum"` for unequal ones. The sigmoid loss
+    is summed over classes, as in the reference.
     """
     classes = logits.shape[-1]
     logits = logits.float()

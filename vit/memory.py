@@ -1,12 +1,12 @@
-"""What a forward pass keeps for the backward one: bytes a micro-batch, in closed form.
+"""Bytes that a forward pass keeps for the backward pass, per micro-batch, in closed form.
 
 Each term names the operation that saves it; `tests/vit/test_memory.py` counts what autograd really
-saves. Saved is an operation's input or output, once, however many operations want it: q, k and v
-are views of one matrix, and attention is fused, so that no [T, T] matrix is kept (with relative
-positions it is not).
+saves. A tensor that several operations save counts once: q, k and v are views of one matrix.
+Attention is fused, so no [T, T] matrix is kept, except with relative positions, where it is not
+fused.
 
-A ResNet (BiT, the hybrids' stem) has no short formula: its pass is run on the meta device, which
-has shapes and no memory, and what it saves is counted.
+A ResNet (BiT, the hybrids' stem) has no short formula: its forward pass is run on the meta device,
+which has shapes and no memory, and the bytes it saves are counted.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def activation_bytes(
     Args:
         config: the model.
         batch: images in a micro-batch.
-        element_bytes: of an activation: 4 in float32, 2 in bfloat16.
+        element_bytes: bytes of one element of an activation: 4 in float32, 2 in bfloat16.
         checkpointing: blocks keep only their input, and one at a time is computed again.
     """
     if isinstance(config, BiTConfig):
@@ -53,12 +53,12 @@ def activation_bytes(
 
 
 def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
-    """Bytes of gradients that are under way at the backward pass's highest point.
+    """Bytes of the gradients that exist at the peak of the backward pass.
 
-    That is the MLP of the last block that has all tokens: the gradient of its hidden units, that of
-    the stream, and the one being made from it. If the head reads one token, the last block is free
-    by then, whose norm, q, k and v were of all tokens. A ResNet: the largest feature map, and the
-    gradient made from it.
+    The peak is at the MLP of the last block that has all tokens: the gradient of its hidden units,
+    that of the residual stream, and the one being made from it. If the head reads one token, the
+    last block's activations are free by then, whose norm, q, k and v were of all tokens. In a
+    ResNet: the largest feature map's gradient, and the one made from it.
     """
     if isinstance(config, BiTConfig):
         height, breadth = config.image_hw
@@ -72,28 +72,29 @@ def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
 
 
 def loss_bytes(classes: int, batch: int) -> int:
-    """Bytes of the loss: float32 logits, what they become (log-softmax, or targets), a gradient."""
+    """Bytes of the loss: float32 logits, their log-softmax (or the targets), and the gradient."""
     return 3 * 4 * batch * classes
 
 
 def _embedding(config: ViTConfig, element: int, mask: int) -> int:
-    """Bytes an image: the patches' source (a hybrid's is counted with its stem), dropout's mask."""
+    """Bytes per image of the patch embedding's input (a hybrid's is counted with its stem) and of
+    dropout's mask."""
     height, breadth = config.image_hw
     source = 0 if config.stem_blocks else config.in_channels * height * breadth * element
     return source + mask * config.num_tokens * config.width
 
 
 def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
-    """Bytes an image of one block, of whose tokens the first `kept` leave attention."""
+    """Bytes per image of one block that computes only the first `kept` tokens after attention."""
     width, tokens, hidden = config.width, config.num_tokens, config.mlp_dim
     every = width + _STATISTICS  # norm1: its input
     every += width  # qkv: its input
-    some = width  # attention and proj: what attention returned
+    some = width  # attention and proj: the output of attention
     some += width + _STATISTICS  # norm2: its input
     some += width  # fc1: its input
     some += 2 * hidden  # GELU: its input; fc2: its input
     masks = mask * kept * (2 * width + hidden)
-    if config.pos_embed == "relative":  # a bias that wants a gradient: attention is not fused
+    if config.pos_embed == "relative":  # the bias needs a gradient, so attention is not fused
         every += 2 * width  # scaled k; v
         some += 2 * width  # q of the bias; scaled q
         some += config.heads * (2 * tokens - 1 + tokens)  # logits by distance; weights
@@ -105,7 +106,7 @@ def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
 
 
 def _end(config: ViTConfig, element: int) -> int:
-    """Bytes an image of what follows the blocks."""
+    """Bytes per image of the layers after the blocks."""
     width, tokens = config.width, config.num_tokens
     normed = 1 if config.pool == "token" or config.fc_norm else tokens
     numbers = normed * (width + _STATISTICS)  # norm: its input
@@ -118,7 +119,8 @@ def _end(config: ViTConfig, element: int) -> int:
 
 
 def _of_resnet(config: Config, batch: int, element: int) -> int:
-    """The same of a batch: what one image keeps (and standardised weights), and each one more."""
+    """Bytes per batch of a ResNet: those of the first image, with the standardised weights, and
+    those that each further image adds."""
     one, two = (counted_bytes(config, images, element_bytes=element) for images in (1, 2))
     return one + (batch - 1) * (two - one)
 
@@ -134,9 +136,9 @@ def counted_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
 
 
 def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that autograd saves in `forward`, each memory once, those of the weights left out."""
+    """Bytes that autograd saves in `forward`, each storage once, without the weights."""
     own = {tensor.untyped_storage()._cdata for tensor in module.parameters()}
-    found: dict[int, Tensor] = {}  # keeps the tensors, so that no address comes twice
+    found: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is used twice
 
     def saw(tensor: Tensor) -> Tensor:
         memory = tensor.untyped_storage()._cdata

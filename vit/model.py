@@ -39,8 +39,8 @@ class ViT(TokenEmbed):
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         """Classify: [B, C, H, W] -> [B, num_classes].
 
-        If the head reads the class token, the last block computes no other: the same logits, a
-        sixteenth less work in a model of 12 blocks.
+        If the head reads only the class token, the last block computes only that one. The logits
+        are the same, for a sixteenth less work in a model of 12 blocks.
 
         Args:
             images: normalised.
@@ -61,7 +61,7 @@ class ViT(TokenEmbed):
         """The tokens after the last block and norm, or the first `keep` of them."""
         if images.shape[-2:] != self.config.image_hw:
             found, wanted = tuple(images.shape[-2:]), self.config.image_hw
-            raise ValueError(f"images are {found} pixels, the model wants {wanted}")
+            raise ValueError(f"wanted images of {wanted} pixels, found {found}")
         draws = self._draws(images, keys) if self.training and drops(self.config) else None
         tokens = self.pos_drop(self.add_tokens(self.patch_embed(images)), draws, 0)
         for i, block in enumerate(self.blocks, start=1):
@@ -92,7 +92,7 @@ class ViT(TokenEmbed):
         return pooled if pre_logits else self.head(pooled)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """One vector an image: [B, P + L, D] -> [B, D]."""
+        """Reduce the tokens to one vector per image: [B, P + L, D] -> [B, D]."""
         if self.attn_pool is not None:
             return self.attn_pool(tokens)
         if self.config.pool == "token":

@@ -97,7 +97,7 @@ def lr_at(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 class Layered(Protocol):
-    """What layer-wise decay asks of a model."""
+    """A model that layer-wise learning-rate decay can be applied to."""
 
     @property
     def num_layers(self) -> int:
@@ -135,7 +135,8 @@ def param_groups(model: Layered, config: OptimConfig) -> list[dict[str, Any]]:
 
 
 def is_kernel(name: str, parameter: Tensor) -> bool:
-    """Whether decay applies: matrices and convolutions, no bias, norm, token or position table."""
+    """Whether weight decay applies: to matrices and convolutions, not to biases, norms, tokens and
+    position tables."""
     return name.endswith(".weight") and parameter.ndim >= 2
 
 
@@ -144,8 +145,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Torch's AdamW or SGD over `param_groups`, at the peak rate until `set_lr`.
 
-    With `fused` AdamW reads and writes each number once, in one kernel: 28 bytes of a GPU's memory
-    traffic in place of 80. Its results differ from the other's in the last bits.
+    With `fused`, AdamW reads and writes each number once, in one kernel: 28 bytes of GPU memory
+    traffic instead of 80. The results differ in the last bits from those without.
     """
     groups = [group | {"lr": config.peak_lr * group["lr_scale"]} for group in groups]
     if config.name == "sgd":

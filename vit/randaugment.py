@@ -1,8 +1,8 @@
-"""RandAugment (arXiv:1909.13719) as big_vision has it: 16 operations, each drawn alike, gray fill.
+"""RandAugment (arXiv:1909.13719) as in big_vision: 16 equally likely operations, gray fill.
 
-Surprising, and kept: at magnitude 10 solarize does nothing (its threshold is 256), and
-strength does not grow with magnitude for every operation. Different: distances in pixels are
-those at 224 px and scale with the image; contrast pivots on the mean gray, not the pixel count.
+Kept although surprising: at magnitude 10 solarize does nothing (its threshold is 256), and strength
+does not grow with magnitude for every operation. Different from big_vision: distances in pixels are
+meant for 224 px and scale with the image; contrast pivots on the mean gray, not the pixel count.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,8 @@ def _sign(rng: np.random.Generator) -> float:
 
 
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-    """Each output pixel (x, y) comes from (ax + by + c, dx + ey + f), matrix (a b c d e f)."""
+    """Transform by the matrix (a b c d e f): output pixel (x, y) is input pixel
+    (ax + by + c, dx + ey + f)."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=_GRAY)
 
 
@@ -58,7 +59,7 @@ def _translate_y(image: Image.Image, level: float, rng: np.random.Generator) -> 
 
 
 def _cutout(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-    """Gray a square of twice the radius, centred anywhere."""
+    """Make a square gray whose side is twice the radius and whose centre is random."""
     radius_x = round(40 / 224 * image.width * level)
     radius_y = round(40 / 224 * image.height * level)
     x, y = int(rng.integers(image.width)), int(rng.integers(image.height))

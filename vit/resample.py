@@ -3,8 +3,8 @@
 Three conventions for tables are in use and give different tables:
 
     align-corners      bilinear, corners map to corners: the paper's code (scipy zoom, order 1)
-    half-pixel         bilinear, pixel centres as images are resized: timm's reading of npz files
-    bicubic-antialias  bicubic with antialiasing: timm and open_clip between sizes
+    half-pixel         bilinear, pixel centres as for images: what timm does when it reads npz files
+    bicubic-antialias  bicubic with antialiasing: what timm and open_clip do between resolutions
 """
 
 from typing import Any, Literal
@@ -34,7 +34,7 @@ def resize_position_table(
 ) -> Tensor:
     """Resize [1, P + h*w, D] to [1, P + h'*w', D]; the P prefix rows stay as they are.
 
-    Raises BadModel if the table has not P + h*w rows.
+    Raises BadModel if the table does not have P + h*w rows.
     """
     rows, columns = old_grid
     if table.ndim != 3 or table.shape[1] != num_prefix_tokens + rows * columns:
@@ -64,13 +64,14 @@ def resize_image(image: Tensor, size: tuple[int, int], convention: Convention) -
 def resize_patch_kernel(kernel: Tensor, patch_size: int) -> Tensor:
     """Resample a patch embedding [D, C, p, p] to [D, C, p', p'] (FlexiViT, arXiv:2212.08013).
 
-    The new kernel gives on resized patches what the old one gave on the patches: exactly if they
-    grew, by least squares if they shrank. `kernel` resized as an image would not.
+    The new kernel gives the same output on resized patches as the old one on the original patches:
+    exactly if patches grow, by least squares if they shrink. Resizing the kernel as if it were an
+    image would not.
     """
     old = kernel.shape[-1]
     if old == patch_size:
         return kernel
-    # Row i of the basis resized is column i of the matrix that resizes flattened patches.
+    # Row i of the resized basis is column i of the matrix that resizes flattened patches.
     basis = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)
     resized = F.interpolate(basis, size=(patch_size, patch_size), mode="bilinear")
     inverse = torch.linalg.pinv(resized.flatten(1))  # [p'^2, p^2]

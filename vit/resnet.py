@@ -19,10 +19,10 @@ from vit.heads import float32_logits
 
 
 class StdConv(nn.Conv2d):
-    """Convolution by weights of mean 0 and variance 1, an output channel at a time: no bias.
+    """Convolution with standardised weights (mean 0, variance 1 per output channel) and no bias.
 
-    `same` pads as TensorFlow does: what is odd goes right and below. Weights are divided by
-    std + 1e-5 then, else by sqrt(var + 1e-10), as the two reference codes do.
+    With `same`, padding is TensorFlow's (an odd pixel goes right and below) and weights are divided
+    by std + 1e-5; without, by sqrt(var + 1e-10). So do the two reference codes.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ def pad_same(images: Tensor, kernel: int, stride: int, value: float = 0.0) -> Te
 
 
 class Downsample(nn.Module):
-    """The shortcut where shape changes: a 1x1 convolution, in the hybrids' stem with a norm."""
+    """The shortcut where the shape changes: a 1x1 convolution, followed by a norm in hybrids."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, hybrid: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Stage(nn.Module):
 
 
 def make_stages(blocks: Iterable[int], width: int, *, hybrid: bool) -> nn.Sequential:
-    """The stages of a ResNet whose stem has `width` channels; each but the first halves."""
+    """The stages of a ResNet whose stem has `width` channels; all but the first halve the image."""
     stages: list[Stage] = []
     channels = width
     for i, length in enumerate(blocks):
@@ -143,7 +143,7 @@ class Stem(nn.Module):
 
 
 class HybridBackbone(nn.Module):
-    """What a hybrid puts under its patches: [B, C, H, W] -> [B, C', H / stride, W / stride]."""
+    """ResNet below a hybrid's patches: [B, C, H, W] -> [B, C', H / stride, W / stride]."""
 
     def __init__(self, in_channels: int, blocks: tuple[int, ...], width: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class BiT(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Feature map: [B, C, H, W] -> [B, D, H / 32, W / 32]; any size will do."""
+        """Feature map of images of any size: [B, C, H, W] -> [B, D, H / 32, W / 32]."""
         images = self.stem(images)
         for stage in self.stages:
             if self.grad_checkpointing and self.training:
@@ -210,7 +210,7 @@ class BiT(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Linear head whose kernel is kept as a 1x1 convolution's, as the published weights are."""
+    """Linear head whose kernel is shaped like a 1x1 convolution's, as in the published weights."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Fit the weights of one model to another: new resolution, new patches, new classes.
 
-What a stage hands on is checked against the config it was trained with, so a wrong or damaged file
-is named here and not found out by its loss.
+The weights of the earlier stage are checked against the config they were trained with, so that a
+wrong or damaged file is reported here and does not show only as a bad loss.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from vit.errors import BadModel
 from vit.init import init_tensor_
 from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
-# Fields that only training sees; the weights are the same whatever they are.
+# Fields that matter only in training; they may differ without changing the weights.
 _FREE = {"dropout", "drop_path", "head_bias_init"}
 # Fields whose change is handled below.
 _ADAPTED = {"image_size", "patch_size", "in_channels", "pos_embed_prefix", "num_classes", "head"}
-# Fields without tensors of their own: the weights load, yet the function is another one.
+# Fields without tensors of their own: the weights load, but the model computes something else.
 _NOTED = {"gelu", "norm_eps"}
 
 
@@ -33,13 +33,14 @@ def adapt_state_dict(
     convention: Convention = "align-corners",
     reset_head: bool = False,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Turn `source`'s weights into `target`'s; returns them and a line for each thing changed.
+    """Turn `source`'s weights into `target`'s; return them and one line per change.
 
-    The position table follows the grid, by the paper's convention unless told otherwise; the patch
-    kernel follows the patch size by its pseudo-inverse, and the channels as in timm: a grey image
-    gives what it gave as RGB. A head of other classes or another kind is reset: zero kernel, bias
-    `target.head_bias_init`. So is any head with `reset_head`, for another task of as many classes.
-    Raises BadModel for unknown, missing or misshapen keys and for changes no surgery can make.
+    The position table is resized to the new grid by `convention` (the paper's by default), the
+    patch kernel to the new patch size by the pseudo-inverse, and its channels as in timm: a grey
+    image gives the same result as it did as RGB. A head of another kind or number of classes is
+    reset: zero kernel, bias `target.head_bias_init`. `reset_head` resets any head, for another task
+    with the same number of classes.
+    Raises BadModel for unknown, missing or misshapen keys and for changes that cannot be made.
     """
     check_state_dict(weights, source)
     changes = _other_function(source, target)
@@ -65,14 +66,17 @@ def check_state_dict(weights: Mapping[str, Tensor], config: Config) -> None:
         if weights[name].shape != expected[name].shape
     ]
     if problems:
-        # Shapes first: they tell more than what follows from them.
+        # Shapes first: they often explain the missing and unknown keys.
         problems.sort(key=lambda problem: (problem.startswith(("unknown", "missing")), problem))
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise BadModel(f"weights do not fit the model: {'; '.join(problems[:3])}{more}")
 
 
 def _other_function(source: Config, target: Config) -> list[str]:
-    """Lines for what makes another function of the same weights; raises for what needs others."""
+    """One line per difference that makes the same weights compute something else.
+
+    Raises BadModel for differences that need different weights.
+    """
     if source.family != target.family:
         raise BadModel(f"cannot turn a {source.family} into a {target.family}")
     different = {
@@ -86,12 +90,12 @@ def _other_function(source: Config, target: Config) -> list[str]:
             f"{name} {different[name][0]} into {different[name][1]}" for name in others
         )
         asked = " ".join(_option(name, different[name][0]) for name in others)
-        raise BadModel(f"cannot turn {turns}: other weights altogether - for the weights' {asked}")
+        raise BadModel(f"cannot turn {turns}: that needs other weights - keep theirs by {asked}")
     return [f"{name} {old} -> {new}" for name, (old, new) in different.items()]
 
 
 def _option(name: str, value: Any) -> str:
-    """A field as the command line sets it."""
+    """The command line option that sets a field to this value."""
     option = f"--stage.model.{name.replace('_', '-')}"
     if isinstance(value, bool):
         return option if value else f"--stage.model.no-{name.replace('_', '-')}"
@@ -103,19 +107,25 @@ def _adapt_patches(weights: dict[str, Tensor], source: ViTConfig, target: ViTCon
     if old == new:
         return []
     if source.stem_blocks:
-        raise BadModel(f"cannot turn patch_size {old} into {new}: the patches are of features")
+        raise BadModel(
+            f"cannot turn patch_size {old} into {new} in a hybrid: its patches are cut from a"
+            " feature map"
+        )
     name = "patch_embed.proj.weight"
     weights[name] = resize_patch_kernel(weights[name], new)
     return [f"patch_embed {old}x{old} -> {new}x{new}"]
 
 
 def _adapt_channels(weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig) -> list[str]:
-    """Sum the kernel's channels into one, or share them out: a grey image looks the same."""
+    """Sum the kernel's channels into one, or repeat and scale them: a grey image gives the same."""
     old, new = source.in_channels, target.in_channels
     if old == new:
         return []
     if source.stem_blocks:
-        raise BadModel(f"cannot turn in_channels {old} into {new}: the stem has no such kernel")
+        raise BadModel(
+            f"cannot turn in_channels {old} into {new} in a hybrid: only a plain patch embedding"
+            " can be adapted"
+        )
     name = "patch_embed.proj.weight"
     kernel = weights[name]  # [D, C, p, p]
     if new == 1:
@@ -129,7 +139,7 @@ def _adapt_channels(weights: dict[str, Tensor], source: ViTConfig, target: ViTCo
 def _adapt_prefix_rows(
     weights: dict[str, Tensor], source: ViTConfig, target: ViTConfig
 ) -> list[str]:
-    """Move the prefix tokens' positions into the tokens, or give them rows of zeros: both exact."""
+    """Add the prefix tokens' position rows to the tokens, or append rows of zeros: both exact."""
     prefix = source.num_prefix_tokens
     if (
         source.pos_embed_prefix == target.pos_embed_prefix
@@ -160,8 +170,8 @@ def _adapt_positions(
         return []
     if source.pos_embed == "relative":
         raise BadModel(
-            f"pos_embed 'relative' counts distances along the rows of a {old[0]}x{old[1]} grid; "
-            f"they mean something else on {new[0]}x{new[1]}"
+            f"pos_embed 'relative' cannot be resized from a {old[0]}x{old[1]} grid to "
+            f"{new[0]}x{new[1]}: its distances count along the rows of the grid"
         )
     changes = [f"pos_embed {old[0]}x{old[1]} -> {new[0]}x{new[1]}"]
     if source.pos_embed == "learned-1d":
@@ -200,5 +210,5 @@ def _adapt_head(
 
 
 def head_of(config: Config) -> tuple[str, int]:
-    """Kind and classes of a model's head: a head fits another model if both are equal."""
+    """Kind and number of classes of a model's head: a head fits another model if both are equal."""
     return config.head if isinstance(config, ViTConfig) else "linear", config.num_classes

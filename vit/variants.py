@@ -1,7 +1,7 @@
 """The named models: Vision Transformers, hybrids and the BiT baseline, as values.
 
 vit_{ti,s,b,l,h,g,G}{8,14,16,32}    g is the giant of arXiv:2106.04560, G its gigantic
-r26_vit_s32 r50_vit_b16 ...         a ResNet under a Transformer
+r26_vit_s32 r50_vit_b16 ...         hybrids: a Transformer on the feature map of a ResNet
 bit_r50x1 bit_r101x1 ...            BiT ResNets
 """
 
@@ -20,8 +20,8 @@ _SIZES = {
     "G": ViTConfig(width=1664, depth=48, heads=16, mlp_dim=8192),
 }
 
-# Patches are 1x1 on the feature map; the last number is their side in image pixels. R50 at /16 has
-# the blocks of its fourth stage in the third (section 4.1 of arXiv:2010.11929).
+# Patches are 1x1 on the feature map; the last number of a name is their side in image pixels. R50
+# at /16 has the blocks of its fourth stage in the third (section 4.1 of arXiv:2010.11929).
 _R26, _R50, _R50_AT_16 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 9)
 _HYBRIDS = {
     "r26_vit_s32": replace(_SIZES["s"], patch_size=1, stem_blocks=_R26),

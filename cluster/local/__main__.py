@@ -10,27 +10,27 @@ from cluster.local.laptop import down, status, up
 
 
 def main() -> int:
-    """Do what the command line says; 0, or 2 after one line of error, 1 where a server failed."""
+    """Run the command; return 0, 2 after a one-line error message, or 1 if a server failed."""
     parser = argparse.ArgumentParser(prog="python -m cluster.local", description=__doc__)
     parser.add_argument("command", choices=("up", "status", "down"))
     parser.add_argument(
         "--folder",
         type=Path,
         default=Path("local-cluster"),
-        help="what it stores: token, keys, S3's and MLflow's data, logs (default: %(default)s)",
+        help="folder for token, keys, S3's and MLflow's data, logs (default: %(default)s)",
     )
     default = Nodes()
     parser.add_argument("--nodes", type=int, default=default.most, help="most nodes (%(default)s)")
     parser.add_argument(
-        "--cpus", type=int, default=default.cpus, help="CPUs a node says it has (%(default)s)"
+        "--cpus", type=int, default=default.cpus, help="CPUs that each node reports (%(default)s)"
     )
     parser.add_argument(
         "--idle-seconds",
         type=float,
         default=default.idle_seconds,
-        help="a node without work for so long is ended (%(default)s)",
+        help="seconds without work after which a node is stopped (%(default)s)",
     )
-    parser.add_argument("--delete", action="store_true", help="down: delete the folder, too")
+    parser.add_argument("--delete", action="store_true", help="down: also delete the folder")
     options = parser.parse_args()
     folder = options.folder.absolute()
     try:

@@ -1,7 +1,7 @@
-"""The head: `ray start --head` without CPUs, and a description of the nodes it may start.
+"""The head node: `ray start --head` without CPUs, and a description of the nodes it may start.
 
-As in cluster/aws.yaml nothing is scheduled on the head, and the group of nodes starts at zero and
-goes back to it.
+As in cluster/aws.yaml nothing is scheduled on the head, and the number of other nodes starts at
+zero and returns to it.
 """
 
 import sys
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What Ray does on macOS and Windows: this machine is its loopback address, GCS and raylets bind to
-# it alone. Without it `--node-ip-address=127.0.0.1` becomes the address seen from outside.
+# Do as Ray does on macOS and Windows: use the loopback address, and let GCS and raylets bind only
+# to it. Without this `--node-ip-address=127.0.0.1` becomes the address seen from outside.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-HEAD_ID = "f" * 51 + "00000"  # what Ray's fake provider calls its head
-OBJECT_STORE_BYTES = 256 * 2**20  # a node: shared memory of a laptop is small
+HEAD_ID = "f" * 51 + "00000"  # id of the head in Ray's fake provider
+OBJECT_STORE_BYTES = 256 * 2**20  # per node: shared memory of a laptop is small
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """What the autoscaler may start."""
+    """Number and size of the nodes that the autoscaler may start."""
 
     most: int = 3
     cpus: int = 2
-    """CPUs that a node says it has; all share this machine's."""
+    """CPUs that each node reports; all nodes share this machine's CPUs."""
     idle_seconds: float = 60.0
-    """A node that did nothing for so long is ended."""
+    """Seconds without work after which a node is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPorts:
-    """Where the head listens, on loopback."""
+    """Ports that the head listens on, on loopback."""
 
     gcs: int
     dashboard: int
@@ -40,12 +40,12 @@ class HeadPorts:
 
     @property
     def address(self) -> str:
-        """For RAY_ADDRESS."""
+        """Value for RAY_ADDRESS."""
         return f"127.0.0.1:{self.gcs}"
 
 
 def command(ports: HeadPorts, *, config: Path, scratch: Path) -> list[str]:
-    """`ray start`, which stays and ends its processes when it is ended."""
+    """Command line of `ray start`, which keeps running and ends its processes with itself."""
     options = {
         "node-ip-address": "127.0.0.1",
         "port": ports.gcs,
@@ -65,19 +65,19 @@ def command(ports: HeadPorts, *, config: Path, scratch: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """What makes `ray start` run autoscaler v2 with nodes of this machine."""
+    """Environment that makes `ray start` run autoscaler v2 with nodes on this machine."""
     return {
         "RAY_enable_autoscaler_v2": "1",  # as `ray up` sets it
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_raylet_start_wait_time_s": "120",  # 30 are few where a laptop is busy
+        "RAY_raylet_start_wait_time_s": "120",  # 30 are too few on a busy laptop
     }
 
 
 def autoscaling(nodes: Nodes, ports: HeadPorts) -> dict[str, Any]:
-    """The autoscaler's configuration: what a cluster launcher file is after its defaults."""
+    """The autoscaler's configuration, in the form of a cluster launcher file with its defaults."""
     resources = {"CPU": nodes.cpus, "object_store_memory": OBJECT_STORE_BYTES}
     group = {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": nodes.most}
     commands = ("initialization", "setup", "head_setup", "worker_setup")
@@ -89,10 +89,10 @@ def autoscaling(nodes: Nodes, ports: HeadPorts) -> dict[str, Any]:
         "upscaling_speed": 1.0,
         "provider": {
             "type": "external",
-            # by name: what is known as `fake_multinode` lacks its defaults in the wheel
+            # by module: the provider `fake_multinode` lacks its defaults file in the wheel
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True,
-            "disable_node_updaters": True,  # no SSH: a raylet is all there is to a node
+            "disable_node_updaters": True,  # no SSH: a node is only a raylet
             "head_node_id": HEAD_ID,
             "gcs_address": ports.address,
         },

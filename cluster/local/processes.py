@@ -1,7 +1,7 @@
-"""What was started, by process id and start time, so that exactly that can be ended.
+"""Remember started processes by id and start time, so that exactly these can be stopped.
 
-Nodes come and go as children of the autoscaler; when it dies first they belong to nobody. Therefore
-everything also carries a random mark in its environment, which children inherit.
+Nodes come and go as children of the autoscaler; if it dies first, they lose their parent. Therefore
+all processes also carry a random mark in their environment, which children inherit.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Started:
-    """A process; the start time tells it from a later one with the same id."""
+    """A process; its start time distinguishes it from a later one with the same id."""
 
     pid: int
     created: float
 
     def find(self) -> psutil.Process | None:
-        """It, if it still runs."""
+        """The process if it still runs, otherwise None."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < 0.01
@@ -47,12 +47,12 @@ class State:
 
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
     scratch: str
-    """Folder of Ray's own, deleted at the end."""
+    """Temporary folder of Ray, deleted at the end."""
     ports: dict[str, int]
     started: dict[str, Started] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replace the file as a whole."""
+        """Write state.json, replacing the file as a whole."""
         new = folder / f"{FILE}.new"
         new.write_text(json.dumps(asdict(self), indent=1))
         new.replace(folder / FILE)
@@ -60,7 +60,7 @@ class State:
     def start(
         self, name: str, command: list[str], environment: Mapping[str, str], folder: Path
     ) -> None:
-        """Start a process that outlives this one, with a log in the folder."""
+        """Start a process that outlives this one and logs into the folder."""
         with (folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
                 command,
@@ -74,12 +74,12 @@ class State:
         self.write(folder)
 
     def missing(self) -> list[str]:
-        """Names of the processes that run no more."""
+        """Names of the processes that no longer run."""
         return [name for name, each in self.started.items() if each.find() is None]
 
 
 def read_state(folder: Path) -> State | None:
-    """What was started from this folder; None: nothing. Raises BadPlace if unreadable."""
+    """Read what was started from this folder, or None. Raises BadPlace if it cannot be read."""
     path = folder / FILE
     try:
         content: dict[str, Any] = json.loads(path.read_text())
@@ -89,13 +89,13 @@ def read_state(folder: Path) -> State | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadPlace(
-            f"{path} cannot be read ({error}): wanted what `up` wrote. Processes that carry"
-            f" {MARK} in their environment are the cluster's; end them and delete the file"
+            f"{path} cannot be read ({error}): wanted the file that `up` wrote. Stop the cluster's"
+            f" processes, which have {MARK} in their environment, and delete the file"
         ) from None
 
 
 def family(state: State) -> list[psutil.Process]:
-    """Every live process of the cluster: those started, their children, what carries the mark."""
+    """All live processes of the cluster: started ones, their children, and all with the mark."""
     found: dict[int, psutil.Process] = {}
     for each in state.started.values():
         process = each.find()
@@ -118,7 +118,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def nodes(state: State) -> list[psutil.Process]:
-    """The raylets that the autoscaler started: a node each. The head's is not among them."""
+    """The raylets that the autoscaler started, one per node, without the head's."""
     found = []
     for process in family(state):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -128,8 +128,10 @@ def nodes(state: State) -> list[psutil.Process]:
 
 
 def end(state: State) -> int:
-    """End the family; return how many processes it had. They may start others meanwhile, so look
-    again."""
+    """Stop all processes of the cluster; return their number.
+
+    They may start others meanwhile, so it looks again until none is left.
+    """
     ended: set[int] = set()
     for _ in range(_ROUNDS):
         processes = family(state)

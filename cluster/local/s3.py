@@ -4,8 +4,8 @@
         with server.environment():          # AWS_* for this process and its children
             open_store(server.uri("data"))
 
-It is a separate process that can be killed, refuses conditional writes properly and breaks off
-connections as a real server does, none of which an in-process fake does.
+Unlike an in-process fake it can be killed, refuses conditional writes correctly, and breaks off
+connections as a real server does.
 """
 
 import json
@@ -34,7 +34,7 @@ _START_SECONDS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class S3Server:
-    """Where an S3 server is, and what opens it."""
+    """Address and credentials of an S3 server."""
 
     endpoint: str
     access_key: str
@@ -58,7 +58,7 @@ class S3Server:
 
     @contextmanager
     def environment(self) -> Iterator[None]:
-        """Set the AWS variables in this process and its children, then put back what was there."""
+        """Set the AWS variables for this process and its children, then restore the old values."""
         before = {name: os.environ.get(name) for name in self.variables}
         os.environ.update(self.variables)
         try:
@@ -73,10 +73,10 @@ class S3Server:
 
 @contextmanager
 def running_s3(bucket: str = BUCKET) -> Iterator[S3Server]:
-    """A server in a temporary folder, ready and with a bucket; killed at the end.
+    """Run a server in a temporary folder, ready and with a bucket; it is killed at the end.
 
     Raises:
-        RuntimeError: SeaweedFS is not installed, or did not come up.
+        RuntimeError: SeaweedFS is not installed, or did not start.
     """
     weed = find_weed()
     if weed is None:
@@ -92,7 +92,7 @@ def running_s3(bucket: str = BUCKET) -> Iterator[S3Server]:
             while not make_bucket(server):
                 if process.poll() is not None or time.monotonic() > deadline:
                     last = (folder / "weed.log").read_text(errors="replace")[-3000:]
-                    raise RuntimeError(f"weed did not come up:\n{last}")
+                    raise RuntimeError(f"weed did not start:\n{last}")
                 time.sleep(0.2)
             yield server
         finally:
@@ -101,13 +101,13 @@ def running_s3(bucket: str = BUCKET) -> Iterator[S3Server]:
 
 
 def find_weed() -> str | None:
-    """SeaweedFS's program: beside this Python (the extra `dev` installs it) or on the path."""
+    """Find SeaweedFS's program beside this Python (the extra `dev` installs it) or on the path."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
 def new_server(folder: Path, port: int) -> S3Server:
-    """Keys that nobody else has, written where the server reads them; those of before if any."""
+    """Make random keys and write them where the server reads them, or reuse existing ones."""
     path = folder / "s3.json"
     if path.exists():
         keys = json.loads(path.read_text())["identities"][0]["credentials"][0]
@@ -125,7 +125,7 @@ def new_server(folder: Path, port: int) -> S3Server:
 
 
 def s3_command(weed: str, folder: Path, ports: list[int], *, scratch: Path) -> list[str]:
-    """`weed server` with what is not S3 switched off; 7 ports."""
+    """Command line of `weed server` with only S3 switched on. It needs 7 ports."""
     s3, s3_grpc, filer, filer_grpc, volume, volume_grpc, master = ports
     (folder / "s3").mkdir(exist_ok=True)
     options = {
@@ -153,7 +153,7 @@ def s3_command(weed: str, folder: Path, ports: list[int], *, scratch: Path) -> l
 
 
 def make_bucket(server: S3Server) -> bool:
-    """Make the server's bucket; whether it took the bucket and an object."""
+    """Make the server's bucket; return whether the bucket and an object could be written."""
     session = boto3.session.Session(server.access_key, server.secret_key, region_name="us-east-1")
     config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
     client = session.client("s3", endpoint_url=server.endpoint, config=config)

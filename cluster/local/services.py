@@ -1,4 +1,4 @@
-"""MLflow on SQLite, on loopback; and ports that are free."""
+"""Command line of MLflow with SQLite on loopback, and free ports."""
 
 import secrets
 import socket
@@ -9,7 +9,7 @@ _TRIES = 1000
 
 
 def mlflow_command(folder: Path, port: int) -> list[str]:
-    """MLflow's server; its database and artifacts stay in the folder."""
+    """Command line of MLflow's server; its database and artifacts are in the folder."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--workers", "1", "--allowed-hosts", f"localhost:{port},127.0.0.1:{port}"),
@@ -19,8 +19,10 @@ def mlflow_command(folder: Path, port: int) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now; below 30,000, where no client is given one, and with room
-    above: SeaweedFS adds 10,000 for some."""
+    """Find free ports below 30,000, where the system does not assign ports to clients.
+
+    The ports 10,000 above are free too, because SeaweedFS adds 10,000 to some.
+    """
     found: list[int] = []
     for _ in range(_TRIES):
         port = 20_000 + secrets.randbelow(10_000)
@@ -38,7 +40,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody does, on loopback."""
+    """Whether a process listens on this port, on loopback."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""How a dataset comes to be: a source says what there is, the writer makes tars and a manifest."""
+"""Make datasets: a source lists and reads images, the writer makes tars and a manifest."""
 
 from storage.pack.writer import pack
 

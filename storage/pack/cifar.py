@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their binary version (cs.toronto.edu/~kriz/cifar.html), folder or
 .tar.gz.
 
-The python version of these archives is pickled, and unpickling runs code: it is refused by name.
+The python version of these archives is pickled, and unpickling runs code: it is refused.
 A record is one label byte (CIFAR-100: coarse, then fine) and 3,072 pixels, red, green, blue planes.
 """
 
@@ -40,7 +40,7 @@ class Cifar(Source):
                 f"{path} is the pickled python version, and unpickling runs code: get the binary "
                 "one"
                 if pickled
-                else f"{path} is no binary version of CIFAR: wanted {' or '.join(_LAYOUTS)} in it"
+                else f"{path} is not CIFAR's binary version: wanted {' or '.join(_LAYOUTS)} in it"
             )
         label_bytes, *halves = _LAYOUTS[marker]
         self._classes = tuple(files[marker].decode("ascii").split())
@@ -86,15 +86,15 @@ class Cifar(Source):
                 raise BadSource(f"{self._path} lacks {name}")
             if not data or len(data) % (label_bytes + _PIXELS):
                 raise BadSource(
-                    f"{name} in {self._path} has {len(data)} bytes, which are no whole number of "
-                    f"records of {label_bytes + _PIXELS}: torn"
+                    f"{name} in {self._path} is incomplete: {len(data)} bytes are not a multiple "
+                    f"of {label_bytes + _PIXELS}, the size of a record"
                 )
             parts.append(np.frombuffer(data, np.uint8).reshape(-1, label_bytes + _PIXELS))
         return np.concatenate(parts)
 
 
 def _files(path: Path) -> dict[str, bytes]:
-    """Name without folders -> bytes, from a folder or an archive; nothing is extracted to disk."""
+    """Read a folder or an archive: file name -> bytes. Nothing is extracted to disk."""
     if path.is_dir():
         tops = [path, *(child for child in sorted(path.iterdir()) if child.is_dir())]
         return {

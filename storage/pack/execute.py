@@ -1,4 +1,4 @@
-"""How independent tasks are carried out: here one after the other; `pipelines` hands in Ray."""
+"""Run independent tasks: here one after the other or in threads; `pipelines` passes in Ray."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +16,10 @@ class Run(Protocol):
     def __call__(
         self, task: Callable[[Item], Result], items: Sequence[Item], *, work_bytes: int
     ) -> Iterable[Result]:
-        """`work_bytes`: about how much all tasks read, to judge whether workers are worth starting.
+        """Run the task for every item.
 
-        Task, items and results pickle. What a task raises is raised here.
+        `work_bytes` is about how much all tasks read, to judge whether starting workers pays off.
+        Task, items and results must pickle. An error of a task is raised here.
         """
         ...
 
@@ -26,28 +27,28 @@ class Run(Protocol):
 def in_turn(
     task: Callable[[Item], Result], items: Sequence[Item], *, work_bytes: int
 ) -> Iterable[Result]:
-    """In this process, in the order of the items."""
+    """Run the tasks in this process, in the order of the items."""
     return map(task, items)
 
 
 def in_threads(
     task: Callable[[Item], Result], items: Sequence[Item], *, work_bytes: int
 ) -> Iterable[Result]:
-    """In this process, some at a time: for tasks that wait for a network."""
+    """Run the tasks in threads of this process: for tasks that wait for a network."""
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(task, items)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How far it got: told before the first task and after each."""
+    """Progress, reported before the first task and after each."""
 
     unit: Literal["images", "MiB"]
     done: float
-    """Units done, those included that an earlier run had done."""
+    """Units done, including those of an earlier run."""
     total: float
     found: float
-    """Units that an earlier run, which was killed, had done."""
+    """Units done by an earlier run that was killed."""
     shards: int
     total_shards: int
     found_shards: int
@@ -57,4 +58,4 @@ Progress = Callable[[Tally], None]
 
 
 def silent(tally: Tally) -> None:
-    """Tells nobody."""
+    """Ignore progress."""

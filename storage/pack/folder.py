@@ -1,9 +1,8 @@
-"""A folder with one folder a class, as ImageNet is laid out; original bytes are stored, not
-re-encoded.
+"""A folder with one folder per class, as in ImageNet; original bytes are stored, not re-encoded.
 
 `<folder>/<class>/image.jpg` is split by hash of its name; `<folder>/{train,val,test}/<class>/...`
-keeps the splits it has (`tree.py`, `split_names.py`). Formats that the stream does not read become
-PNG. Files that are no images, cannot be read or lead elsewhere are left out and named.
+keeps its splits (`tree.py`, `split_names.py`). Formats that the stream does not read become PNG.
+Files that are not images, cannot be read or link out of the folder are left out and named.
 """
 
 from collections import Counter
@@ -31,7 +30,7 @@ from storage.pack.tree import (
 )
 
 VALIDATION_FRACTION = 0.1
-_UNREADABLE = -1  # instead of the size of a file that could not be asked for it
+_UNREADABLE = -1  # instead of the size of a file whose size cannot be read
 
 
 class Folder(Source):
@@ -79,12 +78,12 @@ class Folder(Source):
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Files of train, val and, where there is one beside val, test."""
+        """Number of files in train, val and, if it exists beside val, test."""
         return {name: len(files) for name, files in self._files.items()}
 
     @property
     def notes(self) -> Mapping[str, int]:
-        """What was ignored, and how the folders were understood."""
+        """What was ignored, and how the folders were interpreted."""
         return self._notes
 
     @property
@@ -116,7 +115,7 @@ class Folder(Source):
         except FileNotFoundError:
             if size != _UNREADABLE:
                 raise gone(path) from None
-            raise LeftOut(name, "a link that leads nowhere") from None
+            raise LeftOut(name, "a link to a missing file") from None
         except OSError as error:
             raise LeftOut(name, f"cannot be read ({error.strerror})") from None
         except BadImage as error:
@@ -124,12 +123,12 @@ class Folder(Source):
         key = _key(name)
         if name_hash(key) in self._shared_keys[split]:
             key = f"{key}-{name_hash(name):016x}"
-        # a PNG that is called .jpg is stored as that: what a dataset's digest names stays so
+        # a PNG that is called .jpg is stored as .jpg, so that the digests of datasets do not change
         suffix = stored.suffix if stored.notes else IMAGE_SUFFIXES[known] or stored.suffix
         return Sample(key=key, suffix=suffix, data=stored.data, label=label, notes=stored.notes)
 
     def _splits(self, base: Path, validation_fraction: float | None) -> dict[str, str]:
-        """Split -> folder; with a fraction given, a test folder alone stays the test split."""
+        """Split -> folder. If a fraction is given, a test folder without val is the test split."""
         found = splits_of(base)
         if not found:
             return found
@@ -155,7 +154,7 @@ class Folder(Source):
     def _class_names(
         self, tops: Mapping[str, Path], each: Mapping[str, Mapping[str, list[Path]]]
     ) -> tuple[str, ...]:
-        """Those of the first split; others may lack some. Raises BadSource for more."""
+        """Classes of the first split. Others may lack some; raises BadSource if they have more."""
         first = next(iter(each))
         names = each[first]
         for split, folders in each.items():
@@ -181,9 +180,7 @@ class Folder(Source):
         for one, other in alike(self._classes)[:5]:
             self._notes[f"classes {one!r} and {other!r} differ in case or accents only"] = 1
         if len(self._classes) == 1:
-            self._notes[
-                f"one class only ({self._classes[0]!r}): there is nothing to tell apart"
-            ] = 1
+            self._notes[f"only one class ({self._classes[0]!r}): there is nothing to classify"] = 1
         seen = {int(label) for files in self._files.values() for label in files.numbers[:, 0]}
         if empty := [name for i, name in enumerate(self._classes) if i not in seen]:
             self._notes[f"classes without a file: {', '.join(empty[:5])}"] = len(empty)
@@ -205,7 +202,7 @@ class Folder(Source):
 
 
 def _is_flat_test(folder: Path) -> bool:
-    """Whether a folder is a test split without classes, as competitions have it."""
+    """Whether a folder is a test split without classes, as in competitions."""
     return split_of(folder.name) == "test" and not folders_of(folder)
 
 
@@ -226,12 +223,12 @@ def _is_utf8(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    """A path as a WebDataset key: no dots, which would cut it."""
+    """Turn a path into a WebDataset key: without dots, which would end the key."""
     return name.rpartition(".")[0].replace(".", "_").replace(" ", "_")
 
 
 def _shared_keys(files: Listing) -> frozenset[int]:
-    """Hashes of the keys that several files would have: a.jpg beside a.png."""
+    """Hashes of the keys that several files would share: a.jpg beside a.png."""
     hashes = (name_hash(_key(name)) for name in files if _is_utf8(name))
     keys, counts = np.unique(np.fromiter(hashes, np.uint64), return_counts=True)
     return frozenset(keys[counts > 1].tolist())

@@ -1,14 +1,13 @@
-"""Image datasets of the Hugging Face Hub as they lie on disk: parquet, images as their original
-bytes.
+"""Image datasets of the Hugging Face Hub on disk: parquet files with images as original bytes.
 
     data/train-00000-of-00005.parquet     `train/*.parquet` and `default/train/0000.parquet` too
     data/validation-00000-of-00001.parquet    or val, or test; else part of train is held out
     data/test-00000-of-00001.parquet      beside a validation split: the test split
 
-Class names come from the schema's metadata, key `huggingface`, or are the labels themselves where
-those are strings. A row group is read as a whole, so
-it is the block that is shuffled (`plan.py`): in a class-sorted file each shard holds the classes of
-its row groups, and no better mix is to be had without reading everything several times.
+Class names come from the schema's metadata, key `huggingface`, or are the labels themselves if
+these are strings. A row group is read as a whole, so it is the block that is shuffled (`plan.py`):
+in a class-sorted file each shard has the classes of its row groups, and a better mix would need
+reading everything several times.
 """
 
 from collections.abc import Iterator, Mapping
@@ -89,12 +88,12 @@ class HuggingFace(Source):
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Rows of train, val and, where there is one beside val, test."""
+        """Number of rows in train, val and, if it exists beside val, test."""
         return {split: len(self._rows[split]) for split in _SPLITS if split in self._rows}
 
     @property
     def notes(self) -> Mapping[str, int]:
-        """How the files were understood."""
+        """How the files were interpreted."""
         return self._notes
 
     @property
@@ -113,7 +112,7 @@ class HuggingFace(Source):
         return np.searchsorted(self._rows[split], self._edges(self._of[split]))
 
     def read(self, split: str, i: int) -> Sample:
-        """One row. Its row group stays in memory until a row of another is asked for."""
+        """Read one row. Its row group stays in memory until a row of another group is read."""
         row = int(self._rows[split][i])
         edges = self._edges(self._of[split])
         group = int(np.searchsorted(edges, row, side="right")) - 1
@@ -154,7 +153,7 @@ class HuggingFace(Source):
         return self._read_last[1]
 
     def _group_listing(self, names: list[str]) -> Listing:
-        """One entry a row group. Columns: rows, its number in the file, the file's bytes and time
+        """One entry per row group. Columns: rows, its number in the file, the file's bytes and time
         of change in nanoseconds."""
         entries: list[tuple[str, tuple[int, ...]]] = []
         for name in names:
@@ -166,13 +165,13 @@ class HuggingFace(Source):
             for number in range(groups.num_row_groups):
                 entries.append((name, (groups.row_group(number).num_rows, number, *about)))
         if not entries:
-            raise BadSource(f"{self._root / names[0]} and its split hold no row")
+            raise BadSource(f"{self._root / names[0]} and its split have no rows")
         return Listing.of(entries, columns=4)
 
     def _own_classes(self) -> tuple[str, ...]:
-        """Classes that the metadata do not name: all labels are read.
+        """Find the classes by reading all labels, if the metadata does not name them.
 
-        Strings are the names, sorted, and numbers are names of themselves.
+        Strings are the names, sorted; numbers become names as they are.
         """
         labels = {label for split in self._files for label in self._labels_of(split)}
         if not self._columns.named:
@@ -192,12 +191,12 @@ class HuggingFace(Source):
         return found
 
     def _labelled(self, split: str) -> bool:
-        """Whether any label is one: the Hub's test splits often have -1 everywhere."""
+        """Whether a split has any valid label: the Hub's test splits often have only -1."""
         return self._columns.named or max(self._labels_of(split), default=-1) >= 0
 
 
 def _files_by_split(folder: str | Path, root: Path) -> dict[str, list[str]]:
-    """train, and val where there is one -> paths below the root, sorted."""
+    """Split (train and, if there are any, others) -> paths below the root, sorted."""
     if not root.is_dir():
         raise BadSource(f"{folder} is not a folder")
     found = (path.relative_to(root).as_posix() for path in root.rglob("*.parquet"))
@@ -224,7 +223,7 @@ def _files_by_split(folder: str | Path, root: Path) -> dict[str, list[str]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A parquet file; what fails while it is open is said in one line."""
+    """Open a parquet file; errors while it is open become one-line BadSource errors."""
     try:
         with pq.ParquetFile(path) as file:
             yield file
@@ -232,11 +231,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise gone(path) from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise BadSource(f"{path} is no parquet file, or a torn one: {reason}") from None
+        raise BadSource(f"{path} is not a parquet file, or incomplete: {reason}") from None
 
 
 def _image(value: Any, what: str) -> bytes:
-    """The bytes of a cell: struct{bytes, path} or binary."""
+    """The image bytes in a cell, which is struct{bytes, path} or binary."""
     if isinstance(value, bytes):
         return value
     if value is None:

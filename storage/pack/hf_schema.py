@@ -1,4 +1,4 @@
-"""Which columns of a parquet file hold the images and the labels, and what the classes are called.
+"""Find the columns of images and labels in a parquet file, and the names of the classes.
 
 `datasets` writes JSON into the schema's metadata: info.features.<column>, with `_type` Image or
 ClassLabel, the latter with `names`.
@@ -20,7 +20,7 @@ _LABELS = ("label", "labels", "class", "class_name", "category", "target")  # wh
 
 @dataclass(frozen=True)
 class Columns:
-    """The two columns."""
+    """The columns of images and labels."""
 
     image: str
     label: str
@@ -31,7 +31,7 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Image and label."""
+        """Names of the image and the label column."""
         return self.image, self.label
 
     def require_same(self, path: Path, schema: pa.Schema) -> None:
@@ -52,8 +52,10 @@ class Columns:
 def find_columns(
     path: Path, schema: pa.Schema, image_column: str | None, label_column: str | None
 ) -> Columns:
-    """The columns asked for, or those that their features tell. Raises BadSource, which names the
-    file, what was wanted and what was found."""
+    """Find the requested columns, or the ones with matching features.
+
+    Raises BadSource, which names the file, what was wanted and what was found.
+    """
     features = _features(path, schema)
     image = image_column or _only(
         path,
@@ -92,7 +94,7 @@ def _features(path: Path, schema: pa.Schema) -> dict[str, Any]:
         assert isinstance(features, dict)
     except (ValueError, KeyError, TypeError, AssertionError):
         raise BadSource(
-            f"{path}: its metadata `huggingface` are no JSON with info.features"
+            f"{path}: its metadata `huggingface` is not JSON with info.features"
         ) from None
     return features
 
@@ -136,7 +138,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 def _only(
     path: Path, schema: pa.Schema, what: str, *, by_feature: list[str], by_type: list[str]
 ) -> str:
-    """The one column that can be meant: by its feature, else by its name, else by its type."""
+    """Find the one matching column: by its feature, else by its name, else by its type."""
     if len(by_feature) == 1:
         return by_feature[0]
     found = by_feature or by_type

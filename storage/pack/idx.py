@@ -1,6 +1,6 @@
 """MNIST-like idx files, plain or gzipped: `train-images-idx3-ubyte[.gz]` and its three companions.
 
-MNIST, Fashion-MNIST, KMNIST and EMNIST come so; Debian's dataset-fashion-mnist installs
+MNIST, Fashion-MNIST, KMNIST and EMNIST have this format; Debian's dataset-fashion-mnist installs
 Fashion-MNIST into /usr/share/datasets/fashion-mnist. The files have a test half, which becomes
 `val`.
 """
@@ -40,7 +40,7 @@ class Idx(Source):
         found = 1 + max(int(labels.max()) for labels in self._labels.values())
         if classes is not None and len(classes) < found:
             raise BadSource(
-                f"{folder} has labels up to {found - 1}, {len(classes)} classes were named"
+                f"{folder} has labels up to {found - 1}, but only {len(classes)} class names given"
             )
         if classes is None and "fashion" in str(folder).lower() and found == len(FASHION):
             classes = FASHION
@@ -79,7 +79,8 @@ class Idx(Source):
 
 
 def _parse(path: Path, dimensions: int) -> np.ndarray:
-    """Header: 0, 0, type 8 (uint8), number of dimensions, then each as big-endian uint32."""
+    """Parse an idx file. Its header: 0, 0, type 8 (uint8), number of dimensions, then each
+    dimension as big-endian uint32."""
     data = _bytes(path)
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
@@ -88,7 +89,7 @@ def _parse(path: Path, dimensions: int) -> np.ndarray:
     wanted = int(np.prod(shape, dtype=np.int64))
     if len(data) - header != wanted:
         raise BadSource(
-            f"{path} holds {len(data) - header} values, its header {shape} wants {wanted}"
+            f"{path} has {len(data) - header} values, but its header {shape} says {wanted}"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 

@@ -1,10 +1,9 @@
 """ImageNet (ILSVRC 2012) from the official tars, without unpacking them.
 
-    ILSVRC2012_img_train.tar    a tar of 1,000 tars, n01440764.tar ..., one a class
+    ILSVRC2012_img_train.tar    a tar of 1,000 tars, n01440764.tar ..., one per class
     ILSVRC2012_img_val.tar      50,000 flat files
-    labels of val               one class (n01440764) a line in the order of the file names, or
-    Kaggle's
-                                LOC_val_solution.csv
+    labels of val               one class (n01440764) per line in the order of the file names, or
+                                Kaggle's LOC_val_solution.csv
 
 Classes are numbered in the order of their WordNet ids, as everywhere but in the official devkit.
 """
@@ -83,7 +82,7 @@ class ImageNet(Source):
         return tuple(self._tars.values())
 
     def identity(self) -> str:
-        """Hash of where which image lies, and of the tars' times of change."""
+        """Hash of the places of all images, and of the tars' times of change."""
         changed = (str(path.stat().st_mtime_ns) for path in self.paths)
         places = (places.identity() for places in self._places.values())
         return hash_of(*changed, *places, *filter(None, [self._rule.identity()]))
@@ -95,7 +94,7 @@ class ImageNet(Source):
         data = os.pread(self._handle(split), size, offset)
         try:
             if len(data) != size:
-                raise BadImage(f"{len(data)} of {size} bytes: the tar is torn")
+                raise BadImage(f"{len(data)} of {size} bytes: the tar is incomplete")
             stored = self._rule(data)
         except BadImage as error:
             raise LeftOut(name, str(error)) from None
@@ -134,7 +133,7 @@ class ImageNet(Source):
         number = {name: label for label, name in enumerate(self._classes)}
         unknown = sorted({name for name in by_name.values() if name not in number})
         if unknown:
-            raise BadSource(f"{labels} names classes that train has not: {', '.join(unknown[:5])}")
+            raise BadSource(f"{labels} has classes that train lacks: {', '.join(unknown[:5])}")
         missing = [entry.name for entry in files if entry.name not in by_name]
         if missing:
             raise BadSource(f"{labels} has no label for {len(missing)} files, such as {missing[0]}")

@@ -1,6 +1,6 @@
-"""Which member of a tar's sample says its class, and which class that is.
+"""Find the class of a sample in a tar: the member that contains it, and its number.
 
-Without `key`: `KEY.cls`, `.label` or `.class` (also with `.txt` behind it), else a single dotted
+Without `key` it is `KEY.cls`, `.label` or `.class` (also followed by `.txt`), else a single dotted
 one such as `KEY.output.cls`, else a field `label`, `cls` or `class` of `KEY.json`.
 """
 
@@ -20,17 +20,17 @@ _NUMBER = re.compile(r"([0-9]{1,9})(\.0*)?")
 
 
 class Unlabelled(Exception):
-    """Raised for a sample whose class cannot be told; its text is the reason."""
+    """Raised for a sample whose class cannot be found; its text is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The rule for one set of tars."""
+    """The rule for labels in one set of tars."""
 
     key: str | None = None
-    """Suffix of the member that holds the label, or the field of the .json that does."""
+    """Suffix of the member that contains the label, or the field of the .json that does."""
     classes: tuple[str, ...] | None = None
-    """Class names in the order of their numbers; labels may then be names, too."""
+    """Class names in the order of their numbers; labels may then be names too."""
     _numbers: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,9 +50,9 @@ class Labels:
         return hash_of(json.dumps([self.key, self.classes]))
 
     def of(self, group: Mapping[str, bytes]) -> tuple[int, str | None]:
-        """Number of the class, and a note where the usual `.cls` or `label` did not say it.
+        """Number of the class, and a note unless it is in the usual `.cls` or `label`.
 
-        `group`: suffix -> bytes of each member of the sample. Raises Unlabelled.
+        `group` maps suffixes to the bytes of the sample's members. Raises Unlabelled.
         """
         value, where = self._find(group)
         number = self._number(value)
@@ -60,7 +60,7 @@ class Labels:
         return number, None if usual else f"labels read from {_shown_place(where)}"
 
     def names(self, suffix: str) -> bool:
-        """Whether a member of that suffix may say the class."""
+        """Whether a member of that suffix may contain the class."""
         if self.key is not None:
             return suffix == self.key or suffix in _JSON
         return suffix in _PLAIN or suffix in _JSON or suffix.rpartition(".")[2] in _WORDS
@@ -118,7 +118,7 @@ class Labels:
 
 
 def read_classes(path: str) -> tuple[str, ...]:
-    """Class names of a text file, one a line. Raises BadSource."""
+    """Read class names from a text file, one per line. Raises BadSource."""
     try:
         with open(path, encoding="utf-8") as file:
             names = tuple(line.strip() for line in file if line.strip())

@@ -1,6 +1,6 @@
-"""Many files in three arrays: 14 million names are 0.5 GB that Ray maps on a node, and no objects.
+"""A list of many files as three arrays: 14 million names are 0.5 GB that Ray maps once per node.
 
-A list of tuples would be unpickled by every task.
+A list of tuples would be unpickled into Python objects by every task.
 """
 
 from array import array
@@ -17,15 +17,15 @@ class Listing:
     """Names of N files, and k numbers about each."""
 
     names: np.ndarray
-    """All names behind each other, UTF-8: uint8 [bytes]."""
+    """All names joined, UTF-8: uint8 [bytes]."""
     ends: np.ndarray
-    """Where each name ends: int64 [N]."""
+    """End of each name: int64 [N]."""
     numbers: np.ndarray
-    """What else is known of each: int64 [N, k]."""
+    """Numbers about each file: int64 [N, k]."""
 
     @classmethod
     def of(cls, files: Iterable[tuple[str, tuple[int, ...]]], *, columns: int) -> "Listing":
-        """From pairs of a name and its numbers."""
+        """Build a listing from pairs of a name and its numbers."""
         names, ends, numbers = bytearray(), array("q"), array("q")
         for name, about in files:
             assert len(about) == columns, about

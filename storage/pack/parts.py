@@ -1,9 +1,9 @@
-"""What is known of a finished shard, until all are: a small file beside its tar.
+"""A small file beside each finished tar with its description, until all shards are finished.
 
     train-000003.tar            written first
     train-000003.tar.packing    a line of JSON, then its index rows: the shard is done
 
-Both outlive a killed packer, and the next one keeps the shards whose part carries its identity.
+Both outlive a killed packer, and the next one keeps the shards whose part has its identity.
 """
 
 import json
@@ -35,11 +35,11 @@ class Part:
     """INDEX_ROW [samples]; their shard number is not known yet."""
     left_out: tuple[tuple[str, str], ...]
     notes: tuple[tuple[str, int], ...] = ()
-    """What a reader of the dataset should know of its samples, and of how many it is so."""
+    """What was done to samples, and to how many."""
 
 
 def write_part(store: ObjectStore, part: Part) -> None:
-    """Say that a shard is done."""
+    """Record that a shard is finished."""
     about = {
         "identity": part.identity,
         "shard": asdict(part.shard),
@@ -50,7 +50,7 @@ def write_part(store: ObjectStore, part: Part) -> None:
 
 
 def read_part(store: ObjectStore, identity: str, name: str) -> Part | None:
-    """The part of a shard; None if there is none, or none of this identity."""
+    """Read the part of a shard; None if there is none with this identity."""
     try:
         line, _, rows = store.read(name + SUFFIX).partition(b"\n")
         about = json.loads(line)
@@ -72,9 +72,9 @@ def read_part(store: ObjectStore, identity: str, name: str) -> Part | None:
 def finished(
     store: ObjectStore, identity: str, names: Sequence[str], *, tars: ObjectStore | None = None
 ) -> dict[str, Shard]:
-    """Name -> shard of those that an earlier run finished, and whose tar has its size still.
+    """Name -> shard for all that an earlier run finished and whose tar still has its size.
 
-    `tars` is where the tars lie, if not beside their parts.
+    `tars` is the store of the tars, if they are not beside their parts.
     """
     there = {key.removesuffix(SUFFIX) for key in store.list() if key.endswith(SUFFIX)}
 
@@ -104,10 +104,10 @@ def require_visible(store: ObjectStore, name: str) -> None:
 def gather(
     store: ObjectStore, identity: str, shards: Sequence[Shard], split: str, folder: Path
 ) -> tuple[Path, list[tuple[str, str]], Counter[str]]:
-    """The index file of a split, made of its parts, what they left out, and their notes.
+    """Make the index file of a split from its parts; return also what they left out and noted.
 
-    Shards without samples get no number: they are not in the manifest. The index is put together
-    on disk: 300 million rows are 9.6 GB.
+    Shards without samples get no number, because they are not in the manifest. The index is put
+    together on disk: 300 million rows are 9.6 GB.
     """
     left_out: list[tuple[str, str]] = []
     notes = Counter[str]()
@@ -131,7 +131,7 @@ def gather(
 
 
 def _parts(store: ObjectStore, identity: str, names: Sequence[str]) -> Iterator[Part]:
-    """In order, some of them ahead."""
+    """Read the parts in order, some of them ahead."""
     size = 4 * store.parallel_reads
     with ThreadPoolExecutor(store.parallel_reads) as pool:
         for first in range(0, len(names), size):

@@ -1,12 +1,12 @@
-"""Which samples go into which shard, decided before they are read.
+"""Decide which samples go into which shard before they are read.
 
-The samples of a split are put in an order that split and count fix, and shard j gets the j-th slice
-of `per_shard` of it. So shards do not wait for each other, and a class-sorted source does not
-become class-sorted shards. `per_shard` follows from the sizes of the first samples of that order:
-shards come out a little smaller than `shard_bytes`, one in a hundred a little larger.
+The samples of a split are put in an order that depends only on split and count, and shard j gets
+the j-th slice of `per_shard` samples. So shards do not wait for each other, and a class-sorted
+source does not become class-sorted shards. `per_shard` follows from the sizes of the first samples
+in that order: shards become a little smaller than `shard_bytes`, one in a hundred a little larger.
 
-Where samples lie in blocks that are read as a whole (parquet), blocks are shuffled instead, and
-then the samples within each shard: a shard reads whole blocks, its first and last excepted.
+If samples are stored in blocks that are read as a whole (parquet), blocks are shuffled instead, and
+then the samples within each shard: a shard reads whole blocks, except for its first and last.
 """
 
 import json
@@ -30,7 +30,7 @@ _END = 2 * BLOCK
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One shard to be: the places [start, stop) in the order of its split."""
+    """A planned shard: the places [start, stop) in the order of its split."""
 
     split: str
     number: int
@@ -48,7 +48,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """How one split is cut."""
+    """How one split is cut into shards."""
 
     samples: int
     per_shard: int
@@ -61,7 +61,7 @@ class Plan:
     """How a source is cut into shards; `packing.json` while it is packed."""
 
     identity: str
-    """Hash of the source and all else that decides the bytes of the shards."""
+    """Hash of the source and everything else that determines the bytes of the shards."""
     splits: Mapping[str, SplitPlan]
 
     @property
@@ -90,7 +90,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Plan | None":
-        """What `to_json` made; None for anything else."""
+        """Parse the output of `to_json`; None for anything else."""
         try:
             content = json.loads(data)
             splits = {name: SplitPlan(**split) for name, split in content["splits"].items()}
@@ -100,7 +100,7 @@ class Plan:
 
 
 def identity_of(source: Source, shard_bytes: int) -> str:
-    """Equal for equal input: shards of an interrupted run are kept only under the same one."""
+    """Hash of the input: shards of an interrupted run are kept only if it is the same."""
     counts = json.dumps([list(source.classes), dict(source.splits)])
     return hash_of(_LAYOUT, type(source).__name__, source.identity(), counts, str(shard_bytes))
 
@@ -178,5 +178,5 @@ def _sizes(source: Source, split: str, total: int) -> Iterator[int]:
 
 
 def tar_bytes(image_bytes: int) -> int:
-    """What a sample takes in a tar: two headers, the label's block, the image in whole blocks."""
+    """Bytes of a sample in a tar: two headers, the label's block, the image in whole blocks."""
     return 3 * BLOCK - image_bytes // -BLOCK * BLOCK

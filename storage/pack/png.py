@@ -1,7 +1,7 @@
-"""PNG without compression, byte for byte the same for ever.
+"""PNG without compression, whose bytes never change.
 
-The digest of a dataset is part of every stage's fingerprint, and the bytes of a deflated stream
-change with the zlib that Pillow was built with. Small images lose little: a digit is 136 bytes.
+The digest of a dataset is part of every stage's fingerprint, and the bytes of a compressed stream
+depend on the zlib that Pillow was built with. Small images lose little: a digit is 136 bytes.
 """
 
 import struct

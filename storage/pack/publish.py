@@ -1,11 +1,10 @@
-"""Who may write where: nothing of anybody's is overwritten, and a dataset appears whole or not at
-all.
+"""Publish a dataset completely or not at all, without overwriting other data.
 
-    packing.json    written first: the tars beside it are ours and unfinished; how they are cut
-    *.tar.packing   the tar of that name is done (`parts.py`)
-    dataset.json    written last: they are all done
+    packing.json    written first: the plan; the tars beside it are an unfinished packer's
+    *.tar.packing   the tar of that name is finished (`parts.py`)
+    dataset.json    written last: all tars are finished
 
-Tars with neither beside them are somebody's data.
+Tars without either file beside them are other data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ UNFINISHED = "packing.json"
 
 
 def present(store: ObjectStore) -> Dataset | None:
-    """The dataset that is there already. Raises DatasetExists if its manifest cannot be read."""
+    """The dataset that exists already. Raises DatasetExists if its manifest cannot be read."""
     try:
         return from_json(store.uri, store.read(MANIFEST))
     except ObjectNotFound:
@@ -32,11 +31,10 @@ def present(store: ObjectStore) -> Dataset | None:
 
 
 def begin(store: ObjectStore, *, force: bool) -> Dataset | None:
-    """Look whether a place may be packed to; return the dataset that is there, which is then only
-    compared with.
+    """Check that a URI may be packed to; return the dataset there, which is then only compared.
 
-    With `force` a dataset that was packed here counts as none. Raises DatasetExists over tars that
-    were not packed here, with or without `force`.
+    With `force` a dataset that was packed there is ignored. Raises DatasetExists if there are tars
+    that were not packed by this program, with or without `force`.
     """
     try:
         there = present(store)
@@ -46,9 +44,8 @@ def begin(store: ObjectStore, *, force: bool) -> Dataset | None:
         there = None
     if there is not None and there.in_place:
         raise DatasetExists(
-            f"{store.uri} holds tars that were indexed where they lay: packing there would "
-            "overwrite "
-            "them. Pack to another place"
+            f"{store.uri} has tars that were only indexed, and packing there would overwrite "
+            "them: pack to another place"
         )
     if there is not None and not force:
         return there
@@ -63,7 +60,7 @@ def begin(store: ObjectStore, *, force: bool) -> Dataset | None:
 
 
 def claimed(store: ObjectStore) -> Plan | None:
-    """The plan of a packer that was killed here."""
+    """The plan that a killed packer left."""
     try:
         return Plan.from_json(store.read(UNFINISHED))
     except ObjectNotFound:
@@ -71,7 +68,7 @@ def claimed(store: ObjectStore) -> Plan | None:
 
 
 def claim(store: ObjectStore, plan: Plan) -> None:
-    """Say that what lies here is ours and unfinished."""
+    """Write the plan, which marks what is here as an unfinished dataset."""
     store.write(UNFINISHED, plan.to_json())
     store.delete(MANIFEST)  # shards of two datasets must not look like one
 
@@ -84,9 +81,9 @@ def finish(store: ObjectStore, dataset: Dataset, indexes: Mapping[str, Path]) ->
 
 
 def tidy(store: ObjectStore, dataset: Dataset) -> None:
-    """Remove what only a packer needs, and tars of a dataset that was replaced.
+    """Remove files that only a packer needs, and tars of a dataset that was replaced.
 
-    Done after the manifest, and again by the next run if it was killed before its last line.
+    It runs after the manifest is written, and again in the next run if it was killed in between.
     """
     if not store.exists(UNFINISHED):
         return
@@ -104,13 +101,13 @@ def tidy(store: ObjectStore, dataset: Dataset) -> None:
 
 
 def delete_all(store: ObjectStore, keys: Sequence[str]) -> None:
-    """Delete some objects, side by side."""
+    """Delete some objects in parallel."""
     with ThreadPoolExecutor(store.parallel_reads) as pool:
         list(pool.map(store.delete, keys))
 
 
 def require_same(store: ObjectStore, there: Dataset, same: bool) -> None:
-    """Raise DatasetExists unless what is there is what would be written."""
+    """Raise DatasetExists unless the existing dataset is the `same` as would be written."""
     if same:
         return
     counts = ", ".join(f"{name} {there.samples(name)}" for name in there.splits)

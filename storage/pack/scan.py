@@ -1,7 +1,7 @@
-"""Read one tar of somebody else's front to back: the index row of each sample, and a checksum.
+"""Scan one existing tar from front to back: index rows of its samples, and a checksum.
 
-A sample is an image and a label of one key: `KEY.jpg` (.jpeg .png .webp) and what `labels.py`
-reads, wherever in the tar they lie. What cannot be used is left out by name.
+A sample is an image and a label with the same key: `KEY.jpg` (.jpeg .png .webp) and what
+`labels.py` reads, anywhere in the tar. Samples that cannot be used are left out and named.
 """
 
 import zlib
@@ -31,25 +31,25 @@ Row = tuple[int, int, int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ScanTar:
-    """A task: called with a tar's name it reads it once and leaves its part."""
+    """A task: called with a tar's name, it reads the tar once and writes its part."""
 
     uri: str
-    """Where the tars lie."""
+    """URI of the tars."""
     parts: str
-    """Where their parts go."""
+    """URI that the parts are written to."""
     labels: Labels = field(default_factory=Labels)
     image_key: str | None = None
-    """Suffix of the image, where a sample has several."""
+    """Suffix of the image, if a sample has several."""
     max_pixels: int = MAX_PIXELS
 
     @property
     def identity(self) -> str:
-        """Of the parts: changes with what is read from a tar."""
+        """Hash for the parts, which changes with what is read from a tar."""
         rule = hash_of(self.uri, self.labels.identity(), str(self.image_key), str(self.max_pixels))
         return f"{_LAYOUT} {rule}"
 
     def __call__(self, name: str) -> tuple[Shard, str | None]:
-        """The tar as a shard, and why it is torn, if it is: then no part is left."""
+        """Scan a tar: the shard, and why it is damaged or None. An intact one gets its part."""
         stream = _Stream(open_store(self.uri), name)
         scan = _Scan(rule=self)
         try:
@@ -76,7 +76,7 @@ class ScanTar:
 
 
 class _Stream:
-    """An object front to back in large ranged reads, hashed on the way."""
+    """Reads an object from front to back in large ranges and hashes it."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         self.size = store.size(name)
@@ -99,7 +99,7 @@ class _Stream:
 
 
 class _Image(NamedTuple):
-    """What is kept of an image whose label did not come yet."""
+    """Index data of an image whose label has not been read yet."""
 
     offset: int
     name: int
@@ -113,7 +113,7 @@ Group = dict[str, Member | _Image]  # the members of one key, by suffix
 
 @dataclass
 class _Scan:
-    """What one tar holds."""
+    """State of the scan of one tar."""
 
     rule: ScanTar
     rows: list[Row] = field(default_factory=list)
@@ -123,10 +123,10 @@ class _Scan:
     _group: Group = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _waiting: dict[str, Group] = field(default_factory=dict)
-    """Keys that lack their image or their label so far."""
+    """Keys whose image or label has not been read yet."""
 
     def add(self, member: Member) -> None:
-        """The next member."""
+        """Process the next member."""
         folder, slash, base = member.name.rpartition("/")
         if base.startswith("._") or (folder and "__MACOSX" in folder.split("/")):
             self.notes["members that macOS adds (._*) ignored"] += 1
@@ -147,13 +147,13 @@ class _Scan:
         self._group[suffix] = member
 
     def finish(self) -> None:
-        """After the last member."""
+        """Finish after the last member."""
         self._put_aside()
         for key, group in self._waiting.items():
             self._add_sample(key, group)
 
     def _put_aside(self) -> None:
-        """The key changes: its group is complete, or waits for what may come later."""
+        """Handle a change of key: the group is complete, or put aside until more of it follows."""
         group = self._group
         if not group:
             return

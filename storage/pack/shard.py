@@ -1,7 +1,7 @@
-"""Make one shard: read its samples where they lie, write them in their order, say that it is done.
+"""Make one shard: read its samples in storage order, write them in planned order, record it.
 
-It runs wherever Ray puts it. Nothing but the source and the plan decides its bytes; a second
-attempt writes the same ones.
+It runs on any node. Its bytes depend only on the source and the plan, so that a second attempt
+writes the same ones.
 """
 
 import zlib
@@ -29,16 +29,16 @@ _MAX_KEY = 90  # with its suffix it fits a USTAR name field
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackShard:
-    """A task: called with a slice it writes that shard, then its part, and returns the shard."""
+    """A task: called with a slice, it writes that shard, then its part, and returns the shard."""
 
     source: Source
     uri: str
     identity: str
     write: bool
-    """False: only say what would be written."""
+    """Whether to write; if False, only return what would be written."""
 
     def __call__(self, one: Slice) -> Shard:
-        """Raises BadSource where this node does not see the source, Unavailable."""
+        """Make a shard. Raises BadSource if this node does not see the source, Unavailable."""
         self.source.require_here()
         store = open_store(self.uri)
         with TemporaryDirectory(prefix="vit-on-ray-pack-") as folder:

@@ -1,7 +1,7 @@
-"""What the packer asks of a source of images: counts, and one sample at a time, in any order.
+"""Interface of a source of images: counts, and one sample at a time, in any order.
 
-A source is sent to the tasks that pack its shards, so it pickles, stays small (arrays instead of a
-Python object a file) and opens its files where it is asked to read.
+A source is sent to the tasks that pack its shards, so it must pickle, be small (arrays instead of a
+Python object per file) and open its files only when it reads.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Sample:
     data: bytes
     label: int
     notes: tuple[str, ...] = ()
-    """What was done to the image; counted, and said at the end."""
+    """What was done to the image; notes are counted and reported at the end."""
 
 
 class LeftOut(Exception):
@@ -43,7 +43,7 @@ class LeftOut(Exception):
 
 
 class Source(ABC):
-    """Images of known classes, in one or more splits. Raises BadSource where it is made."""
+    """Images of known classes, in one or more splits. The constructor raises BadSource."""
 
     @property
     @abstractmethod
@@ -61,20 +61,20 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> str:
-        """A cheap hash of what there is to read: another one means that packing starts over."""
+        """A cheap hash of the input: if it changes, packing starts over."""
 
     @property
     def notes(self) -> Mapping[str, int]:
-        """What a user should know of the source as a whole, and of how many files it is so."""
+        """Remarks about the source for the user, each with the number of files it concerns."""
         return {}
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Files and folders that `read` needs, absolute. None where all is in memory."""
+        """Absolute paths that `read` needs; empty if everything is in memory."""
         return ()
 
     def blocks(self, split: str) -> np.ndarray | None:
-        """Where runs of samples that can only be read together begin and end: int64 [B + 1].
+        """Edges of the blocks of samples that can only be read together: int64 [B + 1].
 
         None if each sample can be read by itself.
         """
@@ -130,9 +130,9 @@ def hash_of(*parts: str | bytes | np.ndarray) -> str:
 
 
 def is_validation(name: str, *, fraction: float) -> bool:
-    """Whether the sample of that name falls into the validation split: by hash, for ever the same.
+    """Whether the sample of that name is in the validation split, by hash: it never changes.
 
-    A sample keeps its side when others are added, which a split by position would not do.
+    A sample stays in its split when others are added, unlike with a split by position.
     """
     draw = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return draw < fraction * 2.0**64

@@ -1,4 +1,4 @@
-"""The words by which folders and files name a split."""
+"""Recognise the split in the name of a folder or file."""
 
 import re
 
@@ -13,13 +13,13 @@ _BEGIN = re.compile(rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-
 
 
 def split_of(name: str) -> str | None:
-    """train, val or test, if a folder is called so."""
+    """train, val or test, if a folder's name means it."""
     found = _WHOLE.fullmatch(name)
     return _WORDS[found.group(1).lower()] if found else None
 
 
 def split_of_file(path: str) -> str | None:
-    """train, val or test by the last folder or file name of a path that begins so."""
+    """train, val or test, by the last folder or file name in a path that begins with a word."""
     for part in reversed(path.split("/")):
         found = _BEGIN.match(part)
         if found:

@@ -1,4 +1,4 @@
-"""The bytes of an image as they will lie in a tar: its own, or a lossless copy.
+"""Bytes of an image as stored in a tar: the original ones, or a lossless copy.
 
 JPEG, PNG and WebP are stored as they are. Other formats become PNG, which is what the stream reads:
 without compression (`png.py`), so that equal input stays equal bytes. What was done is a note.
@@ -42,12 +42,12 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How images are taken."""
+    """Rule for accepting and converting images."""
 
     max_pixels: int = MAX_PIXELS
     """Images of more pixels are left out."""
     gray_bits: int = 16
-    """Bits that count in images of 16-bit grey levels: 12 for values up to 4095."""
+    """Bits in use in images of 16-bit grey levels: 12 for values up to 4095."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= CEILING_PIXELS:
@@ -128,14 +128,14 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """The upper 8 of so many bits: uint16 [H, W] -> uint8 [H, W]. Raises BadImage."""
+    """Keep the upper 8 of `bits` bits: uint16 [H, W] -> uint8 [H, W]. Raises BadImage."""
     if values.max() >> bits:
         raise BadImage(f"16-bit grey levels up to {values.max()}, more than --gray-bits {bits}")
     return (values >> (bits - 8)).astype(np.uint8)
 
 
 def _dark_notes(values: np.ndarray) -> tuple[str, ...]:
-    """Whether few grey levels are left of an image that does not use its 16 bits."""
+    """A note if few grey levels are left of an image that does not use all 16 bits."""
     highest = int(values.max())
     bits = max(8, highest.bit_length())
     if bits > 14:

@@ -1,4 +1,4 @@
-"""Which tars a pattern means: shell patterns, and the braces that webdataset expands."""
+"""Find the tars that match a pattern: shell patterns, and webdataset's brace expansion."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 def matching(where: str, keys: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """The tars among some names that fit one of the patterns, sorted.
 
-    Raises BadSource where none does, or where braces name a tar that is not there.
+    Raises BadSource if none does, or if braces name a tar that does not exist.
     """
     names = {key for key in keys if key.endswith(".tar")}
     chosen: set[str] = set()

@@ -1,9 +1,8 @@
-"""Take over WebDataset tars that someone else wrote: nothing is rewritten, an index is put beside
-them.
+"""Use existing WebDataset tars as they are: nothing is rewritten, an index is put beside them.
 
-Every byte is read once, for the checksums that let a later reader know that a shard has changed;
-the tars may lie in a folder or a bucket (`scan.py` reads one). A torn tar is an error, because
-nobody knows what it lost; the others' parts are kept for the next attempt.
+Every byte is read once, for the checksums that show a later reader that a shard has changed. The
+tars may be in a folder or a bucket (`scan.py` reads one). An incomplete tar is an error, because
+what it lost is unknown; the parts of the others are kept for the next attempt.
 """
 
 from collections import Counter
@@ -44,11 +43,11 @@ def index_tars(
     run: Run = in_threads,
     progress: Progress = silent,
 ) -> Dataset:
-    """Index the tars under a place: split -> patterns of their names (`tar_names.py`).
+    """Index the tars under a URI: split -> patterns of their names (`tar_names.py`).
 
-    `index` is where manifest and index go, beside the tars by default. `classes` names the labels
-    0, 1, ...; by default they are their numbers. What a killed run left there is used. Raises
-    BadSource with every torn or unmatched tar, DatasetExists, Unavailable.
+    `index` is the URI of manifest and index, by default that of the tars. `classes` names the
+    labels 0, 1, ...; by default the names are the numbers. Results of a killed run are reused.
+    Raises BadSource with every incomplete or unmatched tar, DatasetExists, Unavailable.
     """
     tars, store = open_store(uri), open_store(index or uri)
     keys = list(tars.list())
@@ -81,8 +80,10 @@ def _scan_all(
     run: Run,
     progress: Progress,
 ) -> dict[str, Shard]:
-    """Scan the tars that an earlier run did not; all by name. Raises BadSource with every torn
-    one."""
+    """Scan the tars that an earlier run did not scan; return all shards by name.
+
+    Raises BadSource with every incomplete tar.
+    """
     with ThreadPoolExecutor(tars.parallel_reads) as pool:
         sizes = dict(zip(names, pool.map(tars.size, names), strict=True))
     done = finished(store, task.identity, names, tars=tars)
@@ -142,7 +143,7 @@ def _describe(
         labels = max(labels, 1 + int(rows["label"].max()))
     if classes is not None and len(classes) < labels:
         raise BadSource(
-            f"{task.uri} has labels up to {labels - 1}, {len(classes)} classes were named"
+            f"{task.uri} has labels up to {labels - 1}, but only {len(classes)} class names given"
         )
     dataset = Dataset(
         uri=store.uri,

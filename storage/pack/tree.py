@@ -1,4 +1,4 @@
-"""What of a folder tree is classes, what is splits, and what operating systems left there."""
+"""Recognise classes, splits and files of operating systems in a folder tree."""
 
 import os
 import unicodedata
@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = {
     ".bmp": None, ".dib": None, ".gif": None, ".tif": None, ".tiff": None, ".avif": None,
     ".heic": None, ".heif": None, ".ppm": None, ".pgm": None, ".pbm": None, ".pnm": None,
 }  # fmt: skip
-"""Names of image files -> how they lie in a tar; None for formats that become PNG."""
+"""Suffix of an image file -> its suffix in a tar; None for formats that become PNG."""
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
@@ -61,8 +61,8 @@ def count_ignored(top: Path, ignored: Counter[str]) -> None:
 def splits_of(root: Path) -> dict[str, str]:
     """train, val, test -> name of the folder that holds it; empty if the folders are classes.
 
-    They are splits by their names, and if the one of train holds folders: it may be a class. A test
-    folder without a val folder beside it is `val`.
+    Folders are splits if their names say so and the one of train contains folders; otherwise they
+    may be classes. A test folder without a val folder beside it is `val`.
     """
     named: dict[str, list[str]] = {}
     for name in folders_of(root):
@@ -80,7 +80,7 @@ def splits_of(root: Path) -> dict[str, str]:
 
 
 def inner(top: Path) -> Path:
-    """The folder itself, or the one of the same name in it, as archives unpack."""
+    """The folder itself, or a folder of the same name in it, as unpacking an archive may make."""
     nested = top / top.name
     alone = folders_of(top) == [top.name] and not has_images(top)
     return nested if alone and folders_of(nested) else top
@@ -89,7 +89,7 @@ def inner(top: Path) -> Path:
 def class_folders(top: Path, level: int | None) -> dict[str, list[Path]]:
     """Class name -> its folders, sorted: the folders `level` levels below. Raises BadSource.
 
-    Without a level they are those directly below, each of which must hold an image itself.
+    Without a level they are the folders directly below, each of which must contain an image.
     """
     found = [top]
     for _ in range(level or 1):

@@ -1,9 +1,8 @@
-"""Pack a source: same input, same bytes, whenever, wherever and by however many tasks it runs.
+"""Pack a source: the same input gives the same bytes, at any time and with any number of tasks.
 
-Shards are independent pieces of work (`plan.py`, `shard.py`), carried out by `run` (`execute.py`).
-`dataset.json` is written last: a dataset that a killed packer left behind does not exist, and
-packing again makes only the shards that are missing. Packing over an identical dataset changes
-nothing.
+Shards are independent tasks (`plan.py`, `shard.py`) that `run` executes (`execute.py`).
+`dataset.json` is written last: what a killed packer left does not count as a dataset, and packing
+again makes only the missing shards. Packing over an identical dataset changes nothing.
 """
 
 from collections import Counter
@@ -35,10 +34,10 @@ def pack(
     run: Run = in_turn,
     progress: Progress = silent,
 ) -> Dataset:
-    """Pack a source under a place and return the manifest. Shards become about `shard_bytes` long.
+    """Pack a source under a URI and return the manifest. Shards become about `shard_bytes` large.
 
-    What a killed run of the same input left there is used; if the identical dataset is there
-    already nothing is written. Raises DatasetExists if another one is (`force` replaces it),
+    Shards of a killed run of the same input are reused; if the identical dataset exists already,
+    nothing is written. Raises DatasetExists if there is another one (`force` replaces it),
     BadSource if nothing of a split could be packed, Unavailable.
     """
     store = open_store(uri)
@@ -58,7 +57,7 @@ def pack(
 
 
 def _resume(store: ObjectStore, source: Source, shard_bytes: int) -> Plan | None:
-    """The plan of a killed run of the same input."""
+    """The plan of a killed run of the same input, or None."""
     plan = claimed(store)
     return plan if plan and plan.identity == identity_of(source, shard_bytes) else None
 
@@ -66,7 +65,7 @@ def _resume(store: ObjectStore, source: Source, shard_bytes: int) -> Plan | None
 def _write(
     store: ObjectStore, source: Source, plan: Plan, run: Run, progress: Progress
 ) -> dict[str, Shard]:
-    """Make the shards that are missing; all by name."""
+    """Make the missing shards; return all shards by name."""
     slices = plan.slices
     done = finished(store, plan.identity, [one.name for one in slices])
     missing = [one for one in slices if one.name not in done]
@@ -80,7 +79,7 @@ def _write(
 def _told(
     plan: Plan, missing: list[Slice], run: Run, task: PackShard, progress: Progress
 ) -> Iterator[Shard]:
-    """Run a task for every missing shard and tell how far it got."""
+    """Run a task for every missing shard and report progress."""
     sizes = {one.name: len(one) for one in plan.slices}
     done = found = sum(sizes.values()) - sum(len(one) for one in missing)
     shards = found_shards = len(sizes) - len(missing)
@@ -108,7 +107,7 @@ def _told(
 def _compare(
     store: ObjectStore, there: Dataset, source: Source, plan: Plan, run: Run, progress: Progress
 ) -> None:
-    """Make every shard again and raise DatasetExists at the first that is not the one there."""
+    """Make every shard again and raise DatasetExists at the first one that differs."""
     known = {shard.name: shard for shards in there.splits.values() for shard in shards}
     slices = plan.slices
     planned = {one.name for one in slices}

@@ -125,7 +125,7 @@ def test_a_server_that_does_not_come_up_takes_the_others_with_it(
     monkeypatch.setattr("cluster.local.head.command", lambda *a, **k: SLEEP)
     monkeypatch.setattr("cluster.local.laptop.mlflow_command", lambda *a: SLEEP)
     folder = tmp_path / "cluster"
-    with pytest.raises(RuntimeError, match=r"s3 did not come up.*no room left"):
+    with pytest.raises(RuntimeError, match=r"s3 did not start.*no room left"):
         up(folder, Nodes())
     assert not (folder / FILE).exists()
     left = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]

@@ -166,7 +166,7 @@ def test_the_command_of_the_launcher_drains_its_node(
     metadata.notice(100)
     said, _ = poller.communicate(timeout=60)
     assert poller.returncode == 0
-    assert "notice: this node goes in" in said
+    assert "notice: this node is taken away in" in said
     told = (tmp_path / "ray.told").read_text().splitlines()
     assert told[:3] == ["drain-node", "--address", "10.0.0.7:6379"]
     assert "DRAIN_NODE_REASON_PREEMPTION" in told

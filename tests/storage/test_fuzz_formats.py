@@ -176,7 +176,7 @@ def test_a_piece_of_more_elements_than_its_file_holds_is_refused(tmp_path: Path)
     commit_parts(str(tmp_path), "t", 1, {})
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace("3,\n     3\n", f"{2**40},\n     {2**40}\n"))
-    with pytest.raises(CorruptWeights, match="has 1099511627776 elements, which it cannot hold"):
+    with pytest.raises(CorruptWeights, match="cannot have 1099511627776 elements"):
         read_all(str(tmp_path))
 
 

@@ -71,7 +71,7 @@ def test_write_replaces(store: ObjectStore) -> None:
 
 def test_if_absent_refuses_other_bytes_and_keeps_the_first(store: ObjectStore) -> None:
     store.write("lease", b"first", if_absent=True)
-    with pytest.raises(ObjectExists, match="lease is already there"):
+    with pytest.raises(ObjectExists, match="lease already exists"):
         store.write("lease", b"second", if_absent=True)
     assert store.read("lease") == b"first"
 

@@ -139,7 +139,7 @@ def test_steps_and_epochs() -> None:
 
 
 def test_drop_needs_one_whole_batch() -> None:
-    with pytest.raises(BadOrder, match="100 samples do not fill one of 256: take tail 'carry'"):
+    with pytest.raises(BadOrder, match="100 samples do not fill one of 256: set tail 'carry'"):
         spec(100, 256)
 
 

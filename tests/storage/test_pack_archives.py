@@ -89,7 +89,7 @@ def test_cifar100_takes_the_fine_label(tmp_path: Path, place: str) -> None:
     [
         (lambda f: f.pop("test_batch.bin"), "lacks test_batch.bin"),
         (lambda f: f.update({"data_batch_3.bin": binary(4, 1)[:-1]}), "data_batch_3.bin .* torn"),
-        (lambda f: f.pop("batches.meta.txt"), "no binary version of CIFAR"),
+        (lambda f: f.pop("batches.meta.txt"), "not CIFAR's binary version"),
     ],
 )
 def test_odd_cifar_is_explained(tmp_path: Path, change, message: str) -> None:
@@ -173,7 +173,7 @@ def test_imagenet_takes_kaggles_labels(tmp_path: Path, place: str) -> None:
     ("name", "data", "message"),
     [
         ("val_labels", b"n01440764\n", "has 1 labels, the tar 6 files"),
-        ("val_labels", b"n09999999\n" * 6, "names classes that train has not: n09999999"),
+        ("val_labels", b"n09999999\n" * 6, "has classes that train lacks: n09999999"),
         ("train_tar", tar(("readme.txt", b"x")), r"no tar of a class .* but 'readme\.txt'"),
         ("train_tar", b"x" * 600, r"train\.tar: no tar header at byte 0"),
         ("val_tar", tar(("a.JPEG", b"x" * 600))[:700], r"val\.tar: torn"),

@@ -133,7 +133,7 @@ def test_classes_that_look_alike_are_said(tmp_path: Path, other: str) -> None:
 
 def test_one_class_and_empty_ones_are_said(tmp_path: Path) -> None:
     root = tree(tmp_path / "in", {f"a/{i}.jpg": picture(i) for i in range(30)})
-    assert "one class only ('a'): there is nothing to tell apart" in Folder(root).notes
+    assert "only one class ('a'): there is nothing to classify" in Folder(root).notes
     (root / "empty").mkdir()
     assert Folder(root).notes == {"classes without a file: empty": 1}
 

@@ -264,7 +264,7 @@ def test_columns_are_taken_by_name_if_asked_for(tmp_path: Path) -> None:
         ({"a.arrow": b""}, r"has no \.parquet file but a\.arrow: write parquet"),
         (
             {"train.parquet": b"PAR1 but not really"},
-            r"train\.parquet is no parquet file, or a torn",
+            r"train\.parquet is not a parquet file, or incomplete",
         ),
         ({"test.parquet": good}, r"test\.parquet belongs to no split that can be used"),
         ({"train.parquet": good, "more.parquet": good}, r"more\.parquet belongs to no split"),

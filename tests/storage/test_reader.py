@@ -80,7 +80,7 @@ def test_a_shard_with_other_members_is_named(packed: Dataset) -> None:
     path = Path(packed.uri) / "train-000000.tar"
     data = path.read_bytes()
     path.write_bytes(data[512:] + data[:512])
-    with pytest.raises(BadSample, match=r"train-000000\.tar: another member lies there"):
+    with pytest.raises(BadSample, match=r"train-000000\.tar: another member is there"):
         list(read_samples(open_store(packed.uri), index, np.arange(8)))
 
 
@@ -98,7 +98,7 @@ def test_a_flipped_bit_in_a_name_is_one_bad_sample(packed: Dataset, bit: int) ->
     (one,) = damaged
     assert one.request == 3
     assert str(one.error).isprintable()
-    assert "another member lies there" in one.error.reason
+    assert "another member is there" in one.error.reason
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])

@@ -76,7 +76,7 @@ def test_a_server_that_answers_with_an_odd_code_is_understood_by_trying(
 ) -> None:
     proxy.refuses = lambda _, headers: (400, "BadHeader") if "If-None-Match" in headers else None
     store = store_at(s3, tmp_path)
-    with pytest.raises(NotWritable, match=f"A plain write works.*{ONE_WRITER}=off"):
+    with pytest.raises(NotWritable, match=f"Plain writes work.*{ONE_WRITER}=off"):
         store.check_writable()
     assert list(store.list()) == []
 
@@ -220,7 +220,7 @@ def test_credentials_that_are_gone_after_a_success_are_the_worlds_failure(
         store.write("x", b"2")  # asked again
         service.throttled = 1000
         forget_clients()
-        with pytest.raises(Unavailable, match="gave no AWS credentials, which it did before"):
+        with pytest.raises(Unavailable, match="gave no AWS credentials, although it did before"):
             store.write("x", b"3")
 
 

@@ -46,7 +46,7 @@ def test_per_class_beyond_what_there_is_takes_all(index: SampleIndex) -> None:
 
 
 def test_class_out_of_range_is_named(index: SampleIndex) -> None:
-    with pytest.raises(BadSelection, match=r"classes \[10\] were asked for, the dataset has 10"):
+    with pytest.raises(BadSelection, match=r"no classes \[10\], only 10"):
         select(index, Selection(classes=(0, 10)))
 
 

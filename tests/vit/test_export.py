@@ -118,7 +118,7 @@ def test_timm_is_not_given_what_it_has_no_place_for(tmp_path):
 
 
 def test_timm_is_not_given_a_resnet_it_has_not(tmp_path):
-    with pytest.raises(ValueError, match=r"no BiT of blocks \(1, 1\) and width_factor 1"):
+    with pytest.raises(ValueError, match=r"no BiT .*\(1, 1\) and width_factor 1"):
         export_timm(random_model(TINY_BIT).state_dict(), TINY_BIT, tmp_path)
 
 
@@ -128,5 +128,5 @@ def test_weights_of_another_config_are_not_exported(tmp_path):
 
 
 def test_class_names_are_counted(tmp_path):
-    with pytest.raises(ValueError, match="2 class names for 7 classes"):
+    with pytest.raises(ValueError, match="7 class names, found 2"):
         export_hugging_face(random_model(TINY).state_dict(), TINY, tmp_path, class_names=["a", "b"])

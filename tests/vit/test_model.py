@@ -152,7 +152,7 @@ def test_stochastic_depth_grows_from_block_to_block():
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"\(32, 32\) pixels, the model wants \(32, 48\)"):
+    with pytest.raises(ValueError, match=r"\(32, 48\) pixels, found \(32, 32\)"):
         small_model()(torch.zeros(1, 3, 32, 32))
 
 

@@ -1,15 +1,15 @@
 """Read public checkpoints: Google's npz, timm, Hugging Face, torchvision, mmpretrain.
 
-files pickled damage   read tensors from disk, nothing unpickled; say what a broken file is
+files pickled damage   read tensors from disk without unpickling; explain a broken file
 wrappings              take the state dict out of what training scripts wrap around it
-settings timm_names    what config.json and the names in it say
+settings timm_names    read config.json, and what the model names in it stand for
 rules                  translate names and shapes
 flax bit hugging_face mmpretrain torchvision    the names of each layout
 layouts                the table by which a layout is recognised
-fixes                  LayerScale, missing biases, other pixels: rewritten exactly
-shapes positions pooling    what the tensors show of their model
-source                 all of the above: a checkpoint and what is known of it
-misfit                 why tensors do not fit
+fixes                  rewrite LayerScale, missing biases and other pixels exactly
+shapes positions pooling    infer the model from its tensors
+source                 all of the above: a checkpoint and what is known of its model
+misfit                 explain why tensors do not fit
 checkpoint             `import_checkpoint`: weights for a given config
 content                `checkpoint_digest`: its name, wherever it lies
 infer                  `infer_config`: the checkpoint's own config

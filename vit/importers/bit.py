@@ -1,7 +1,7 @@
-"""Names in the npz files of BiT: the TensorFlow ones of the paper and big_vision's.
+"""Tensor names in BiT's npz files: those of the paper's TensorFlow code and those of big_vision.
 
-The older files number their convolutions (`standardized_conv2d_17`) by the order of creation; the
-path says it all, so the number is passed over.
+The older files number their convolutions (`standardized_conv2d_17`) by the order of creation. The
+rest of the path identifies the convolution, so the number is ignored.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from vit.importers.rules import Rule, counted_from_one
 
 
 def head_kernel(kernel: Tensor) -> Tensor:
-    """[in, out], or a 1x1 convolution's [1, 1, in, out] -> [out, in, 1, 1]."""
+    """Reshape [in, out], or a 1x1 convolution's [1, 1, in, out] -> [out, in, 1, 1]."""
     return kernel.reshape(kernel.shape[-2:]).T[:, :, None, None]
 
 

@@ -1,7 +1,7 @@
-"""`import_checkpoint`: from a file in anybody's layout to weights that fit a config.
+"""`import_checkpoint` turns a file in any known layout into weights that fit a config.
 
-What files and tensors show of their own model is taken from them. Only what they leave open (heads,
-GELU, epsilon, pixels of a bare state dict) is taken from the config, and said in a line.
+The checkpoint's own model is inferred from its files and tensors. Only what they do not show
+(heads, GELU, epsilon, pixels of a bare state dict) is taken from the config, and a note says so.
 """
 
 from dataclasses import replace
@@ -34,19 +34,19 @@ def import_checkpoint(
     reset_head: bool = False,
     convention: Convention = "align-corners",
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Weights for `config`'s model from the checkpoint at `path`, and a line for each change.
+    """Weights for `config`'s model from the checkpoint at `path`, and one line per change.
 
-    Weights come in float32 and take pixels in [-1, 1]: a checkpoint for other means and deviations
-    gets another first layer, which is exact.
+    Weights are float32 and expect pixels in [-1, 1]: for a checkpoint with another mean and
+    standard deviation the first layer is rewritten, which is exact.
 
     Args:
         path: a file (.npz .safetensors .pt .pth .bin .ckpt .pth.tar), an index of shards, or a
             Hugging Face, timm or DeepSpeed folder. A config.json beside the weights is read too.
-        config: the model they go into.
-        source_image_size: resolution of the checkpoint, where nothing there says it.
-        mean: of the pixels in [0, 1] that the checkpoint wants, where nothing there says it.
-        std: their standard deviation.
-        reset_head: start with a new head, also where the checkpoint's would fit.
+        config: the model that the weights go into.
+        source_image_size: resolution of the checkpoint, needed only if its files do not show it.
+        mean: mean of the pixels in [0, 1] that the checkpoint expects, if its files do not say it.
+        std: standard deviation of these pixels.
+        reset_head: start with a new head even if the checkpoint's would fit.
         convention: how a position table is resized.
 
     Raises:
@@ -69,7 +69,7 @@ def import_checkpoint(
 
 
 def _own_config(source: Source, config: Config, image_size: int | tuple[int, int] | None) -> Config:
-    """The checkpoint's own config: what it shows, and `config`'s where it shows nothing."""
+    """The checkpoint's own config; fields that it does not show are taken from `config`."""
     if source.layout.family != config.family:
         raise source.error(f"cannot turn a {source.layout.family} into a {config.family}")
     if isinstance(config, BiTConfig):
@@ -83,10 +83,12 @@ def _own_config(source: Source, config: Config, image_size: int | tuple[int, int
         place_positions(source, sizes, given=size)
     decide_pool(source, wanted=config.pool, wanted_registers=config.registers)
     if "pos_embed" not in source.fields and config.pos_embed not in ("none", "sincos-2d"):
-        raise source.error("no position table: --stage.model.pos-embed none (or sincos-2d)")
+        raise source.error(
+            "the checkpoint has no position table - set --stage.model.pos-embed none (or sincos-2d)"
+        )
     _say_what_is_taken(source, config)
     fields: dict[str, Any] = dict(source.fields)
-    # Two more must agree for a config to be one: the other model's are as good as any.
+    # `heads` must divide `width` for the config to be valid, and its value does not matter here.
     if fields.get("width", config.width) != config.width:
         fields.setdefault("heads", 1)
     return replace(config, **fields)
@@ -99,16 +101,16 @@ def _say_what_is_taken(source: Source, config: ViTConfig) -> None:
         if name not in source.fields
     ]
     if taken:
-        source.notes.append(f"taken from the stage, the file does not say: {', '.join(taken)}")
+        source.notes.append(f"not in the file, taken from the stage: {', '.join(taken)}")
 
 
 def _fold(source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
     mean, std, _ = pixels_of(source, mean, std)
     if (mean is None) != (std is None):
-        raise source.error("--stage.init-mean and --stage.init-std go together: give both")
+        raise source.error("--stage.init-mean and --stage.init-std belong together: give both")
     if mean is None or std is None:
         source.notes.append(
-            "pixels of mean 0.5 and std 0.5 taken: nothing beside the weights says - for others"
+            "assumed pixels of mean 0.5 and std 0.5, no file says which - for others set"
             f" --stage.init-mean and --stage.init-std ({_IMAGENET})"
         )
     half = (0.5,) * 3

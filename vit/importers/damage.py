@@ -1,7 +1,7 @@
-"""Why a file could not be read as weights, in one line.
+"""Explain in one line why a file could not be read as weights.
 
-A download that failed usually leaves something else under the right name: a Git LFS pointer, a web
-page, half of the file. The readers of other libraries then raise whatever they met first.
+A failed download usually leaves something else under the right name: a Git LFS pointer, a web page,
+half of the file. The error that a library raises for such a file rarely says so.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 def explain_damage(path: Path, error: Exception) -> str:
-    """One line about a file whose reader raised `error`."""
+    """Say in one line what is wrong with a file whose reader raised `error`."""
     with path.open("rb") as file:
         start = file.read(512)
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint, as one class that callers can tell from other mistakes."""
+"""The error for unusable checkpoints, a class of its own so that callers can catch it."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Find the tensors of a checkpoint: one file, the shards of an index, or a folder of them.
 
-Nothing is unpickled, and whatever another library's reader raises becomes a BadCheckpoint.
+Nothing is unpickled, and every error of another library's reader becomes a BadCheckpoint.
 """
 
 import json
@@ -20,23 +20,23 @@ from vit.importers.pickled import read_pickled
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".npz", ".safetensors", *PICKLED)
-"""Ends of the names of files that can be read, in lower case."""
+"""Suffixes of readable files, in lower case."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FOLDER = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])
-"""What the weights of a timm or Hugging Face folder are called, the first that is there counts."""
+"""Names of the weights in a timm or Hugging Face folder; the first that exists is read."""
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 
 
 def is_checkpoint_file(name: str) -> bool:
-    """Whether a path or URI ends as the files do that can be read."""
+    """Whether the name of a path or URI is that of a readable checkpoint."""
     return name.lower().endswith((*SUFFIXES, *INDEXES))
 
 
 def find_weights(path: Path) -> tuple[Path, list[str]]:
-    """The file that holds the weights (or their index), and a line if it had to be looked for.
+    """The file that holds the weights (or their index), and a note if it was searched for.
 
-    Raises BadCheckpoint for a folder without weights, or with several that it could be, and
-    FileNotFoundError for what is not there.
+    Raises BadCheckpoint for a folder without weights or with several candidates, and
+    FileNotFoundError if nothing is at `path`.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -45,22 +45,22 @@ def find_weights(path: Path) -> tuple[Path, list[str]]:
     if found := [path / name for name in FOLDER if (path / name).exists()]:
         return found[0], []
     if deepspeed := _in_deepspeed_folder(path):
-        return deepspeed, [f"read {deepspeed.relative_to(path)} of DeepSpeed's folder"]
+        return deepspeed, [f"read {deepspeed.relative_to(path)} in DeepSpeed's folder"]
     others = sorted(file for file in path.iterdir() if is_checkpoint_file(file.name))
     if len(others) == 1:
-        return others[0], [f"read {others[0].name}, the only file of weights in {path}"]
+        return others[0], [f"read {others[0].name}, the only weights file in {path}"]
     if others:
         names = first_three([file.name for file in others])
-        raise BadCheckpoint(f"{path} has several files of weights ({names}) - name one of them")
+        raise BadCheckpoint(f"{path} has several weights files ({names}) - give one of them")
     inside = sorted(sub for sub in path.iterdir() if sub.is_dir() and _has_weights(sub))
-    hint = f" - take one of its folders: {first_three([s.name for s in inside])}" if inside else ""
+    hint = f" - give one of its folders: {first_three([s.name for s in inside])}" if inside else ""
     raise BadCheckpoint(f"{path} has none of {', '.join(FOLDER)}{hint}")
 
 
 def read_tensors(path: Path) -> Any:
-    """What the file holds: of a .npz, .safetensors or index the tensors, else the pickled content.
+    """Content of a file: the tensors of a .npz, .safetensors or index, or what torch.save saved.
 
-    Raises BadCheckpoint for another kind of file, a damaged one, and one that needs unpickling.
+    Raises BadCheckpoint for a file of another kind, a damaged one, and one that needs unpickling.
     """
     name = path.name.lower()
     if name.endswith(".npz"):
@@ -71,19 +71,22 @@ def read_tensors(path: Path) -> Any:
         return _read_shards(path)
     if name.endswith(PICKLED):
         return read_pickled(path)
-    raise BadCheckpoint(f"{path}: known are {' '.join(SUFFIXES)}, found {path.suffix!r}")
+    raise BadCheckpoint(f"{path}: wanted one of {' '.join(SUFFIXES)}, found {path.suffix!r}")
 
 
 def as_float(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors in float32; raises BadCheckpoint for what is none, or holds other kinds."""
+    """The tensors in float32.
+
+    Raises BadCheckpoint if there are none, if some are empty, and for values of another type.
+    """
     if not tensors:
         raise BadCheckpoint(f"{path} holds no tensors")
     if strange := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise BadCheckpoint(f"{path}: {first_three(strange)} are no tensors")
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
         raise BadCheckpoint(
-            f"{path}: {first_three(empty)} are empty: ZeRO 3 keeps its weights in other files -"
-            " put them together by DeepSpeed's zero_to_fp32.py"
+            f"{path}: {first_three(empty)} are empty, as in checkpoints of ZeRO 3, which has the"
+            " weights in other files - merge them with DeepSpeed's zero_to_fp32.py"
         )
     return {name: tensor.float() for name, tensor in tensors.items()}
 
@@ -104,11 +107,11 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             return {name: _from_numpy(arrays[name]) for name in arrays.files}
     except MemoryError:
         raise
-    except Exception as error:  # numpy and zipfile raise whatever a damaged file leads them to
+    except Exception as error:  # numpy and zipfile raise many types for damaged files
         if "allow_pickle" in str(error) and is_zipfile(path):
             raise BadCheckpoint(
-                f"{path} holds pickled objects (allow_pickle), which are not read - save arrays of"
-                " numbers alone"
+                f"{path} holds pickled objects (allow_pickle), which are not read - save only"
+                " arrays of numbers"
             ) from None
         raise BadCheckpoint(explain_damage(path, error)) from None
 
@@ -130,7 +133,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(explain_damage(path, error)) from None
     if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
         raise BadCheckpoint(
-            f"{path} names {len(shards)} shards, {first_three(missing)} not there - download all"
+            f"{path} names {len(shards)} shards, missing {first_three(missing)} - download them all"
         )
     tensors: dict[str, Tensor] = {}
     for shard in shards:
@@ -141,7 +144,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 
 
 def _from_numpy(array: np.ndarray) -> Tensor:
-    """Float32; numpy has no bfloat16, so JAX's comes as two nameless bytes."""
+    """The array in float32. numpy has no bfloat16: JAX's arrives as a void type of two bytes."""
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         bits = array.view(np.uint16).astype(np.uint32) << 16
         array = bits.view(np.float32)

@@ -1,6 +1,6 @@
-"""Rewrite tensors that models here have no place for as tensors that they have: all exact.
+"""Rewrite tensors that our models do not have into tensors that they have. All rewrites are exact.
 
-Each function changes `weights` (named as in models here) and returns a line for what it did.
+Each function changes `weights`, whose names are those of our models, and returns notes for the log.
 """
 
 import re
@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 def fold_layer_scale(weights: Weights) -> list[str]:
     """Multiply LayerScale's factors into the layer before them (arXiv:2103.17239).
 
-    `x + gamma * (W h + b)` is `x + (gamma W) h + gamma b`.
+    `x + gamma * (W h + b)` equals `x + (gamma W) h + gamma b`.
     """
     folded = 0
     for name in list(weights):
@@ -43,11 +43,11 @@ def add_missing_biases(weights: Weights) -> list[str]:
     if without and len(without) == len(blocks):
         for name in without:
             weights[name.replace("weight", "bias")] = torch.zeros(weights[name].shape[0])
-        notes.append("attn.qkv.bias: the checkpoint has none, zeros taken")
+        notes.append("attn.qkv.bias: not in the checkpoint, set to zeros")
     kernel = weights.get("patch_embed.proj.weight")
     if kernel is not None and "patch_embed.proj.bias" not in weights:
         weights["patch_embed.proj.bias"] = torch.zeros(kernel.shape[0])
-        notes.append("patch_embed.proj.bias: the checkpoint has none, zeros taken")
+        notes.append("patch_embed.proj.bias: not in the checkpoint, set to zeros")
     return notes
 
 
@@ -57,20 +57,20 @@ def distillation_as_register(weights: Weights) -> list[str]:
     if token is None:
         return []
     weights["reg_token"] = token
-    notes = ["the distillation token is a register here"]
+    notes = ["the distillation token became a register"]
     if [weights.pop(f"head_dist.{leaf}", None) for leaf in ("weight", "bias")] != [None, None]:
         notes.append("head_dist left out: logits are those of the class token's head alone")
     return notes
 
 
 def class_token_as_register(weights: Weights) -> None:
-    """Keep the class token as the first register: the blocks see it, the average does not."""
+    """Turn the class token into the first register: the blocks see it, the mean leaves it out."""
     token, registers = weights.pop("cls_token"), weights.get("reg_token")
     weights["reg_token"] = token if registers is None else torch.cat([token, registers], dim=1)
 
 
 def class_row_into_token(weights: Weights) -> None:
-    """Add the first row of the position table to the class token, and take it off the table.
+    """Add the first row of the position table to the class token and remove it from the table.
 
     DINOv2 has a row for the class token and none for its registers.
     """
@@ -103,4 +103,4 @@ def fold_pixels(weights: Weights, mean: tuple[float, ...], std: tuple[float, ...
     shift = torch.tensor(shift, dtype=torch.float64)
     weights[bias] = (weights[bias].double() + kernel.sum((2, 3)) @ shift).float()
     weights[name] = (kernel * scale[:, None, None]).float()
-    return [f"patch_embed: takes [-1, 1] instead of mean {mean} and std {std}"]
+    return [f"patch_embed: rewritten from pixels of mean {mean} and std {std} to [-1, 1]"]

@@ -1,8 +1,9 @@
-"""Names in the npz files of vision_transformer and big_vision, hybrids and MAP heads included.
+"""Tensor names in npz files of vision_transformer and big_vision, with hybrids and MAP heads.
 
-Three ages of one layout: the position table sat in a module of its own, then in the encoder, then
-on top, where it lost the class token's row. big_vision numbers sublayers by kind, the older code by
-place. Kernels are [in, out], convolutions [h, w, in, out], attention [D, heads, d] and back.
+There are three versions of the layout: the position table was in a module of its own, then in the
+encoder, then at the top level, where it lost the class token's row. big_vision numbers sublayers by
+kind, the older code by position. Kernels are [in, out], convolutions [h, w, in, out], attention is
+[D, heads, d] for q, k and v and [heads, d, D] for the output.
 """
 
 from torch import Tensor
@@ -11,27 +12,27 @@ from vit.importers.rules import Rule, counted_from_one
 
 
 def dense(kernel: Tensor) -> Tensor:
-    """[in, out] -> [out, in]."""
+    """Transpose a dense kernel: [in, out] -> [out, in]."""
     return kernel.T
 
 
 def conv(kernel: Tensor) -> Tensor:
-    """[h, w, in, out] -> [out, in, h, w]."""
+    """Transpose a convolution: [h, w, in, out] -> [out, in, h, w]."""
     return kernel.permute(3, 2, 0, 1)
 
 
 def split_heads(kernel: Tensor) -> Tensor:
-    """Query, key or value [D, heads, d] -> [heads * d, D]."""
+    """Reshape a query, key or value kernel: [D, heads, d] -> [heads * d, D]."""
     return kernel.flatten(1).T
 
 
 def join_heads(kernel: Tensor) -> Tensor:
-    """Attention's output [heads, d, D] -> [D, heads * d]."""
+    """Reshape attention's output kernel: [heads, d, D] -> [D, heads * d]."""
     return kernel.flatten(0, 1).T
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """Bias [heads, d], or the [1, 1, 1, C] of old GroupNorms -> [n]."""
+    """Flatten a bias [heads, d], or an old GroupNorm's [1, 1, 1, C], to [n]."""
     return tensor.flatten()
 
 
@@ -65,7 +66,7 @@ def _norm(there: str, here: str) -> tuple[Rule, ...]:
 
 
 _BLOCK = r"Transformer/encoderblock_(\d+)"
-_POOL = r"(?:MAPHead_0/)?"  # inlined while ViT-G was made
+_POOL = r"(?:MAPHead_0/)?"  # some versions of big_vision inline this module
 _UNIT = r"block(\d+)/unit(\d+)"
 _HERE = r"patch_embed.backbone.stages.{}.blocks.{}"
 

@@ -1,4 +1,5 @@
-"""Names of Hugging Face's ViT, DeiT and DINOv2, in files and in modules since transformers 5.
+"""Tensor names of Hugging Face's ViT, DeiT and DINOv2: those in files, and since transformers 5
+also those of the modules.
 
 The pooler of `ViTModel` is the paper's pre-training layer: linear, then tanh.
 """

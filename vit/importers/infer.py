@@ -1,4 +1,4 @@
-"""`infer_config`: the config of a checkpoint's own model, and what each field was inferred from."""
+"""`infer_config` finds the config of a checkpoint's model, and where each field is known from."""
 
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -9,25 +9,25 @@ from vit.importers.pooling import decide_pool
 from vit.importers.positions import place_positions
 from vit.importers.source import Source, pixels_of, read_source
 
-# Published models of a width and depth, for a question that shapes leave open.
+# Heads of published models by (width, depth), as a hint: tensor shapes do not show them.
 _USUAL_HEADS = {(192, 12): "3", (384, 12): "6 (MoCo v3: 12)", (768, 12): "12", (1024, 24): "16",
                 (1280, 32): "16", (1408, 40): "16", (1664, 48): "16", (1152, 27): "16"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferredConfig:
-    """The model in a checkpoint."""
+    """Config of the model in a checkpoint, with its sources."""
 
     config: Config
-    """Of the model that gives the checkpoint's own results; regularisation is left at 0."""
+    """Config of the model that reproduces the checkpoint's own results; regularisation is 0."""
     mean: tuple[float, ...] | None
-    """Of the pixels in [0, 1] it was trained on; None where nothing says."""
+    """Mean of the pixels in [0, 1] that it was trained on; None if unknown."""
     std: tuple[float, ...] | None
-    """Their standard deviation."""
+    """Standard deviation of the pixels; None if unknown."""
     inferred_from: dict[str, str]
-    """For each field, `mean` and `std` what it was inferred from: a file, a tensor, a default."""
+    """Source of each config field, of `mean` and of `std`: a file, a tensor or a default."""
     notes: tuple[str, ...]
-    """What was unwrapped, folded or left out on the way."""
+    """Lines about what was unwrapped, folded or left out."""
 
 
 def infer_config(
@@ -38,22 +38,22 @@ def infer_config(
     pos_embed: Literal["none", "sincos-2d"] | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> InferredConfig:
-    """The config of the model whose weights lie at `path`.
+    """Infer the config of the model whose weights are at `path`.
 
-    config.json and its neighbours count first, then the shapes of the tensors, then what all models
-    of the layout have. `import_checkpoint(path, infer_config(path).config)` gives weights that
-    compute what the checkpoint's own code does.
+    The sources are, in this order: config.json and the files beside it, the shapes of the tensors,
+    and what all models of the layout have in common. `import_checkpoint(path,
+    infer_config(path).config)` gives weights that compute the same as the checkpoint's own code.
 
     Args:
         path: as `import_checkpoint` takes it.
-        heads: attention heads, where neither files nor shapes say.
-        pool: what the head reads, where the file leaves it open.
-        pos_embed: position embedding, where the file has no table.
-        image_size: resolution, where neither files nor a square table say.
+        heads: number of attention heads, if neither files nor shapes show it.
+        pool: input of the head, if the file does not show it.
+        pos_embed: kind of position embedding, if the file has no table.
+        image_size: resolution, if neither the files nor a square table show it.
 
     Raises:
-        BadCheckpoint: it cannot be read, its model is of a family that is not here, or one of the
-            arguments is needed; says which.
+        BadCheckpoint: the checkpoint cannot be read, its model's family is not supported, or one of
+            the arguments is needed, which the message names.
         FileNotFoundError: there is nothing at `path`.
     """
     source = read_source(path)
@@ -68,7 +68,9 @@ def infer_config(
         decide_pool(source, wanted=pool, wanted_registers=None)
         _fill(source, pos_embed)
         if "image_size" not in source.fields:
-            raise source.error("nothing says its resolution - give it as image_size")
+            raise source.error(
+                "its resolution is unknown - set --stage.init-image-size (in Python: image_size)"
+            )
         values: dict[str, Any] = dict(source.fields)
         values["image_size"] = _size(values["image_size"])
         config = ViTConfig(**values)
@@ -78,7 +80,7 @@ def infer_config(
         config=config,
         mean=mean,
         std=std,
-        inferred_from=by | {n: pixels_by.get(n, "nothing says") for n in ("mean", "std")},
+        inferred_from=by | {n: pixels_by.get(n, "unknown") for n in ("mean", "std")},
         notes=tuple(source.notes),
     )
 
@@ -93,14 +95,14 @@ def _bit(source: Source, size: tuple[int, int] | None) -> BiTConfig:
 def _ask_heads(source: Source, heads: int | None) -> None:
     known = source.fields.get("heads")
     if known is not None and heads not in (None, known):
-        raise source.error(f"heads is {known} by {source.said_by['heads']}, not {heads}")
+        raise source.error(f"wanted {heads} heads, found {known} in {source.said_by['heads']}")
     if known is not None:
         return
     if heads is None:
         shape: tuple[int, int] = source.fields.get("width", 0), source.fields["depth"]
         usual = _USUAL_HEADS.get(shape)
         hint = f"; usual for width {shape[0]} and depth {shape[1]}: {usual}" if usual else ""
-        raise source.error(f"nothing says how many heads it has{hint} - --stage.model.heads")
+        raise source.error(f"its number of heads is unknown{hint} - set --stage.model.heads")
     source.know("heads", heads, "given")
 
 
@@ -108,12 +110,14 @@ def _fill(source: Source, pos_embed: str | None) -> None:
     source.know("family", "vit", f"layout {source.layout.name}")
     if "pos_embed" not in source.fields:
         if pos_embed is None:
-            raise source.error("no position table - --stage.model.pos-embed none or sincos-2d")
+            raise source.error(
+                "it has no position table - set --stage.model.pos-embed none or sincos-2d"
+            )
         source.know("pos_embed", pos_embed, "given")
     defaults: dict[str, Any] = {"gelu": "exact", "norm_eps": 1e-6}
     for name, value in defaults.items():
         if name not in source.fields:
-            source.know(name, value, "timm's default, the file does not say")
+            source.know(name, value, "timm's default, not in the file")
 
 
 def _size(size: tuple[int, int]) -> int | tuple[int, int]:

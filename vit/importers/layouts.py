@@ -1,4 +1,4 @@
-"""The layouts that can be read, and how one is told from another: by a name only it has."""
+"""The layouts that can be read. Each is recognised by a tensor name that no other layout has."""
 
 import re
 from collections.abc import Iterable
@@ -16,18 +16,18 @@ _AS_IS = (Rule(r"register_tokens", r"reg_token"), Rule(r"(.+)", r"\1"))
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way to name a model's tensors, and what its models are like unless a file says else."""
+    """One way to name tensors, and properties of its models unless a file says otherwise."""
 
     name: str
     marker: str
-    """A pattern that matches a tensor's name in this layout, and in no other."""
+    """Pattern of a tensor name that occurs in this layout and in no other."""
     rules: tuple[Rule, ...]
     gelu: Literal["tanh", "exact"] | None
-    """GELU of its models; None where the layout leaves it open."""
+    """Form of GELU of its models; None if they differ."""
     norm_eps: float | None
     mean: tuple[float, ...] | None = None
-    """What is taken from pixels in [0, 1], where all models of the layout agree. Models here take
-    pixels in [-1, 1], which is mean and std 0.5."""
+    """Mean that its models subtract from pixels in [0, 1]; None if they differ. Our models expect
+    pixels in [-1, 1], that is mean and std 0.5."""
     std: tuple[float, ...] | None = None
     family: Literal["vit", "bit"] = "vit"
     pool_is_shown: bool = True
@@ -111,9 +111,9 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 def sniff(names: Iterable[str]) -> Layout:
-    """The one layout that the names of a checkpoint's tensors are in.
+    """Recognise the layout of a checkpoint by the names of its tensors.
 
-    Raises BadModel with the first names if none, or more than one, of `LAYOUTS` fits.
+    Raises BadModel with the first names if none of `LAYOUTS` fits, or more than one.
     """
     names = list(names)
     fits = [

@@ -1,9 +1,9 @@
-"""Why tensors do not fit: the likeliest reason, by their names."""
+"""Guess from tensor names why a checkpoint does not fit."""
 
 import re
 from collections.abc import Iterable
 
-# What models of other families have, by the names of their tensors.
+# Parts that only models of other families have, by the names of their tensors.
 _FAMILIES = (
     (r".*(?:norm_pre|ln_pre|pre_layrnorm)\..+", "a norm before the blocks (CLIP)"),
     (r".*transformer\.resblocks\.\d+\..+", "CLIP's image tower, with a norm before the blocks"),
@@ -21,7 +21,7 @@ _FAMILIES = (
 
 
 def unsupported(names: Iterable[str]) -> str | None:
-    """What the model has that models here have not; None where no name tells."""
+    """Say which unsupported part a model has, or None if no tensor name shows one."""
     names = list(names)
     found = [
         what
@@ -30,4 +30,4 @@ def unsupported(names: Iterable[str]) -> str | None:
     ]
     if not found:
         return None
-    return f"the checkpoint has {', '.join(found[:2])}: models here have no place for it"
+    return f"the checkpoint has {', '.join(found[:2])}, which is not supported"

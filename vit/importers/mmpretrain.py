@@ -1,6 +1,6 @@
-"""Names of mmpretrain's VisionTransformer, its `backbone.` already taken off.
+"""Tensor names of mmpretrain's VisionTransformer, without the prefix `backbone.`.
 
-The classifier stands outside the backbone (`head.layers.head`) and is left out with it.
+The classifier is outside the backbone (`head.layers.head`) and is left out.
 """
 
 from vit.importers.rules import Rule

@@ -1,8 +1,7 @@
-"""Read what `torch.save` wrote, without running any code that the file may hold.
+"""Read files of `torch.save` without running any code that they may contain.
 
-Tensors and plain containers are read. The one class that is allowed besides is
-`argparse.Namespace`, in which training scripts (timm, MAE, DeiT) keep their options: it can hold
-values and do nothing.
+Tensors and plain containers are read. The only other allowed class is `argparse.Namespace`, in
+which training scripts (timm, MAE, DeiT) keep their options; it only holds values.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from vit.importers.errors import BadCheckpoint
 
 
 def read_pickled(path: Path) -> Any:
-    """Content of a .pt, .pth, .bin or .ckpt file on the CPU.
+    """Load the content of a .pt, .pth, .bin or .ckpt file onto the CPU.
 
     Raises BadCheckpoint for a damaged file, and for objects that would have to be unpickled.
     """
@@ -26,16 +25,16 @@ def read_pickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # torch raises whatever a damaged file leads it to
+    except Exception as error:  # torch raises many types for damaged files
         text = str(error)
         if "TorchScript" in text:
             raise BadCheckpoint(
-                f"{path} is a TorchScript archive, a program - save the state dict of its model"
+                f"{path} is a TorchScript program, not weights - save its model's state dict"
             ) from None
         found = re.search(r"GLOBAL (\S+)", text) or re.search(r"of type ([\w.]+)", text)
         if "Weights only" in text and found:
             raise BadCheckpoint(
-                f"{path} holds a pickled {found[1]}, and unpickling runs code - save its state"
-                " dict alone where it was made: torch.save(model.state_dict(), 'weights.pth')"
+                f"{path} holds a pickled {found[1]}, and unpickling runs code - where it was made,"
+                " save only the weights: torch.save(model.state_dict(), 'weights.pth')"
             ) from None
         raise BadCheckpoint(explain_damage(path, error)) from None

@@ -1,4 +1,4 @@
-"""Which grid a checkpoint's position table belongs to, and which of its rows are no patches'."""
+"""Find the grid of a checkpoint's position table, and its rows that belong to prefix tokens."""
 
 from collections.abc import Sequence
 from math import isqrt
@@ -13,14 +13,14 @@ _OPTION = "--stage.init-image-size"
 def place_positions(
     source: Source, sizes: Sequence[tuple[Size, str]], *, given: Size | None
 ) -> None:
-    """Find the resolution of the table, and rewrite rows that models here have not.
+    """Find the resolution of the position table, and rewrite rows that our models do not have.
 
     Args:
-        source: gets `image_size` and `pos_embed_prefix`, and a note for what was not plain.
-        sizes: resolutions to try in this order, and what each was said by.
-        given: the resolution somebody named, which must fit.
+        source: the checkpoint; `image_size` and `pos_embed_prefix` are set, guesses become notes.
+        sizes: resolutions to try in this order, each with the source it comes from.
+        given: the resolution set by the user, which must fit.
 
-    Raises BadCheckpoint if the table fits none of them, nor a square grid.
+    Raises BadCheckpoint if the table fits none of them and no square grid.
     """
     sizes = [(given, "given")] if given else sizes
     table = source.weights.get("pos_embed")
@@ -35,8 +35,8 @@ def place_positions(
             floor = grid[0] * step, grid[1] * step
             if floor != size:
                 source.notes.append(
-                    f"image_size {_said(size)} is no multiple of the patch's {step}: its grid"
-                    f" {grid[0]}x{grid[1]} is that of {_said(floor)} pixels"
+                    f"image_size {_said(size)} is not a multiple of the patch size {step}: took its"
+                    f" {grid[0]}x{grid[1]} grid, that of {_said(floor)} pixels"
                 )
             source.know("image_size", floor, by)
             return
@@ -47,15 +47,15 @@ def place_positions(
                 size = (side * step, side * step)
                 source.know("image_size", size, f"pos_embed of {rows} rows, if it is square")
                 source.notes.append(
-                    f"pos_embed of {rows} rows: a square grid {side}x{side} ({size[0]} pixels)"
-                    f" taken - for another {_OPTION}"
+                    f"pos_embed has {rows} rows: assumed a square grid {side}x{side} ({size[0]}"
+                    f" pixels) - for another set {_OPTION}"
                 )
                 return
     tried = sizes[0][0] if sizes else (0, 0)
     patches = (tried[0] // step) * (tried[1] // step)
     raise source.error(
-        f"position table of {rows} rows, wanted {patches} (+ {_prefix(source)}) at {_said(tried)}"
-        f" pixels - say which resolution the checkpoint has by {_OPTION}"
+        f"position table has {rows} rows, wanted {patches} (+ {_prefix(source)}) at {_said(tried)}"
+        f" pixels - set the checkpoint's resolution by {_OPTION}"
     )
 
 
@@ -70,7 +70,7 @@ def _without_table(source: Source, sizes: Sequence[tuple[Size, str]], step: int)
 
 
 def _take(source: Source, prefix: int, *, guessed: bool) -> bool:
-    """Whether the table has this many rows for prefix tokens; what is not kept is rewritten."""
+    """Whether `prefix` rows can belong to prefix tokens; a row that is not kept is rewritten."""
     wanted = _prefix(source)
     if prefix == wanted or (prefix == 0 and not guessed):
         source.know("pos_embed_prefix", bool(prefix) or not wanted, "the rows of pos_embed")
@@ -78,7 +78,7 @@ def _take(source: Source, prefix: int, *, guessed: bool) -> bool:
     if prefix == 1 and "cls_token" in source.weights and source.fields["registers"]:
         fixes.class_row_into_token(source.weights)
         source.know("pos_embed_prefix", False, "the rows of pos_embed")
-        source.notes.append("the class token's row of pos_embed added to the class token")
+        source.notes.append("pos_embed: the class token's row was added to the class token")
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""Translate tensor names: a rule a line, first match wins, a name without one is an error."""
+"""Translate tensor names by rules: the first match wins, and a name without a rule is an error."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ def as_is(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """Where a name goes: `pattern` matches all of it, `name` is made of its groups."""
+    """Renaming of a tensor: `pattern` must match its whole name, and `name` may use the groups."""
 
     pattern: str
     name: str | Callable[[re.Match[str]], str]
@@ -26,14 +26,14 @@ class Rule:
 
 
 def counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
-    """A name whose `{}` and `{}` are the first two groups, numbers that there start at 1."""
+    """Fill the two `{}` of a name with the first two groups, minus 1: theirs are counted from 1."""
     return lambda match: match.expand(name).format(int(match[1]) - 1, int(match[2]) - 1)
 
 
 def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
-    """Rename and reshape by `rules`, then fuse q, k, v into one matrix as the model has them.
+    """Rename and reshape by `rules`, then fuse q, k and v into one matrix as in our models.
 
-    Raises BadModel naming tensors that no rule knows, or one that two names lead to.
+    Raises BadModel naming the tensors without a rule, or a tensor that two names lead to.
     """
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     translated: dict[str, Tensor] = {}
@@ -43,7 +43,7 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
             if match := pattern.fullmatch(name):
                 new = match.expand(rule.name) if isinstance(rule.name, str) else rule.name(match)
                 if new in translated:
-                    raise BadModel(f"{name} is a second tensor for {new}")
+                    raise BadModel(f"two tensors for {new}: the second is {name}")
                 translated[new] = rule.change(tensor)
                 break
         else:
@@ -56,7 +56,7 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
 
 
 def _fuse(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> None:
-    """Stack `X.q.weight`, `X.k.weight` ... as `X.qkv.weight`, wherever all parts are."""
+    """Stack `X.q.weight`, `X.k.weight` ... as `X.qkv.weight` for each X that has all parts."""
     first = f".{parts[0]}."
     for name in [name for name in tensors if first in name]:
         names = [name.replace(first, f".{part}.") for part in parts]
@@ -66,5 +66,5 @@ def _fuse(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> Non
 
 
 def _is_probe(name: str, parts: tuple[str, ...]) -> bool:
-    """Attention pooling keeps the probe's q apart from k and v."""
+    """Whether the tensor is the q of attention pooling's probe, which is not fused with k and v."""
     return name.startswith("attn_pool.") and parts[0] == "q"

@@ -1,8 +1,8 @@
-"""What the files beside the weights say about the model: timm's and Hugging Face's config.json.
+"""Read timm's or Hugging Face's config.json beside the weights.
 
-Only what tensors do not show is taken: resolution, heads, pooling, GELU, epsilon, and the mean and
-standard deviation that pixels were normalised by. What is not said stays None, for the caller to
-ask or to say what it took.
+Only what tensors do not show is read: resolution, heads, pooling, GELU, epsilon, and the mean and
+standard deviation that pixels were normalised by. What is missing stays None; the caller then asks
+for it, or assumes a value and says so.
 """
 
 import json
@@ -24,13 +24,13 @@ _GELU: dict[str, Literal["tanh", "exact"]] = {
 FILES = ("config.json", "preprocessor_config.json")
 """What is read beside the weights."""
 _TIMM_POOLS = {"token": "token", "avg": "gap", "map": "map"}
-# Hugging Face's defaults of `layer_norm_eps`, for files that leave it out.
+# Hugging Face's defaults of `layer_norm_eps` by model type, for files without it; others: 1e-12.
 _HUGGING_FACE_EPS = {"vit_msn": 1e-6, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is said about a model; None is not said."""
+    """Properties of a model that its config files state; None if they do not."""
 
     image_size: tuple[int, int] | None = None
     width: int | None = None
@@ -44,14 +44,13 @@ class Settings:
     map_reads_prefix: bool | None = None
     """Whether attention pooling reads class and register tokens too, as models here do."""
     said_by: Mapping[str, str] = field(default_factory=dict)
-    """Where each of them was read, for people."""
+    """Source of each property, for messages."""
 
 
 def read_settings(folder: Path) -> Settings | None:
-    """The settings in a folder; None if no config.json there describes a model.
+    """Read the settings in a folder; None if it has no config.json that describes a model.
 
-    Raises BadCheckpoint for files that are no JSON, and for an activation or pooling that models
-    here do not have.
+    Raises BadCheckpoint for invalid JSON, and for an activation or pooling that is not supported.
     """
     config = _read_json(folder / "config.json")
     if config is None:
@@ -74,9 +73,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise BadCheckpoint(f"{path} is no JSON: {error}") from None
+        raise BadCheckpoint(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise BadCheckpoint(f"{path} holds a {type(content).__name__}, wanted an object")
+        raise BadCheckpoint(f"{path}: wanted a JSON object, found a {type(content).__name__}")
     return content
 
 
@@ -98,7 +97,7 @@ def _timm(config: dict[str, Any]) -> Settings:
     said_by = _of_config(settings)
     pool = arguments.get("global_pool") or config.get("global_pool")
     if arguments.get("pool_include_prefix") and pool == "avg":
-        raise BadCheckpoint("pool_include_prefix averages the class token too; models here do not")
+        raise BadCheckpoint("pool_include_prefix averages the class token too: not supported")
     chosen = {
         "pool": (pool, known and known.pool),
         "gelu": (arguments.get("act_layer"), known and known.activation),
@@ -144,7 +143,7 @@ def _of_config(settings: Settings) -> dict[str, str]:
 def _named(value: Any, known: Mapping[str, Any], what: str) -> Any:
     if value not in known:
         raise BadCheckpoint(
-            f"unknown {what} {value!r}: models here have {', '.join(sorted(known))} only"
+            f"{what} {value!r} is not supported, wanted one of {', '.join(sorted(known))}"
         )
     return known[value]
 

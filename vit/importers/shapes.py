@@ -1,4 +1,4 @@
-"""What the tensors themselves show of their model: everything but heads, GELU, eps and pixels."""
+"""Infer a model from its tensors: everything but heads, GELU, epsilon and pixel normalisation."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from torch import Tensor
 from vit.importers.errors import BadCheckpoint
 
 Shown = dict[str, tuple[Any, str]]
-"""A field, its value, and the tensor that shows it."""
+"""Maps a field to its value and the tensor that shows it."""
 
 
 def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """big_vision may scan over layers: one tensor [depth, ...] for all blocks; take it apart."""
+    """Split tensors [depth, ...] that hold all blocks, as big_vision saves them with `scan`."""
     flat: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if match := re.fullmatch(r"Transformer/encoderblock/(.+)", name):
@@ -25,16 +25,16 @@ def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def heads_of_flax(tensors: Mapping[str, Tensor]) -> int | None:
-    """Heads by the shape of a query kernel [..., D, heads, d]; None in other layouts."""
+    """Number of heads by the shape of a query kernel [..., D, heads, d]; None in other layouts."""
     pattern = r"Transformer/encoderblock(?:_0)?/MultiHeadDotProductAttention_\d/query/kernel"
     found = [t for name, t in tensors.items() if re.fullmatch(pattern, name)]
     return found[0].shape[-2] if found else None
 
 
 def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
-    """The fields of a config that the tensors (named as here) show, without those of positions.
+    """The config fields that tensors show (under our names), except those of the position table.
 
-    Raises BadCheckpoint for shapes that no model here has.
+    Raises BadCheckpoint for shapes that none of our models has.
     """
     if "stem.conv.weight" in weights:
         return _bit(weights)
@@ -49,7 +49,7 @@ def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
     first, second = weights.get("blocks.0.mlp.fc1.weight"), weights.get("blocks.0.mlp.fc2.weight")
     if first is not None and second is not None:
         if first.shape[0] == 2 * second.shape[1]:
-            raise BadCheckpoint("a gated MLP (SwiGLU) in the blocks, which models here do not have")
+            raise BadCheckpoint("the blocks have a gated MLP (SwiGLU), which is not supported")
         shown["mlp_dim"] = (first.shape[0], _of("blocks.0.mlp.fc1.weight", first))
     shown["num_classes"] = _classes(weights, "head.weight")
     hidden = "pre_logits.fc.weight" in weights

@@ -1,7 +1,7 @@
-"""Read a checkpoint as far as it can be known without being told what model it goes into.
+"""Read a checkpoint and infer as much as possible without knowing the model it goes into.
 
-`read_source` gives tensors under the names of models here, with what is folded folded, and every
-field of the model that files and shapes show. `import_checkpoint` and `infer_config` build on it.
+`read_source` gives the tensors under our names, after the rewrites of `fixes`, and every field of
+the model that files and shapes show. `import_checkpoint` and `infer_config` build on it.
 """
 
 from collections.abc import Mapping
@@ -25,32 +25,32 @@ from vit.importers.wrappings import leave_out, strip_names, unnest
 
 @dataclass(kw_only=True)
 class Source:
-    """A checkpoint, and what is known of its model."""
+    """A checkpoint and what is known about its model."""
 
     path: Path
     layout: Layout
     settings: Settings
     weights: dict[str, Tensor]
-    """Under the names of models here."""
+    """Tensors under the names of our models."""
     fields: dict[str, Any]
-    """Fields of the config that are known."""
+    """Known fields of the model's config."""
     said_by: dict[str, str]
-    """For each of them what shows it."""
+    """Source of each known field, for messages."""
     notes: list[str] = field(default_factory=list)
 
     def know(self, name: str, value: Any, by: str) -> None:
-        """Remember a field and what it is known by."""
+        """Set a field of the config and its source."""
         self.fields[name], self.said_by[name] = value, by
 
     def error(self, reason: object) -> BadCheckpoint:
-        """An error about this checkpoint."""
+        """Make an error about this checkpoint; the caller raises it."""
         return BadCheckpoint(f"{self.path} ({self.layout.name}): {reason}")
 
 
 def read_source(path: str | PathLike[str]) -> Source:
     """Read the checkpoint at `path`, a file or a folder.
 
-    Raises BadCheckpoint for what cannot be read or is in no known layout, and FileNotFoundError.
+    Raises BadCheckpoint if it cannot be read or its layout is unknown, and FileNotFoundError.
     """
     path = Path(path)
     file, notes = find_weights(path)
@@ -86,22 +86,22 @@ def read_source(path: str | PathLike[str]) -> Source:
 
 
 def _settings_beside(file: Path) -> tuple[Settings, list[str]]:
-    """What config.json beside the file says, and a line where that is not a matter of course."""
+    """Settings from config.json beside the file, and a note if reading them was not expected."""
     settings = read_settings(file.parent)
     expected = file.name in FOLDER
     if settings is None:
         there = (file.parent / "config.json").is_file()
-        return Settings(), ["config.json beside it describes no model: not read"] if there else []
+        return Settings(), ["config.json beside it describes no model: ignored"] if there else []
     return settings, [] if expected else [f"config.json beside {file.name} read"]
 
 
 def _apply_settings(source: Source, heads: int | None) -> None:
-    """Add what the settings and the layout say; drop settings that are another model's."""
+    """Add the fields that settings and layout state; ignore settings of another model."""
     said, width = source.settings, source.fields.get("width")
     if width is not None and said.width not in (None, width):
         source.notes.append(
             f"config.json beside it is another model's (width {said.width}, the weights have"
-            f" {width}): not taken"
+            f" {width}): ignored"
         )
         said = source.settings = Settings()
     if source.layout.family == "bit":
@@ -123,7 +123,7 @@ def _apply_settings(source: Source, heads: int | None) -> None:
 def pixels_of(
     source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Mapping[str, str]]:
-    """Mean and deviation of its pixels, None where nothing says, and what says each."""
+    """Mean and standard deviation of its pixels (None if unknown), and the source of each."""
     said: dict[str, str] = {}
     found: list[tuple[float, ...] | None] = []
     for name, given in (("mean", mean), ("std", std)):

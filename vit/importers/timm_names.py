@@ -1,6 +1,6 @@
-"""What timm's model names stand for where neither tensors nor config.json show it.
+"""Properties of timm's models that only their name shows, not the tensors or config.json.
 
-timm keeps heads, GELU and epsilon in its code, under the name that config.json calls
+timm defines heads, GELU and epsilon in its code, under the name that config.json calls
 `architecture`. The tests compare this table with timm itself, name by name.
 """
 
@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-# Heads are 64 wide but for these sizes.
+# Number of heads by name.
 _HEADS = (
     (r"test_vit2?", 2),
     (r"test_vit[34]", 3),
@@ -38,7 +38,7 @@ _SILU = re.compile(r"vit_giant_patch14_(?:reg\d_)?(?:dinov2|tipsv2)")
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What a name of timm's stands for."""
+    """Properties of a timm model, known by its name."""
 
     heads: int
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
@@ -47,7 +47,7 @@ class Known:
 
 
 def known_name(architecture: str) -> Known | None:
-    """What timm builds under this name; None if it is no plain Vision Transformer of timm's."""
+    """Properties of the timm model of this name; None if it is not a plain Vision Transformer."""
     if not _FAMILY.fullmatch(architecture) or _OTHER.fullmatch(architecture):
         return None
     heads = next((n for pattern, n in _HEADS if re.fullmatch(pattern, architecture)), None)

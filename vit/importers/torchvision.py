@@ -1,4 +1,4 @@
-"""Names of torchvision's ViT. Its published files have `linear_1`, its modules number the MLP."""
+"""Tensor names of torchvision's ViT; the MLP is `linear_1` in published files, `0` in modules."""
 
 from vit.importers.rules import Rule
 

@@ -1,9 +1,10 @@
 """Take a state dict out of what training scripts wrap around it.
 
-Two kinds of wrapping, both said when they are taken off. *Nestings* are dicts that hold the state
-dict beside other things: `{"state_dict": ..., "epoch": 3}`. *Prefixes* stand before every name:
-`module.` (DDP), `_orig_mod.` (torch.compile), `backbone.`, ... The prefix is what precedes a name
-by which a layout is known, so `encoder.` goes from a wrapped model and stays in a torchvision file.
+There are two kinds of wrapping; a note reports each one removed. *Nestings* are dicts that hold the
+state dict beside other things: `{"state_dict": ..., "epoch": 3}`. *Prefixes* stand before every
+name: `module.` (DDP), `_orig_mod.` (torch.compile), `backbone.`, ... A prefix is what precedes a
+name that identifies a layout, so `encoder.` is removed from a wrapped model and kept in a
+torchvision file.
 """
 
 import re
@@ -16,7 +17,7 @@ from torch import Tensor
 from vit.importers.errors import BadCheckpoint, first_three
 from vit.importers.layouts import LAYOUTS
 
-# In this order where several are there: DINO evaluates its teacher.
+# The first one found is taken: DINO evaluates its teacher.
 _NESTINGS = (
     "state_dict",
     "model_state_dict",
@@ -30,14 +31,14 @@ _NESTINGS = (
     "state_dict_ema",
     "model_ema",
 )
-# Modules around modules, wherever they stand in a name.
+# Names of wrapper modules, anywhere in a name.
 _TRANSPARENT = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|"
                           r"_checkpoint_wrapped_module)\.")  # fmt: skip
-# Of two encoders in one file, the one that is not this is taken.
+# If a file has several encoders, those with one of these words are not taken.
 _SECOND = ("student", "momentum", "ema", "target", "key_encoder", "encoder_k")
 # Where big_vision's training loop and older Flax put the weights, next to the optimiser's state.
 _FLAX = ("params/img/", "params/", "opt/target/", "target/", "img/")
-# What pre-training needed and no encoder has; `there` is a pattern of names.
+# Tensors that only pre-training needs: a pattern of names, and what they are.
 _LEFT_OUT = (
     (r"decoder[._].+|mask_token|embeddings\.mask_token|(?:vit\.)?embeddings\.mask_token",
      "the decoder or mask token of pre-training"),
@@ -46,14 +47,14 @@ _LEFT_OUT = (
 
 
 def unnest(content: Any, path: Path) -> tuple[Mapping[str, Any], list[str]]:
-    """The state dict inside the content of a file, and a line for each nesting taken off.
+    """The state dict inside the content of a file, and a note per nesting removed.
 
-    Raises BadCheckpoint if there is none.
+    Raises BadCheckpoint if there is no state dict.
     """
     notes: list[str] = []
     while True:
         if not isinstance(content, Mapping):
-            raise BadCheckpoint(f"{path} holds a {type(content).__name__}, wanted a state dict")
+            raise BadCheckpoint(f"{path}: wanted a state dict, found a {type(content).__name__}")
         found = [key for key in _NESTINGS if isinstance(content.get(key), Mapping)]
         if not found:
             return content, notes
@@ -62,7 +63,7 @@ def unnest(content: Any, path: Path) -> tuple[Mapping[str, Any], list[str]]:
             for key, value in content.items()
             if key != found[0] and isinstance(value, Mapping) and _is_weights(value)
         ]
-        beside = f"; {first_three(others)} beside it left out" if others else ""
+        beside = f"; left out beside it: {first_three(others)}" if others else ""
         notes.append(f"weights taken from {found[0]!r}{beside}")
         content = content[found[0]]
 
@@ -72,35 +73,35 @@ def _is_weights(value: Mapping[Any, Any]) -> bool:
 
 
 def strip_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of one model under the names its layout knows, and a line for what was taken off.
+    """The tensors of one model without prefixes, and a note per prefix removed.
 
-    Names in no known layout come back as they are.
+    Names in no known layout are returned unchanged.
     """
     plain = {_TRANSPARENT.sub("", name): tensor for name, tensor in tensors.items()}
-    notes = ["names without their _orig_mod."] if plain.keys() != tensors.keys() else []
+    notes = ["removed _orig_mod. from the names"] if plain.keys() != tensors.keys() else []
     for prefix in _FLAX:
         inner = _inside(plain, prefix)
         if inner:
             left = len(plain) - len(inner)
-            return inner, [*notes, f"{left} tensors outside {prefix} left"] if left else notes
+            return inner, [*notes, f"left out {left} tensors outside {prefix}"] if left else notes
     if prefix := _choose(_prefixes(plain)):
         inner = _inside(plain, prefix)
         outside = sorted({_group(name) for name in plain if not name.startswith(prefix)})
-        left = f"; left out what is outside it: {first_three(outside)}" if outside else ""
-        notes.append(f"names without their {prefix}{left}")
+        left = f"; left out tensors without it: {first_three(outside)}" if outside else ""
+        notes.append(f"removed {prefix} from the names{left}")
         plain = inner
     return plain, notes
 
 
 def leave_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without those that only pre-training needs, and a line for each kind of them."""
+    """The tensors without those that only pre-training needs, and a note per kind left out."""
     kept, notes = dict(tensors), []
     for pattern, what in _LEFT_OUT:
         names = [name for name in kept if re.fullmatch(pattern, name)]
         for name in names:
             del kept[name]
         if names:
-            notes.append(f"{what} left out: {first_three(sorted(names))}")
+            notes.append(f"left out {what}: {first_three(sorted(names))}")
     return kept, notes
 
 
@@ -109,7 +110,7 @@ def _inside(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _prefixes(names: Iterable[str]) -> set[str]:
-    """What precedes the marker of a layout; "" where a name is the marker itself."""
+    """The prefixes in front of layout markers; "" if a name is the marker itself."""
     patterns = [re.compile(rf"((?:.*?\.)??){layout.marker}") for layout in LAYOUTS]
     found = {match[1] for name in names for p in patterns if (match := p.fullmatch(name))}
     # A hybrid's ResNet is a layout of its own, inside the Transformer.
@@ -122,8 +123,8 @@ def _choose(prefixes: set[str]) -> str:
         prefixes = first or prefixes
     if len(prefixes) > 1:
         raise BadCheckpoint(
-            f"several models in one file, under {first_three(sorted(prefixes))} - save the one"
-            " that is wanted alone"
+            f"the file holds several models, under {first_three(sorted(prefixes))} - save only the"
+            " one you want"
         )
     return next(iter(prefixes), "")
 

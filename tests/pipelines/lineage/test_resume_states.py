@@ -71,7 +71,7 @@ def test_as_many_states_are_kept_as_asked(attempt: str) -> None:
     ("file", "data", "reason"),
     [
         (".safetensors", b"torn", "has 4 bytes, its manifest says"),
-        (".safetensors", None, "is missing, its manifest is not"),
+        (".safetensors", None, "is missing, but its manifest is there"),
         ("manifest.json", b"{", "is not a manifest of weights"),
     ],
 )
@@ -145,12 +145,12 @@ def test_what_only_one_machine_cannot_read_is_not_put_aside(
     save_state(attempt, state_of(10), step=10)
     with monkeypatch.context() as patch:
         patch.setattr("storage.commits.sha256_file", lambda path: "0" * 64)
-        with pytest.raises(Unavailable, match=r"is whole, the copy .* is not"):
+        with pytest.raises(Unavailable, match=r"is intact, but the copy .* is not"):
             open_state(attempt).__enter__()
     assert not damaged_states(attempt)
 
     def missing(uri: str, **_: object) -> None:
-        raise CorruptWeights(f"{uri}/x.safetensors is missing, its manifest is not")
+        raise CorruptWeights(f"{uri}/x.safetensors is missing, but its manifest is there")
 
     asked = iter([missing, open_pieces])  # only the first look fails
     with monkeypatch.context() as patch:

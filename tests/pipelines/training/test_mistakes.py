@@ -51,7 +51,7 @@ def no_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
             "classes [11] were asked for",
         ),
         (["--stage.data.train-split", "test"], "test"),
-        (["--stage.global-batch", "4096"], "tail 'drop' keeps whole batches only"),
+        (["--stage.global-batch", "4096"], "tail 'drop' uses only whole batches"),
         (["--stage.precision", "bfloat16", "--place.zero.level", "0"], "needs zero.level 1, 2 or"),
         (["--stage.init", "nowhere.npz"], "nowhere.npz: no such file or folder"),
     ],

@@ -78,7 +78,7 @@ def test_the_options_in_a_namespace_stay_allowed_for_this_reader_alone(tmp_path)
 def test_a_folder_with_one_other_file_of_weights_is_read(tmp_path):
     save_file(STATE, tmp_path / "vit.safetensors")
     _, notes = imported(tmp_path, TINY)
-    assert f"read vit.safetensors, the only file of weights in {tmp_path}" in notes
+    assert f"read vit.safetensors, the only weights file in {tmp_path}" in notes
     save(STATE, tmp_path / "other.pth")
     with pytest.raises(vit.BadCheckpoint, match=r"several .*\(other\.pth, vit\.safetensors\)"):
         vit.import_checkpoint(tmp_path, TINY)
@@ -87,7 +87,7 @@ def test_a_folder_with_one_other_file_of_weights_is_read(tmp_path):
 def test_the_folder_above_a_trainers_checkpoints_names_them(tmp_path):
     (tmp_path / "checkpoint-500").mkdir()
     save_file(STATE, tmp_path / "checkpoint-500" / "model.safetensors")
-    with pytest.raises(vit.BadCheckpoint, match="take one of its folders: checkpoint-500"):
+    with pytest.raises(vit.BadCheckpoint, match="give one of its folders: checkpoint-500"):
         vit.import_checkpoint(tmp_path, TINY)
 
 
@@ -100,8 +100,8 @@ def test_an_index_that_is_none_is_said(tmp_path):
 def test_a_config_that_is_no_json_is_said(tmp_path):
     save_file(STATE, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(vit.BadCheckpoint, match=r"config\.json is no JSON"):
+    with pytest.raises(vit.BadCheckpoint, match=r"config\.json is not valid JSON"):
         vit.import_checkpoint(tmp_path, TINY)
     (tmp_path / "config.json").write_text(json.dumps({"lr": 0.1}))
     _, notes = imported(tmp_path, TINY)
-    assert "config.json beside it describes no model: not read" in notes
+    assert "config.json beside it describes no model: ignored" in notes

@@ -46,8 +46,8 @@ def test_missing_biases_are_zeros(tmp_path):
     del state["patch_embed.proj.bias"]
     torch.nn.init.zeros_(theirs.patch_embed.proj.bias)
     ours, notes = imported(save(state, tmp_path / "bare.pth"), TINY)
-    assert "attn.qkv.bias: the checkpoint has none, zeros taken" in notes
-    assert "patch_embed.proj.bias: the checkpoint has none, zeros taken" in notes
+    assert "attn.qkv.bias: not in the checkpoint, set to zeros" in notes
+    assert "patch_embed.proj.bias: not in the checkpoint, set to zeros" in notes
     assert_same_logits(ours, theirs)
 
 
@@ -58,7 +58,7 @@ def test_a_distillation_token_is_a_register(tmp_path):
     randomize(theirs)
     path = save({"model": theirs.state_dict()}, tmp_path / "deit.pth")
     ours, notes = imported(path, replace(TINY, registers=1))
-    assert "the distillation token is a register here" in notes
+    assert "the distillation token became a register" in notes
     assert "head_dist left out: logits are those of the class token's head alone" in notes
     torch.nn.init.zeros_(theirs.head_dist.weight)
     torch.nn.init.zeros_(theirs.head_dist.bias)
@@ -76,7 +76,7 @@ def test_a_class_token_that_the_head_does_not_read_is_a_register(fc_norm, regist
     path = save(theirs.state_dict(), tmp_path / "mean.pth")
     config = replace(TINY, pool="gap", registers=registers + 1, fc_norm=fc_norm)
     ours, notes = imported(path, config)
-    assert any(note.startswith("pool gap taken, as asked") for note in notes)
+    assert any(note.startswith("pool gap, as requested") for note in notes)
     assert_same_logits(ours, theirs)
 
 
@@ -97,7 +97,7 @@ def test_registers_without_rows_of_their_own_are_read_as_dinov2_means_them(tmp_p
     theirs.cls_token.data += row
     config = replace(TINY, registers=2)
     ours, notes = imported(save(state, tmp_path / "dinov2.pth"), config)
-    assert "the class token's row of pos_embed added to the class token" in notes
+    assert "pos_embed: the class token's row was added to the class token" in notes
     assert_same_logits(ours, theirs)
 
 
@@ -138,7 +138,7 @@ def test_the_resolution_of_a_bare_file_is_a_square_and_said(tmp_path):
     path = save(tiny_timm(img_size=48).state_dict(), tmp_path / "vit.pth")
     _, notes = imported(path, TINY)
     assert (
-        "pos_embed of 37 rows: a square grid 6x6 (48 pixels) taken - for another"
+        "pos_embed has 37 rows: assumed a square grid 6x6 (48 pixels) - for another set"
         " --stage.init-image-size" in notes
     )
     assert "pos_embed 6x6 -> 4x4" in notes
@@ -150,8 +150,8 @@ def test_the_resolution_of_a_bare_file_is_a_square_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pre_norm": True}, r"a norm before the blocks \(CLIP\): models here have no place"),
-        ({"qk_norm": True}, "norms of queries and keys: models here have no place"),
+        ({"pre_norm": True}, r"a norm before the blocks \(CLIP\), which is not supported"),
+        ({"qk_norm": True}, "norms of queries and keys, which is not supported"),
         ({"embed_dim": 96}, r"width 96 into 48.*--stage\.model\.width 96"),
         ({"depth": 3}, r"depth 3 into 2.*--stage\.model\.depth 3"),
         ({"mlp_layer": timm.layers.SwiGLUPacked, "mlp_ratio": 4}, "a gated MLP"),

@@ -79,7 +79,7 @@ def test_a_training_checkpoint_gives_its_weights_and_says_what_it_left(prefix, t
     tensors = {prefix + name: value for name, value in tensors_of("bv_map_learn").items()}
     tensors["step"] = np.zeros(())
     changes = assert_golden("bv_map_learn", save(tmp_path / "model.npz", tensors))
-    assert f"1 tensors outside {prefix} left" in changes
+    assert f"left out 1 tensors outside {prefix}" in changes
 
 
 def test_the_position_table_inside_the_encoder_is_read(tmp_path):

@@ -51,7 +51,7 @@ def test_a_folder_gives_its_logits(gelu, tmp_path):
     theirs.save_pretrained(tmp_path)
     ours, changes = imported(tmp_path, config)
     assert changes[0] == f"layout Hugging Face ViT, {len(theirs.state_dict())} tensors"
-    assert changes[1].startswith("pixels of mean 0.5 and std 0.5 taken: nothing beside")
+    assert changes[1].startswith("assumed pixels of mean 0.5 and std 0.5")
     assert len(changes) == 2
     images = images_for(config)
     torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
@@ -112,7 +112,7 @@ def test_other_means_and_deviations_are_folded_into_the_first_layer(tmp_path):
     processor = {"image_mean": mean, "image_std": std}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     ours, changes = imported(tmp_path, TINY)
-    assert any(line.startswith("patch_embed: takes [-1, 1]") for line in changes)
+    assert any(line.startswith("patch_embed: rewritten from pixels of mean") for line in changes)
     images = images_for(TINY)
     in_theirs = ((images + 1) / 2 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
         3, 1, 1
@@ -125,7 +125,7 @@ def test_attention_without_biases_has_biases_of_zeros(tmp_path):
     theirs = hugging_face_model(config, qkv_bias=False)
     theirs.save_pretrained(tmp_path)
     ours, changes = imported(tmp_path, config)
-    assert "attn.qkv.bias: the checkpoint has none, zeros taken" in changes
+    assert "attn.qkv.bias: not in the checkpoint, set to zeros" in changes
     images = images_for(config)
     torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
 

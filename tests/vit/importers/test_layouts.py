@@ -56,7 +56,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
 
 def test_another_kind_of_file_and_no_file_are_told_apart(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"known are .* found '\.h5'"):
+    with pytest.raises(ValueError, match=r"wanted one of .* found '\.h5'"):
         vit.import_checkpoint(tmp_path / "model.h5", vit.ViTConfig())
     with pytest.raises(FileNotFoundError, match="nowhere"):
         vit.import_checkpoint(tmp_path / "nowhere.npz", vit.ViTConfig())

@@ -180,11 +180,11 @@ def test_a_timm_file_is_read(suffix, tmp_path):
     assert changes == (
         f"layout timm ViT, {len(weights)} tensors",
         *nested,
-        "pool token taken: the file does not say whether its head reads the class token or the"
+        "assumed pool token: the file does not show whether its head reads the class token or the"
         " patches' mean",
-        "taken from the stage, the file does not say: heads 3, gelu tanh (timm's default is exact),"
+        "not in the file, taken from the stage: heads 3, gelu tanh (timm's default is exact),"
         " norm_eps 1e-06 (timm's default is 1e-06)",
-        "pixels of mean 0.5 and std 0.5 taken: nothing beside the weights says - for others"
+        "assumed pixels of mean 0.5 and std 0.5, no file says which - for others set"
         " --stage.init-mean and --stage.init-std (ImageNet's are 0.485 0.456 0.406 and 0.229 0.224"
         " 0.225)",
         "pos_embed 4x4 -> 8x8",
@@ -201,7 +201,7 @@ def test_what_timm_has_and_we_have_not_is_named(tmp_path):
         img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2, qk_norm=True
     )
     torch.save(theirs.state_dict(), tmp_path / "normed.pth")
-    with pytest.raises(vit.BadCheckpoint, match="norms of queries and keys: models here") as error:
+    with pytest.raises(vit.BadCheckpoint, match="norms of queries and keys") as error:
         vit.import_checkpoint(tmp_path / "normed.pth", replace(TINY, num_classes=1000))
     assert len(str(error.value).removeprefix(str(tmp_path))) < 450
     assert "unknown blocks.0.attn.k_norm.bias" in str(error.value)

@@ -79,8 +79,8 @@ def test_a_torchvision_file_gives_its_logits_on_pixels_from_minus_one_to_one(mlp
     torch.save(state, tmp_path / "vit.pth")
     weights, changes = vit.import_checkpoint(tmp_path / "vit.pth", TINY)
     assert changes[0] == f"layout torchvision ViT, {len(state)} tensors"
-    assert changes[1] == "taken from the stage, the file does not say: heads 3"
-    assert changes[2].startswith("patch_embed: takes [-1, 1] instead of mean (0.485")
+    assert changes[1] == "not in the file, taken from the stage: heads 3"
+    assert changes[2].startswith("patch_embed: rewritten from pixels of mean (0.485")
     ours = vit.build_model(TINY).eval()
     ours.load_state_dict(weights)
     pixels = torch.rand(2, 3, 32, 32, generator=generator)

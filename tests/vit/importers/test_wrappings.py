@@ -81,8 +81,8 @@ def test_a_prefix_is_taken_off_and_said(prefix, suffix, tmp_path):
     ours, notes = imported(path, TINY)
     assert_same_logits(ours, THEIRS)
     shown = prefix.replace("_orig_mod.", "")
-    assert not shown or f"names without their {shown}" in notes
-    assert ("names without their _orig_mod." in notes) == ("_orig_mod." in prefix)
+    assert not shown or f"removed {shown} from the names" in notes
+    assert ("removed _orig_mod. from the names" in notes) == ("_orig_mod." in prefix)
 
 
 @pytest.mark.parametrize("name", NESTINGS)
@@ -94,13 +94,13 @@ def test_a_nesting_is_taken_off_and_said(name, tmp_path):
 
 def test_what_lies_beside_the_weights_is_named(tmp_path):
     _, notes = imported(save(NESTINGS["timm's train.py"], tmp_path / "last.pth.tar"), TINY)
-    assert "weights taken from 'state_dict'; state_dict_ema beside it left out" in notes
+    assert "weights taken from 'state_dict'; left out beside it: state_dict_ema" in notes
     _, notes = imported(save(NESTINGS["DINO"], tmp_path / "dino.pth"), TINY)
-    assert "weights taken from 'teacher'; student beside it left out" in notes
-    assert "names without their backbone.; left out what is outside it: head.mlp.*" in notes
+    assert "weights taken from 'teacher'; left out beside it: student" in notes
+    assert "removed backbone. from the names; left out tensors without it: head.mlp.*" in notes
     _, notes = imported(save(NESTINGS["MoCo v3"], tmp_path / "moco.pth.tar"), TINY)
     assert (
-        "names without their module.base_encoder.; left out what is outside it:"
+        "removed module.base_encoder. from the names; left out tensors without it:"
         " module.momentum_encoder.*, module.predictor.*" in notes
     )
 
@@ -120,7 +120,7 @@ def test_a_deepspeed_folder_is_read(latest, tmp_path):
     save(NESTINGS["DeepSpeed"], inner / "mp_rank_00_model_states.pt")
     ours, notes = imported(tmp_path, TINY)
     assert_same_logits(ours, THEIRS)
-    assert any("mp_rank_00_model_states.pt of DeepSpeed's folder" in note for note in notes)
+    assert any("mp_rank_00_model_states.pt in DeepSpeed's folder" in note for note in notes)
 
 
 def test_empty_weights_of_zero_3_are_refused(tmp_path):
@@ -144,13 +144,13 @@ def test_shards_with_an_index_are_put_together(kind, tmp_path):
         ours, _ = imported(path, TINY)
         assert_same_logits(ours, THEIRS)
     (tmp_path / f"{stem}-00002-of-00002.{kind}").unlink()
-    with pytest.raises(vit.BadCheckpoint, match=rf"2 shards, {stem}-00002\S* not there"):
+    with pytest.raises(vit.BadCheckpoint, match=rf"2 shards, missing {stem}-00002"):
         vit.import_checkpoint(tmp_path, TINY)
 
 
 def test_two_models_in_one_file_are_told_apart_by_the_user(tmp_path):
     path = save(prefixed("left.") | prefixed("right.", OTHER), tmp_path / "pair.pth")
-    with pytest.raises(vit.BadCheckpoint, match=r"several models in one file, under left\., right"):
+    with pytest.raises(vit.BadCheckpoint, match=r"several models, under left\., right"):
         vit.import_checkpoint(path, TINY)
 
 
@@ -160,7 +160,7 @@ def test_the_decoder_of_mae_is_left_out_and_said(tmp_path):
     ours, notes = imported(path, TINY)
     assert_same_logits(ours, THEIRS)
     assert (
-        "the decoder or mask token of pre-training left out: decoder_norm.weight, mask_token"
+        "left out the decoder or mask token of pre-training: decoder_norm.weight, mask_token"
         in notes
     )
 
@@ -182,7 +182,7 @@ def test_mmpretrains_backbone_is_read_and_its_classifier_left_out(tmp_path):
         state[name.replace("backbone.norm.", "backbone.ln1.")] = tensor
     path = save({"state_dict": state, "meta": {"epoch": 3}}, tmp_path / "mm.pth")
     ours, notes = imported(path, replace(TINY, num_classes=0))
-    assert any("left out what is outside it: head.layers.*" in note for note in notes)
+    assert any("left out tensors without it: head.layers.*" in note for note in notes)
     pixels = torch.rand(2, 3, 32, 32)
     wanted = THEIRS.forward_head(THEIRS.forward_features(pixels), pre_logits=True)
     torch.testing.assert_close(ours(pixels), wanted, atol=1e-5, rtol=0)
