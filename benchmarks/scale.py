@@ -114,11 +114,11 @@ def measure(folder: Path) -> dict[str, float]:
         rank_batch(opened.order, step, rank=7, world_size=WORKERS)
     figures["block's plan ms"] = (time.perf_counter() - began) * 1e3
     began = time.perf_counter()
-    _, whole = global_batch(opened.order, last)
+    _, expected = global_batch(opened.order, last)
     figures["global batch ms"] = (time.perf_counter() - began) * 1e3
     parts = [rank_batch(opened.order, last, rank=r, world_size=WORKERS)[1] for r in range(WORKERS)]
-    assert (np.concatenate(parts) == whole).all()
-    assert len(np.unique(whole)) == BATCH
+    assert (np.concatenate(parts) == expected).all()
+    assert len(np.unique(expected)) == BATCH
     return figures
 
 
@@ -167,9 +167,9 @@ def measure_ray(folder: Path) -> dict[str, float]:
         rest = time.perf_counter() - began
         after = memory()
     order = open_stream(spec, dataset.digest).order
-    for rank, found in enumerate(indices):  # rank after rank of the first steps
+    for rank, positions in enumerate(indices):  # rank after rank of the first steps
         assert (
-            found[: BATCH // WORKERS] == rank_batch(order, 0, rank=rank, world_size=WORKERS)[1]
+            positions[: BATCH // WORKERS] == rank_batch(order, 0, rank=rank, world_size=WORKERS)[1]
         ).all()
     return {
         "blocks": float(items),
@@ -244,7 +244,7 @@ def main() -> None:
                 make_dataset(Path(folder), size)
                 rounds = [in_a_process(Path(folder), which) for _ in range(repeats)]
             columns[size] = {
-                name: float(np.median([one[name] for one in rounds])) for name in rounds[0]
+                name: float(np.median([figures[name] for figures in rounds])) for name in rounds[0]
             }
         show(columns)
         print()

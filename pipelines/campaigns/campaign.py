@@ -18,7 +18,7 @@ from pipelines.cli.options import Command, NoOptions, Options
 from pipelines.cli.place import CONFIG
 from pipelines.lineage.status import attempts_under, what_would_run
 from pipelines.planning.estimate import Estimate, check_sharing, estimate
-from pipelines.planning.hardware import default_kind, find_cluster
+from pipelines.planning.hardware import default_kind, find_node_kind
 from pipelines.planning.images import images_of
 from pipelines.recipes.stage import Recipe
 from pipelines.tracking.client import open_tracker
@@ -55,14 +55,14 @@ def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG)
 
 def print_plan(command: Command, on: str | None) -> None:
     """A line a stage: what it takes, and whether it is committed; then the sum of the rest."""
-    kind = on or default_kind(command.options.config)
-    cluster, place = find_cluster(kind), command.place
-    check_sharing(command.stages, place, cluster)
-    estimates = [estimate(one, place, cluster, images_of(one, place)) for one in command.stages]
-    found = attempts_under(place.storage_root, run=command.options.run)
-    states = {one.stage: one.state for one in what_would_run(command, found)}
+    kind_name = on or default_kind(command.options.config)
+    kind, place = find_node_kind(kind_name), command.place
+    check_sharing(command.stages, place, kind)
+    estimates = [estimate(one, place, kind, images_of(one, place)) for one in command.stages]
+    attempts = attempts_under(place.storage_root, run=command.options.run)
+    states = {one.stage: one.state for one in what_would_run(command, attempts)}
     table = Table(
-        title=f"{command.options.recipe}, run {command.options.run}, on {kind}",
+        title=f"{command.options.recipe}, run {command.options.run}, on {kind_name}",
         title_justify="left",
     )
     table.add_column("stage", no_wrap=True)
@@ -78,21 +78,21 @@ def print_plan(command: Command, on: str | None) -> None:
     console.print(
         f"{len(left)} of {len(estimates)} stages to run: {sum(one.exaflops for one in left):,.4g}"
         f" exaFLOP, {days_or_clock(sum(one.days for one in left))} one after the other,"
-        f" ${sum(one.dollars for one in left):,.0f}; peak x {cluster.mfu:.0%}, starting up and"
+        f" ${sum(one.dollars for one in left):,.0f}; peak x {kind.mfu:.0%}, starting up and"
         " few-shot evaluation not counted",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _figures(one: Estimate, images: int) -> tuple[str, ...]:
-    flops = f"{one.exaflops:,.3g}"
+def _figures(stage: Estimate, images: int) -> tuple[str, ...]:
+    flops = f"{stage.exaflops:,.3g}"
     return (
-        f"{one.parameters:,}",
+        f"{stage.parameters:,}",
         f"{images:,}",
         flops,
-        days_or_clock(one.days),
-        f"{one.dollars:,.0f}",
+        days_or_clock(stage.days),
+        f"{stage.dollars:,.0f}",
     )
 
 
@@ -116,12 +116,12 @@ def publish(
     command: Command, tracker: Tracker, files: Mapping[str, bytes], out: Path | None
 ) -> str:
     """Write the files into the run's folder, to MLflow, and to `out`; return where they lie."""
-    place = join(command.place.storage_root, command.options.run)
-    store = open_store(place)
+    folder = join(command.place.storage_root, command.options.run)
+    store = open_store(folder)
     for name, data in files.items():
         store.write(name, data)
         tracker.log_file(name, data)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(data)
-    return place
+    return folder

@@ -56,7 +56,7 @@ class _Running:
     """A check under way."""
 
     check: Check
-    found: Finding | None = None
+    finding: Finding | None = None
 
     @property
     def name(self) -> str:
@@ -66,21 +66,21 @@ class _Running:
 
     def run(self, command: Command) -> None:
         try:
-            self.found = self.check(command)
+            self.finding = self.check(command)
         except Exception as error:  # a check that breaks has found something, and the rest go on
-            self.found = fail(self.name, f"{type(error).__name__}: {error}")
+            self.finding = fail(self.name, f"{type(error).__name__}: {error}")
 
 
 def examine(command: Command, checks: Sequence[Check], *, seconds: float) -> list[Finding]:
     """Run all checks side by side; the findings in the order of the checks."""
     running = [_Running(check) for check in checks]
     threads = [
-        threading.Thread(target=one.run, args=(command,), daemon=True)  # may be left hanging
-        for one in running
+        threading.Thread(target=task.run, args=(command,), daemon=True)  # may be left hanging
+        for task in running
     ]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [one.found or fail(one.name, f"no answer within {seconds:g} s") for one in running]
+    return [task.finding or fail(task.name, f"no answer within {seconds:g} s") for task in running]

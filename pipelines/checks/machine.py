@@ -19,7 +19,7 @@ from cluster.engine import cuda_trouble
 from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.cli.options import Command
 from pipelines.planning.estimate import estimate
-from pipelines.planning.hardware import Cluster, find_cluster
+from pipelines.planning.hardware import NodeKind, find_node_kind
 from pipelines.planning.images import Images
 from pipelines.planning.memory import GIB
 from storage.uri import parse
@@ -38,7 +38,7 @@ def check_versions(command: Command) -> Finding:
         wanted = [Requirement(line) for line in requires(PROJECT) or ()]
     except PackageNotFoundError:
         return warn(name, f"{PROJECT} is not installed, so its packages cannot be checked - {do}")
-    wrong, found = [], []
+    wrong, installed = [], []
     for requirement in wanted:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -49,10 +49,12 @@ def check_versions(command: Command) -> Finding:
             continue
         if not requirement.specifier.contains(have, prereleases=True):
             wrong.append(f"{requirement.name} {have} is not {requirement.specifier}")
-        found.append(f"{requirement.name} {have}")
+        installed.append(f"{requirement.name} {have}")
     if wrong:
         return fail(name, f"{'; '.join(wrong)} - {do}")
-    shown = [one for one in found if one.split()[0] in ("torch", "ray", "deepspeed", "mlflow")]
+    shown = [
+        line for line in installed if line.split()[0] in ("torch", "ray", "deepspeed", "mlflow")
+    ]
     return ok(name, f"Python {sys.version.split()[0]}, {', '.join(shown)}")
 
 
@@ -120,9 +122,9 @@ def check_collectives(command: Command) -> Finding:
 def check_disk(command: Command) -> Finding:
     """Room for resume states and weights, and for the copy that is made while they are written."""
     name, place = "disk", command.place
-    cluster = find_cluster("laptop")
+    kind = find_node_kind("laptop")
     states = [
-        estimate(stage, place, cluster, _NO_IMAGES).state_bytes
+        estimate(stage, place, kind, _NO_IMAGES).state_bytes
         for stage in command.stages
         if stage.steps
     ]
@@ -149,14 +151,14 @@ def check_disk(command: Command) -> Finding:
 def check_memory(command: Command) -> Finding:
     """The plan's memory against what a worker has here."""
     name, place = "memory", command.place
-    cluster = hardware_here(command)
-    if cluster is None:
+    kind = hardware_here(command)
+    if kind is None:
         return ok(name, "the GPUs are elsewhere: pipelines/plan.py --on KIND says whether it fits")
     room = 0.0
     for stage in command.stages:
-        found = estimate(stage, place, cluster, _NO_IMAGES)
-        room = found.limit_bytes / GIB
-        line = next((one for one in found.memory if one.level == place.zero.level), None)
+        needed = estimate(stage, place, kind, _NO_IMAGES)
+        room = needed.limit_bytes / GIB
+        line = next((memory for memory in needed.memory if memory.level == place.zero.level), None)
         if line is None:
             return fail(name, f"stage {stage.name}: bfloat16 needs --place.zero.level 1, 2 or 3")
         if not line.fits:
@@ -172,9 +174,9 @@ def check_memory(command: Command) -> Finding:
     return ok(name, f"the plan fits into {room:.1f} GiB a worker")
 
 
-def hardware_here(command: Command) -> Cluster | None:
+def hardware_here(command: Command) -> NodeKind | None:
     """This machine as a node; None where workers hold GPUs and it has none."""
-    laptop = find_cluster("laptop")
+    laptop = find_node_kind("laptop")
     cpus = os.cpu_count() or 1
     if not on_gpus(command):
         memory = psutil.virtual_memory().total / GIB
@@ -183,7 +185,7 @@ def hardware_here(command: Command) -> Cluster | None:
         return None
     memory = torch.cuda.get_device_properties(0).total_memory / GIB
     count = torch.cuda.device_count()
-    return replace(find_cluster("h200"), gpus=count, memory_gibibytes=memory, cpus=cpus)
+    return replace(find_node_kind("h200"), gpus=count, memory_gibibytes=memory, cpus=cpus)
 
 
 def _existing(folder: Path) -> Path:

@@ -146,9 +146,11 @@ def exactly_once(history: History, order: OrderSpec) -> str:
         twice = len(seen) - len(np.unique(seen))
         if twice:
             return f"no: epoch {epoch} has {twice} twice"
-    whole = order.samples if order.tail == "carry" else steps_per_epoch(order) * order.global_batch
+    samples_per_epoch = (
+        order.samples if order.tail == "carry" else steps_per_epoch(order) * order.global_batch
+    )
     last = int(epochs.max())
-    short = [epoch for epoch in range(last) if (epochs == epoch).sum() != whole]
+    short = [epoch for epoch in range(last) if (epochs == epoch).sum() != samples_per_epoch]
     return f"no: epoch {short[0]} is not whole" if short else "yes"
 
 

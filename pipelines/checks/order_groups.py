@@ -112,9 +112,9 @@ def _group(
                     ray.get(waiting, timeout=_STALL_SECONDS)
                 return
             parts = ray.get(waiting, timeout=_STALL_SECONDS)
-            found = {part[0] for part in parts}
-            if found != {len(history.steps)}:
-                raise RuntimeError(f"step {len(history.steps)} was fed as {sorted(found)}")
+            numbers = {part[0] for part in parts}
+            if numbers != {len(history.steps)}:
+                raise RuntimeError(f"step {len(history.steps)} was fed as {sorted(numbers)}")
             _, *columns = zip(*parts, strict=True)
             history.steps.append(Step(*map(np.concatenate, columns)))
             done = len(history.steps)

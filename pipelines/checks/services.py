@@ -76,8 +76,8 @@ def check_ray(command: Command) -> Finding:
         return fail(name, f"{address} took no driver within {RAY_SECONDS:g} s - see `ray status`")
     answers = [line for line in done.stdout.splitlines() if line.startswith("resources ")]
     if done.returncode or not answers:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        text = scrub(said[-1])[:300]
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        text = scrub(lines[-1])[:300]
         token = any(word in done.stderr.lower() for word in ("authenticat", "token", "401"))
         do = (
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
@@ -99,10 +99,10 @@ def _own_ray(command: Command) -> Finding:
     except BadPlace as error:
         return fail("Ray", str(error))
     cpus = float(os.cpu_count() or 1)
-    found = _room(command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: own Ray")
-    if found.status == "ok" and used != str(folder):
-        return warn("Ray", f"{trouble(folder)}, so its files go to {used}; {found.text}")
-    return found
+    finding = _room(command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: own Ray")
+    if finding.status == "ok" and used != str(folder):
+        return warn("Ray", f"{trouble(folder)}, so its files go to {used}; {finding.text}")
+    return finding
 
 
 def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
@@ -165,11 +165,11 @@ def check_storage(command: Command) -> Finding:
 
 def impatient_store(uri: str) -> ObjectStore:
     """The store at a place, giving up soon."""
-    place = parse(uri)
-    if place.bucket is None:
-        return LocalStore(place.path)
+    location = parse(uri)
+    if location.bucket is None:
+        return LocalStore(location.path)
     return S3Store(
-        place.bucket, place.path, request_attempts=2, connect_seconds=2.0, read_seconds=5.0
+        location.bucket, location.path, request_attempts=2, connect_seconds=2.0, read_seconds=5.0
     )
 
 
@@ -229,7 +229,7 @@ def check_mlflow(command: Command) -> Finding:
 
 def check_data(command: Command) -> Finding:
     """Each stage's dataset: there, whole, of the right classes, filling its batches."""
-    name, said = "data", []
+    name, lines = "data", []
     for stage in command.stages:
         try:
             # `init` is read when the stage starts: it may be gigabytes
@@ -239,23 +239,23 @@ def check_data(command: Command) -> Finding:
         shards = checked.dataset.shards(stage.data.train_split)
         most = checked.workers[1]
         line = f"{checked.dataset.uri}: {len(shards)} shards for {most} workers"
-        said.append(line)
+        lines.append(line)
     # Workers take ranges of samples, not whole shards: any number of either will do.
-    return ok(name, "; ".join(dict.fromkeys(said)) + " (read by ranges)")
+    return ok(name, "; ".join(dict.fromkeys(lines)) + " (read by ranges)")
 
 
 def check_init(command: Command) -> Finding:
     """Whether the checkpoint that a stage starts from lies there."""
-    name, said = "init", []
+    name, checkpoints = "init", []
     for stage in command.stages:
         if stage.init is None:
             continue
         local = "://" not in stage.init
-        found = Path(stage.init).exists() if local else _lies_at(stage.init)
-        if not found:
+        exists = Path(stage.init).exists() if local else _lies_at(stage.init)
+        if not exists:
             return fail(name, f"stage {stage.name}: nothing lies at {stage.init}")
-        said.append(stage.init)
-    return ok(name, ", ".join(said) or "no stage starts from a checkpoint")
+        checkpoints.append(stage.init)
+    return ok(name, ", ".join(checkpoints) or "no stage starts from a checkpoint")
 
 
 def _lies_at(uri: str) -> bool:

@@ -197,16 +197,16 @@ def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: 
 
 def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
     """Run a parser; turn its boxed message into one line."""
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             return parse()
     except argparse.ArgumentError as error:
         raise Mistake(str(error)) from None
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise Mistake(f"{parser_message(said.getvalue())} - see {prog} --help") from None
+        raise Mistake(f"{parser_message(output.getvalue())} - see {prog} --help") from None
 
 
 def parser_message(message: str) -> str:
@@ -225,12 +225,12 @@ def parser_message(message: str) -> str:
             else:
                 sections[-1].append(text)
     first = 0 if boxed or len(sections) == 1 else 1
-    said = " ".join(sections[first])
+    problem = " ".join(sections[first])
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
-    if similar and "Unrecognized" in said:
-        said += f" - perhaps {' or '.join(similar[:2])}"
-    return said
+    if similar and "Unrecognized" in problem:
+        problem += f" - perhaps {' or '.join(similar[:2])}"
+    return problem
 
 
 def program_name() -> str:

@@ -89,16 +89,16 @@ def _start(*, num_cpus: int | None, level: int, verbose: bool) -> None:
             Exception
         ) as error:  # too slow is a plain Exception, a RuntimeError or a TimeoutError
             _end(set(psutil.Process().children(recursive=True)) - before)
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             if not isinstance(error, RuntimeError | OSError) and type(error) is not Exception:
                 raise
             if tried == _STARTS:
                 raise Failed(
-                    f"Ray did not start on this machine, {tried} times: {said} - the load average"
+                    f"Ray did not start on this machine, {tried} times: {reason} - the load average"
                     f" is {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs; run the same command"
                     " again when less is going on (pipelines/doctor.py checks the rest)"
                 ) from error
-            print(f"Ray did not start ({said}); trying once more", file=sys.stderr, flush=True)
+            print(f"Ray did not start ({reason}); trying once more", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -142,8 +142,8 @@ def _connect(address: str, *, level: int, verbose: bool) -> None:
             runtime_env={"env_vars": WORKER_ENV},
         )
     except (ConnectionError, RuntimeError) as error:
-        said = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise Failed(
-            f"the Ray head at {address} answers, but takes no driver from here: {said} - a driver"
+            f"the Ray head at {address} answers, but takes no driver from here: {reason} - a driver"
             " must run on a node of the cluster: use `ray job submit` from elsewhere"
         ) from error

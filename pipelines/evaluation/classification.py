@@ -47,10 +47,10 @@ def class_accuracy(answers: Answers, num_classes: int) -> tuple[np.ndarray, np.n
 def per_class(answers: Answers, num_classes: int) -> Metrics:
     """Accuracy of each class that has images, by its number; their mean and the worst."""
     images, share = class_accuracy(answers, num_classes)
-    there = np.flatnonzero(images)
-    yield "class_accuracy/mean", float(share[there].mean())
-    yield "class_accuracy/worst", float(share[there].min())
-    for number in there.tolist():
+    present = np.flatnonzero(images)
+    yield "class_accuracy/mean", float(share[present].mean())
+    yield "class_accuracy/worst", float(share[present].min())
+    for number in present.tolist():
         yield f"class_accuracy/{number}", float(share[number])
 
 

@@ -58,15 +58,15 @@ class Forward:
     def __call__(self, batch: Columns) -> Columns:
         """Columns index, label, quarantined, and those asked for, of as many rows."""
         images = normalize(torch.tensor(batch["image"]).to(self.device)).to(self.dtype)
-        found = {name: batch[name] for name in ("index", "label", "quarantined")}
+        columns = {name: batch[name] for name in ("index", "label", "quarantined")}
         tokens = self.model.forward_features(images)
         features = self.model.forward_head(tokens, pre_logits=True)  # [b, D]
         if self.features:
-            found["features"] = features.float().cpu().numpy()
+            columns["features"] = features.float().cpu().numpy()
         if self.answers:
             logits = self.model.head(features).float()  # [b, C]
-            found |= answer(logits, torch.tensor(batch["label"]).to(self.device))
-        return found
+            columns |= answer(logits, torch.tensor(batch["label"]).to(self.device))
+        return columns
 
 
 class Extraction:
@@ -117,7 +117,7 @@ class Extraction:
             nodes=self.nodes,
         )
         forward: Any = Forward  # Ray's type for classes leaves out their arguments
-        said = stream.map_batches(
+        outputs = stream.map_batches(
             forward,
             fn_constructor_args=(self.config, self.weights, self.protocol.precision),
             fn_constructor_kwargs={"answers": answers, "features": features},
@@ -129,22 +129,24 @@ class Extraction:
         )
         parts: list[Columns] = []
         damaged: list[int] = []
-        batches: Any = said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4)
+        batches: Any = outputs.iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=4
+        )
         for batch in batches:
             damaged += batch["quarantined"][batch["quarantined"] >= 0].tolist()
             known = batch["index"] >= 0
             parts.append({name: column[known] for name, column in batch.items()})
         self._check_damaged(spec, damaged)
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        order = np.argsort(found["index"], kind="stable")
-        return {name: column[order] for name, column in found.items() if name != "quarantined"}
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        order = np.argsort(rows["index"], kind="stable")
+        return {name: column[order] for name, column in rows.items() if name != "quarantined"}
 
     def union(self, specs: Sequence[StreamSpec]) -> Columns:
         """Features of the samples of several streams of one split, each sample once."""
         each = [self.columns(spec, answers=False, features=True) for spec in specs]
-        found = {name: np.concatenate([part[name] for part in each]) for name in each[0]}
-        _, first = np.unique(found["index"], return_index=True)
-        return {name: column[first] for name, column in found.items()}
+        rows = {name: np.concatenate([part[name] for part in each]) for name in each[0]}
+        _, first = np.unique(rows["index"], return_index=True)
+        return {name: column[first] for name, column in rows.items()}
 
     def _check_damaged(self, spec: StreamSpec, damaged: list[int]) -> None:
         if not damaged:
@@ -166,7 +168,7 @@ def spread(
 ) -> list[Any]:
     """Call for each piece, as tasks of one CPU thread: results in the order of the pieces."""
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(_alone)
-    common = [ray.put(one) for one in shared]
+    common = [ray.put(array) for array in shared]
     return ray.get([task.remote(call, piece, *common) for piece in pieces])
 
 

@@ -43,8 +43,8 @@ class FewShot:
 
     def spread(self, shots: int, l2: float) -> float:
         """Standard deviation over seeds (of the sample: n - 1); 0 for one seed."""
-        found = self._over_seeds(shots, l2)
-        return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+        accuracies = self._over_seeds(shots, l2)
+        return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
 
     def metrics(self) -> Iterator[tuple[str, float]]:
         """`few_shot/5`: mean over seeds; beside it the spread and each seed. The name carries l2
@@ -134,11 +134,11 @@ class Ridge:
     def predict(self, features: np.ndarray, l2: float) -> np.ndarray:
         """Classes of features [M, D]: int64 [M]."""
         weights = self.weights(l2)
-        found = [
+        classes = [
             (self._standardised(features[at : at + _ROWS].astype(np.float64)) @ weights).argmax(1)
             for at in range(0, len(features), _ROWS)
         ]
-        return np.concatenate(found)
+        return np.concatenate(classes)
 
     def _standardised(self, x: np.ndarray) -> np.ndarray:
         """[n, D] -> [n, D + 1]."""

@@ -129,12 +129,14 @@ class Protocol:
         if not self.features:
             return []
         classes = Selection(classes=self.selection.classes, labels=self.selection.labels)
-        whole = replace(self.test_spec(dataset_uri), split=self.train_split, selection=classes)
+        every_image = replace(
+            self.test_spec(dataset_uri), split=self.train_split, selection=classes
+        )
         if {"knn", "probe"} & set(self.evaluators):
-            return [whole]
+            return [every_image]
         most = max(self.few_shot.shots)
         return [
-            replace(whole, selection=replace(classes, per_class=most, seed=seed))
+            replace(every_image, selection=replace(classes, per_class=most, seed=seed))
             for seed in self.few_shot.seeds
         ]
 

@@ -78,37 +78,41 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
         newest = [attempt for stage in stages if (attempt := _newest(command, stage.name))]
         if not newest:
             options = command.options
-            asked = f" ({options.parent})" if options.parent else ""
+            requested = f" ({options.parent})" if options.parent else ""
             raise Mistake(
-                f"no committed weights of {', '.join(stage.name for stage in stages)}{asked} under"
-                f" {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
+                f"no committed weights of {', '.join(stage.name for stage in stages)}{requested}"
+                f" under {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
                 f" --recipe {options.recipe} --run {options.run}, or name others by --weights"
             )
         return [_committed(attempt.uri) for attempt in newest]
-    place = init_place(uri)
-    assert place is not None
-    if not is_file(place) and read_manifest(place) is not None:
-        return [_committed(place)]
+    location = init_place(uri)
+    assert location is not None
+    if not is_file(location) and read_manifest(location) is not None:
+        return [_committed(location)]
     stage = command.recipe.stage(only) if only else command.recipe.stages[0]
-    subject = imported_subject(place, stage)
+    subject = imported_subject(location, stage)
     return [Target(folder=Path(subject.name).stem, subjects=(subject,), data=stage.data)]
 
 
 def _newest(command: Command[InspectionOptions], stage: str) -> Attempt | None:
     """The attempt at a stage that was started last, of those that `--parent` allows."""
-    asked = command.options.parent
-    found = [
+    requested = command.options.parent
+    attempts = [
         attempt
         for attempt in committed_attempts(command.place.storage_root, command.options.run, stage)
-        if asked in (None, attempt.name, attempt.fingerprint)
+        if requested in (None, attempt.name, attempt.fingerprint)
     ]
-    return max(found, key=lambda one: one.manifest.started if one.manifest else "", default=None)
+    return max(
+        attempts,
+        key=lambda attempt: attempt.manifest.started if attempt.manifest else "",
+        default=None,
+    )
 
 
 def _committed(uri: str) -> Target:
     subject, manifest = committed_subject(uri), read_manifest(uri)
     assert manifest is not None
-    both = [one for one in (before_upscale(uri, manifest), subject) if one]
+    both = [subject_ for subject_ in (before_upscale(uri, manifest), subject) if subject_]
     attempt = uri.rstrip("/").rpartition("/")[2]
     return Target(folder=f"{subject.name}-{attempt}", subjects=tuple(both), data=manifest.data())
 
@@ -123,11 +127,11 @@ def _inspect(target: Target, command: Command[InspectionOptions]) -> Inspection:
     return inspect_weights(target.subjects, dataset, data, count=own.images)
 
 
-def _write(target: Target, found: Inspection, out: Path) -> None:
+def _write(target: Target, inspection: Inspection, out: Path) -> None:
     folder = out / target.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for note in found.notes:
+    for note in inspection.notes:
         print(note)
-    for name, content in found.files().items():
+    for name, content in inspection.files().items():
         (folder / name).write_bytes(content)
         print(f"wrote {folder / name}")

@@ -70,8 +70,8 @@ def inspect_weights(
     }
     return Inspection(
         pictures={name: png for name, png in made.items() if png is not None},
-        record=[one.record() for one in models],
-        notes=tuple(note for one in models for note in one.notes),
+        record=[model.record() for model in models],
+        notes=tuple(note for model in models for note in model.notes),
     )
 
 
@@ -99,8 +99,10 @@ def inspect_after_stage(
         subject = committed_subject(attempt_uri)
         count = max(8, min(IMAGES, int(_MOST_FLOPS / subject.model.cost().forward_flops)))
         subjects = [one for one in (before_upscale(attempt_uri, manifest), subject) if one]
-        found = inspect_weights(subjects, load_dataset(dataset_uri), manifest.data(), count=count)
-        for name, content in found.files().items():
+        inspection = inspect_weights(
+            subjects, load_dataset(dataset_uri), manifest.data(), count=count
+        )
+        for name, content in inspection.files().items():
             log_file(f"{FOLDER}/{name}", content)
     except Exception as error:  # whatever it is, the weights are committed
         note(f"warning: no pictures of the weights: {unwrapped(error)}")

@@ -45,10 +45,10 @@ def committed_subject(uri: str) -> Subject:
     Raises:
         storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there is none, or damaged.
     """
-    found, values = weights.read_weights(uri)
+    tensors, values = weights.read_weights(uri)
     manifest = manifest_from_json(values, uri)
     model = build_model(manifest.config())
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     return Subject(name=manifest.stage_name, model=model.eval())
 
 
@@ -58,7 +58,7 @@ def imported_subject(uri: str, stage: Stage) -> Subject:
     Raises:
         ValueError: there is nothing, or it does not fit; names the place and the tensors.
     """
-    found, notes = start_weights(
+    tensors, notes = start_weights(
         uri,
         stage.model,
         image_size=stage.init_image_size,
@@ -66,7 +66,7 @@ def imported_subject(uri: str, stage: Stage) -> Subject:
         std=stage.init_std,
     )
     model = build_model(stage.model)
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     name = uri.rstrip("/").rpartition("/")[2]
     return Subject(name=name, model=model.eval(), notes=notes)
 

@@ -26,7 +26,7 @@ _NAMED = 4  # fields that differ, said in the table; --json names all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class StoredAttempt:
     """One attempt that lies in storage."""
 
     run: str
@@ -67,7 +67,7 @@ class Verdict:
     """Inputs of the fingerprint that differ from the newest committed attempt's."""
 
 
-def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
+def attempts_under(storage_root: str, *, run: str | None = None) -> list[StoredAttempt]:
     """All attempts under a root, or those of one run, by run, stage and name.
 
     Raises:
@@ -82,33 +82,33 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
         if len(parts) == 4:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
-            place = (parts[0], parts[1], parts[2])
+            path = (parts[0], parts[1], parts[2])
             step = step_of(parts[4])
             if step is not None:
-                saved[place] = max(saved.get(place, 0), step)
-    found = []
-    for place in sorted(committed | set(saved)):
-        uri = join(storage_root, *place)
-        manifest = read_manifest(uri) if place in committed else None
-        found.append(
-            Found(
-                run=place[0],
-                stage=place[1],
-                attempt=Attempt(place[2], uri, manifest),
-                resume_step=saved.get(place),
+                saved[path] = max(saved.get(path, 0), step)
+    stored = []
+    for path in sorted(committed | set(saved)):
+        uri = join(storage_root, *path)
+        manifest = read_manifest(uri) if path in committed else None
+        stored.append(
+            StoredAttempt(
+                run=path[0],
+                stage=path[1],
+                attempt=Attempt(path[2], uri, manifest),
+                resume_step=saved.get(path),
             )
         )
-    return found
+    return stored
 
 
-def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
+def what_would_run(command: Command, stored: Iterable[StoredAttempt]) -> list[Verdict]:
     """What the pipeline would do with each stage of the recipe, in order, and why."""
-    mine = [one for one in found if one.run == command.options.run]
+    mine = [entry for entry in stored if entry.run == command.options.run]
     verdicts: list[Verdict] = []
     own: dict[str, str | None] = {}  # fingerprints, where all ancestors are the recipe's
     to_train: set[str] = set()
     for stage in command.recipe.stages:
-        attempts = [one for one in mine if one.stage == stage.name]
+        attempts = [entry for entry in mine if entry.stage == stage.name]
         verdict = _judge(stage, command, attempts, mine, own, to_train)
         verdicts.append(verdict)
         if verdict.state not in ("committed", "data missing"):
@@ -119,8 +119,8 @@ def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
 def _judge(
     stage: Stage,
     command: Command,
-    attempts: list[Found],
-    mine: list[Found],
+    attempts: list[StoredAttempt],
+    mine: list[StoredAttempt],
     own: dict[str, str | None],
     to_train: set[str],
 ) -> Verdict:
@@ -141,7 +141,11 @@ def _judge(
     elif stage.parent:
         try:
             parent = choose_parent(
-                [one.attempt for one in mine if one.stage == stage.parent and one.attempt.manifest],
+                [
+                    entry.attempt
+                    for entry in mine
+                    if entry.stage == stage.parent and entry.attempt.manifest
+                ],
                 from_recipe=of_parent,
                 requested=command.options.parent,
                 looked_in=join(command.place.storage_root, command.options.run, stage.parent),
@@ -155,12 +159,12 @@ def _judge(
     if stage.parent and parent is None:
         return Verdict(stage=stage.name, state="would be trained", fingerprint=None, reason=after)
     name = fingerprint(stage, dataset_digest=digest, parent=parent)
-    done = [one.attempt for one in attempts if one.attempt.manifest]
-    there = newest(done, name)
-    if there is not None and not command.options.force and not after:
-        return Verdict(stage=stage.name, state="committed", fingerprint=name, reason=there.name)
+    done = [entry.attempt for entry in attempts if entry.attempt.manifest]
+    committed = newest(done, name)
+    if committed is not None and not command.options.force and not after:
+        return Verdict(stage=stage.name, state="committed", fingerprint=name, reason=committed.name)
     to_make = attempt_to_make(done, name)
-    begun = next((one.resume_step for one in attempts if one.attempt.name == to_make), None)
+    begun = next((entry.resume_step for entry in attempts if entry.attempt.name == to_make), None)
     if begun is not None:
         return Verdict(
             stage=stage.name,
@@ -168,7 +172,9 @@ def _judge(
             fingerprint=name,
             reason=f"{to_make} was saved after step {begun}",
         )
-    last = max(done, key=lambda one: one.manifest.started if one.manifest else "", default=None)
+    last = max(
+        done, key=lambda entry: entry.manifest.started if entry.manifest else "", default=None
+    )
     changes = differences(last.manifest, stage, digest, parent) if last and last.manifest else ()
     if last is None:
         reason = "nothing is committed"

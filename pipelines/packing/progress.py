@@ -72,7 +72,7 @@ def verified(dataset: Dataset) -> Dataset:
 
     with PackingProgress("verify") as progress:
 
-        def tell(shard: str) -> None:
+        def show(shard: str) -> None:
             seen.append(shard)
             progress(
                 Tally(
@@ -86,7 +86,7 @@ def verified(dataset: Dataset) -> Dataset:
                 )
             )
 
-        problems = verify(dataset, progress=tell)
+        problems = verify(dataset, progress=show)
     if problems:
         remedy = "" if dataset.in_place else ". To replace what is damaged, pack with --force"
         raise BadDataset("; ".join(str(problem) for problem in problems) + remedy)

@@ -71,8 +71,8 @@ def _on_ray(task: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[R
         reason = str(error).strip().splitlines()[0]
         raise Unavailable(f"a packing task was lost {_RETRIES + 1} times: {reason}") from None
     finally:
-        for one in running:
-            ray.cancel(one)
+        for reference in running:
+            ray.cancel(reference)
 
 
 def _call(shared: list[Any], item: Any) -> Any:

@@ -14,7 +14,7 @@ from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, peek, program_name, read_command
 from pipelines.cli.place import CONFIG
 from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitting_place
-from pipelines.planning.hardware import Cluster, default_kind, find_cluster
+from pipelines.planning.hardware import NodeKind, default_kind, find_node_kind
 from pipelines.planning.images import images_of, with_images
 from pipelines.planning.tables import print_plan
 from pipelines.recipes.errors import Mistake
@@ -34,7 +34,7 @@ class PlanOptions:
     """Bytes of a stored image, where it is not packed yet."""
     json: bool = False
     """Print JSON, bytes and seconds, for machines."""
-    cluster: Cluster
+    cluster: NodeKind
     """The nodes; the defaults are those of --on."""
 
 
@@ -58,7 +58,7 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command[PlanOp
     """
     first = peek(argv, prog, on=None, only=None, config=CONFIG)
     on = first.on or default_kind(Path(first.config))
-    own = PlanOptions(on=on, cluster=find_cluster(on))
+    own = PlanOptions(on=on, cluster=find_node_kind(on))
     command = read_command(argv, prog=prog, description=description, own=own, stage_name=first.only)
     for name in ("images", "mean_bytes"):
         value = getattr(command.own, name)
@@ -69,13 +69,13 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command[PlanOp
 
 def plan(command: Command[PlanOptions]) -> list[Estimate]:
     """The estimates of all stages. Raises BadPlace where workers cannot share a batch."""
-    cluster = command.own.cluster
-    check_sharing(command.stages, command.place, cluster)
+    kind = command.own.cluster
+    check_sharing(command.stages, command.place, kind)
     return [
         estimate(
             stage,
             command.place,
-            cluster,
+            kind,
             with_images(
                 images_of(stage, command.place), command.own.images, command.own.mean_bytes
             ),
@@ -90,8 +90,8 @@ def as_json(estimates: list[Estimate], command: Command[PlanOptions]) -> dict[st
         "recipe": command.options.recipe,
         "on": command.own.on,
         "cluster": asdict(command.own.cluster),
-        "stages": [asdict(one) for one in estimates],
-        "days": sum(one.days for one in estimates),
-        "dollars": sum(one.dollars for one in estimates),
+        "stages": [asdict(stage) for stage in estimates],
+        "days": sum(stage.days for stage in estimates),
+        "dollars": sum(stage.dollars for stage in estimates),
         "place_that_fits": fitting_place(estimates, command.own.cluster),
     }

@@ -15,7 +15,7 @@ from pipelines.cli.place import place_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class NodeKind:
     """Nodes of one kind."""
 
     nodes: int | None = None
@@ -85,9 +85,9 @@ def _gpus(
     network: float,
     cpus: int,
     dollars: float,
-) -> Cluster:
+) -> NodeKind:
     """A node of GPUs: GiB each, (bfloat16, float32) TFLOP/s each, GB/s, $ an hour."""
-    return Cluster(
+    return NodeKind(
         gpus=count,
         memory_gibibytes=memory,
         bfloat16_tflops=peak[0],
@@ -100,10 +100,10 @@ def _gpus(
 
 
 _A100, _H100, _L40S, _A10G = (312.0, 19.5), (989.0, 67.0), (362.0, 91.6), (70.0, 31.2)
-CLUSTERS = MappingProxyType(
+NODE_KINDS = MappingProxyType(
     {
         # No GPU. glibc's heap held 1.2 to 1.5 times what was in use: benchmarks/memory.py --heap
-        "laptop": Cluster(reserve_gibibytes=4.0, fragmentation=0.4),
+        "laptop": NodeKind(reserve_gibibytes=4.0, fragmentation=0.4),
         # AWS: 8 x A100 40 GB (cluster/aws.yaml), 8 x A100 80 GB, 8 x H100, 8 x H200, 8 x L40S, A10G
         "p4d": _gpus(40, _A100, link=300, network=50, cpus=96, dollars=32.8),
         "p4de": _gpus(80, _A100, link=300, network=50, cpus=96, dollars=41.0),
@@ -120,11 +120,11 @@ CLUSTERS = MappingProxyType(
 )
 
 
-def find_cluster(name: str) -> Cluster:
+def find_node_kind(name: str) -> NodeKind:
     """The kind of node of that name. Raises BadPlace, which names those there are."""
-    if name not in CLUSTERS:
-        raise BadPlace(f"--on {name}: no such kind of node - there are: {', '.join(CLUSTERS)}")
-    return CLUSTERS[name]
+    if name not in NODE_KINDS:
+        raise BadPlace(f"--on {name}: no such kind of node - there are: {', '.join(NODE_KINDS)}")
+    return NODE_KINDS[name]
 
 
 def default_kind(config: Path) -> str:

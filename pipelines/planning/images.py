@@ -55,14 +55,14 @@ def images_of(stage: Stage, place: Place) -> Images:
         known = IMAGES.get(data.dataset)
         reason = "not packed" if not isinstance(error, Unavailable) else "unreachable"
         train = known or stage.steps * stage.global_batch or 1
-        said = "its published size" if known else "one epoch assumed, give --images"
+        assumption = "its published size" if known else "one epoch assumed, give --images"
         longest = longest_run(train, global_batch=stage.global_batch)
         return Images(
             train=train,
             val=0,
             mean_bytes=PHOTOGRAPH_BYTES,
             run_samples=longest,  # what `natural_run` takes where shards were shuffled
-            source=f"{data.dataset}: {reason}; {said}, evaluation not counted",
+            source=f"{data.dataset}: {reason}; {assumption}, evaluation not counted",
         )
 
 

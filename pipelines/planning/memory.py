@@ -13,7 +13,7 @@ from cluster.batching import BatchPlan, plan_batch
 from cluster.budget import States, model_states
 from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
-from pipelines.planning.hardware import Cluster
+from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
 
@@ -45,28 +45,28 @@ class Memory:
     """In host memory (offloading)."""
 
 
-def nodes_for(place: Place, cluster: Cluster) -> tuple[int, int]:
+def nodes_for(place: Place, kind: NodeKind) -> tuple[int, int]:
     """Workers and nodes: a worker a GPU, on as many nodes as asked for, else as the place needs."""
-    if not cluster.gpus:
-        return place.workers.max, cluster.nodes or 1
-    if cluster.nodes is not None:
-        return cluster.nodes * cluster.gpus, cluster.nodes
-    workers = place.workers.max if place.workers.gpus else cluster.gpus
-    return workers, -(-workers // cluster.gpus)
+    if not kind.gpus:
+        return place.workers.max, kind.nodes or 1
+    if kind.nodes is not None:
+        return kind.nodes * kind.gpus, kind.nodes
+    workers = place.workers.max if place.workers.gpus else kind.gpus
+    return workers, -(-workers // kind.gpus)
 
 
 def memory_at(
     level: ZeroLevel,
     stage: Stage,
     place: Place,
-    cluster: Cluster,
+    kind: NodeKind,
     parameters: int,
     *,
     workers: int,
 ) -> Memory:
     """One worker's memory at a ZeRO level, with the micro-batch that is the largest to fit."""
-    _, nodes = nodes_for(place, cluster)
-    element, gpu = element_bytes(stage), cluster.gpus > 0
+    _, nodes = nodes_for(place, kind)
+    element, gpu = element_bytes(stage), kind.gpus > 0
 
     def states_of(accumulation: int) -> States:
         return model_states(
@@ -82,9 +82,9 @@ def memory_at(
         )
 
     share = max(1, -(-stage.global_batch // workers))  # of a worker
-    reserve = cluster.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
+    reserve = kind.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
 
-    def held(batch: int) -> int:
+    def activations_of(batch: int) -> int:
         if not stage.steps:  # evaluation alone: a block's numbers, not kept
             return 2 * workspace_bytes(stage.model, batch, element_bytes=element)
         return (
@@ -101,10 +101,10 @@ def memory_at(
 
     def peak(batch: int) -> int:
         accumulation = -(-share // batch)
-        used = states_of(accumulation).peak(held(batch), accumulates=accumulation > 1)
-        return round(used * (1 + cluster.fragmentation) + reserve)
+        used = states_of(accumulation).peak(activations_of(batch), accumulates=accumulation > 1)
+        return round(used * (1 + kind.fragmentation) + reserve)
 
-    limit = limit_of(cluster, workers, nodes)
+    limit = limit_of(kind, workers, nodes)
     largest = _largest(lambda batch: peak(batch) <= limit, share)
     plan = batch_of(stage, place, workers)
     batch, states = plan.micro, states_of(plan.accumulation)
@@ -113,7 +113,7 @@ def memory_at(
         states=states.standing,
         gradients=states.gradients,
         buffers=states.bucket + states.gathered + states.arriving,
-        activations=held(batch),
+        activations=activations_of(batch),
         peak=peak(batch),
         fits=peak(batch) <= limit,
         largest_micro_batch=largest,
@@ -152,7 +152,7 @@ def optimizer_states(stage: Stage) -> int:
     return moments + int(optim.ema_decay is not None)
 
 
-def limit_of(cluster: Cluster, workers: int, nodes: int) -> int:
+def limit_of(kind: NodeKind, workers: int, nodes: int) -> int:
     """Memory of a worker: a GPU's, or its share of a node's."""
-    sharing = 1 if cluster.gpus else max(1, workers // nodes)
-    return round(cluster.memory_gibibytes * GIB / sharing)
+    sharing = 1 if kind.gpus else max(1, workers // nodes)
+    return round(kind.memory_gibibytes * GIB / sharing)

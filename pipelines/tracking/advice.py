@@ -18,15 +18,15 @@ def reason_of(error: Exception) -> str:
 
 def advice_for(error: Exception) -> str:
     """What to do about an error of MLflow's."""
-    said = str(error)
-    if getattr(error, "error_code", None) in _LOGIN or any(word in said for word in _NO_LOGIN):
+    message = str(error)
+    if getattr(error, "error_code", None) in _LOGIN or any(word in message for word in _NO_LOGIN):
         return (
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
             " to a login that may write there"
         )
-    if "database is locked" in said:
+    if "database is locked" in message:
         return "other runs write to it: try again, or use a server for several runs at once"
-    if "schema" in said and "mlflow db upgrade" in said:
+    if "schema" in message and "mlflow db upgrade" in message:
         return "run the command it names, or use another --place.mlflow-uri"
     return "start the server, or set --place.mlflow-uri (sqlite:///mlflow.db needs none)"
 

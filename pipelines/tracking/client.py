@@ -21,7 +21,7 @@ from pipelines.cli.redaction import redact
 from pipelines.recipes.errors import Mistake
 from pipelines.tracking import run_tree
 from pipelines.tracking.advice import SQLITE, advice_for, reason_of, trouble_with_database
-from pipelines.tracking.history import Point
+from pipelines.tracking.history import MetricPoint
 from pipelines.tracking.run_tree import PARENT_RUN, find_run
 from pipelines.tracking.spool import SpoolInUse, spool_folder
 from pipelines.tracking.tracker import FINISHED, Refused, Tracker
@@ -60,7 +60,7 @@ class MlflowRun:
         self._client, self._run_id = client, run_id
         self.name = redact(client.tracking_uri)
 
-    def log_points(self, points: Sequence[Point]) -> None:
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
         """Log metrics. One sent again is the same one: MLflow's key is name, step, time, value."""
         for start in range(0, len(points), _METRICS):
             batch = [Metric(*point) for point in points[start : start + _METRICS]]
@@ -97,9 +97,9 @@ def open_client(uri: str, *, experiment: str | None = None) -> MlflowClient:
     with answering(uri):
         client = MlflowClient(absolute(uri))
         client.search_experiments(max_results=1)
-        found = client.get_experiment_by_name(experiment) if experiment else None
-    if found is not None:
-        _check_alive(client, found)
+        known = client.get_experiment_by_name(experiment) if experiment else None
+    if known is not None:
+        _check_alive(client, known)
     return client
 
 
@@ -148,16 +148,16 @@ def open_tracker(
         raise TrackingUnavailable(f"metrics on their way need a folder: {error}") from None
     try:
         with answering(client.tracking_uri):
-            found = client.get_run(run_id)
-            data = found.data
-            tracker.history.remember(
+            run_record = client.get_run(run_id)
+            logged = run_record.data
+            tracker.history.carry_over(
                 (metric.key, metric.value, metric.timestamp, metric.step)
-                for metric in data.to_proto().metrics
+                for metric in logged.to_proto().metrics
             )
-            run_tree.begin(client, found)
+            run_tree.begin(client, run_record)
             for name, value in tags.items():
                 client.set_tag(run_id, f"vit.{name}", value)
-            new = [Param(k, str(value)) for k, value in params.items() if k not in data.params]
+            new = [Param(k, str(value)) for k, value in params.items() if k not in logged.params]
             for start in range(0, len(new), _PARAMS):
                 client.log_batch(run_id, params=new[start : start + _PARAMS])
     except BaseException:
@@ -202,10 +202,10 @@ def node_sampler(client: MlflowClient, run_id: str) -> Callable[[], dict[str, fl
 
     def sample() -> dict[str, float]:
         node.collect_metrics()
-        found = node.aggregate_metrics()
+        values = node.aggregate_metrics()
         for monitor in node.monitors:
             monitor.clear_metrics()
-        return found
+        return values
 
     return sample
 
@@ -243,9 +243,9 @@ def _run_of(client: MlflowClient, *, experiment: str, run: str, stage: str, atte
         parent = client.create_run(
             experiment_id, run_name=run, tags={"vit.kind": "run", "vit.run": run}
         )
-    found = find_run(client, experiment_id, {"vit.kind": "stage", "vit.attempt": attempt})
-    if found is None:
-        found = client.create_run(
+    stage_run = find_run(client, experiment_id, {"vit.kind": "stage", "vit.attempt": attempt})
+    if stage_run is None:
+        stage_run = client.create_run(
             experiment_id,
             run_name=f"{run}/{stage}",
             tags={
@@ -256,27 +256,27 @@ def _run_of(client: MlflowClient, *, experiment: str, run: str, stage: str, atte
                 "vit.attempt": attempt,
             },
         )
-    return found.info.run_id
+    return stage_run.info.run_id
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        _check_alive(client, found)
-        return found.experiment_id
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        _check_alive(client, known)
+        return known.experiment_id
     # Beside the database: MLflow's default is ./mlruns of whoever comes first, and the working
     # directory of a submitted job is deleted after it.
     database = client.tracking_uri.removeprefix(SQLITE)
     local = client.tracking_uri.startswith(SQLITE)
-    place = Path(database).parent / "mlartifacts" / name if local else None
+    artifacts = Path(database).parent / "mlartifacts" / name if local else None
     try:
         return client.create_experiment(
-            name, artifact_location=place and place.as_uri(), tags=MODEL_TRAINING
+            name, artifact_location=artifacts and artifacts.as_uri(), tags=MODEL_TRAINING
         )
     except MlflowException:  # another stage made it in this moment
-        found = client.get_experiment_by_name(name)
-        assert found is not None
-        return found.experiment_id
+        known = client.get_experiment_by_name(name)
+        assert known is not None
+        return known.experiment_id
 
 
 def absolute(uri: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 RESTARTS, LOST_STEPS = "train/restarts", "train/lost_steps"
 
-Point = tuple[str, float, int, int]
+MetricPoint = tuple[str, float, int, int]
 """Name, value, milliseconds since 1970, step."""
 
 
@@ -20,7 +20,7 @@ class History:
         self._value: dict[str, float] = {}
         self._reached = 0
 
-    def remember(self, points: Iterable[Point]) -> None:
+    def carry_over(self, points: Iterable[MetricPoint]) -> None:
         """Take in what was logged before, in any order."""
         for name, value, _, step in points:
             if step >= self._highest.get(name, -1):
@@ -28,9 +28,9 @@ class History:
             if name.startswith("train/"):
                 self._reached = max(self._reached, step)
 
-    def new(self, records: Sequence[Mapping[str, float]], *, now_ms: int) -> list[Point]:
+    def new(self, records: Sequence[Mapping[str, float]], *, now_ms: int) -> list[MetricPoint]:
         """The points of the records (each has its `step`) that are not logged yet."""
-        points: list[Point] = []
+        points: list[MetricPoint] = []
         for record in records:
             step = int(record["step"])
             self._reached = step
@@ -40,7 +40,7 @@ class History:
                     points.append((name, float(value), now_ms, step))
         return points
 
-    def start(self, step: int, *, now_ms: int) -> list[Point]:
+    def start(self, step: int, *, now_ms: int) -> list[MetricPoint]:
         """The points of a worker group that starts at `step`: how often that was not the first
         time, and how many steps all these starts repeated.
 
@@ -52,7 +52,10 @@ class History:
         # At the highest step yet: the newest count is the one that MLflow shows.
         at = max(self._reached, step, self._highest.get(RESTARTS, 0))
         self._reached = step
-        points: list[Point] = [(RESTARTS, restarts, now_ms, at), (LOST_STEPS, lost, now_ms, at)]
+        points: list[MetricPoint] = [
+            (RESTARTS, restarts, now_ms, at),
+            (LOST_STEPS, lost, now_ms, at),
+        ]
         for name, value, _, _ in points:
             self._highest[name], self._value[name] = at, value
         return points

@@ -225,9 +225,9 @@ def _whole_lines(file: int) -> int:
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - CHUNK_BYTES)
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        at = os.pread(file, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
         end = start
     return 0
 

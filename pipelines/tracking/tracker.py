@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.cli.redaction import scrub
-from pipelines.tracking.history import History, Point
+from pipelines.tracking.history import History, MetricPoint
 from pipelines.tracking.spool import Record, Spool
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -37,7 +37,7 @@ class Server(Protocol):
     name: str
     """For messages, without credentials."""
 
-    def log_points(self, points: Sequence[Point]) -> None:
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
         """Take metrics; the same point twice is one point."""
         ...
 
@@ -81,7 +81,7 @@ class Tracker:
         self.files_waiting: set[str] = set()
         """Files that an earlier process could not deliver."""
         for record in self._spool.records():
-            self.history.remember(record.get("metrics", ()))
+            self.history.carry_over(record.get("metrics", ()))
             self.ended_ms = record.get("ended_ms", self.ended_ms)
             if "file" in record:
                 self.files_waiting.add(record["file"])
@@ -117,12 +117,12 @@ class Tracker:
             step = first
             while not self._ended.wait(SYSTEM_SECONDS):
                 try:
-                    found = sample()
+                    values = sample()
                 except Exception as error:  # a driver's or the kernel's own
                     self._warn(prefix, f"no more metrics of {prefix} {scrub(error)[:200]}")
                     return
                 now = _now_ms()
-                self._put_points([(prefix + k, float(v), now, step) for k, v in found.items()])
+                self._put_points([(prefix + k, float(v), now, step) for k, v in values.items()])
                 step += 1
 
         threading.Thread(target=run, name="watch", daemon=True).start()
@@ -189,13 +189,13 @@ class Tracker:
     def _warn(self, kind: str, text: str) -> None:
         self._warnings = {**self._warnings, kind: text}  # notices() may be reading the old one
 
-    def _put_points(self, points: Sequence[Point]) -> None:
+    def _put_points(self, points: Sequence[MetricPoint]) -> None:
         if points:
             self._spool.put({"metrics": points})
 
     def _send(self, records: Sequence[Record]) -> None:
         """Deliver records, on the spool's thread; raise where the server does not answer."""
-        points: list[Point] = [p for record in records for p in record.get("metrics", ())]
+        points: list[MetricPoint] = [p for record in records for p in record.get("metrics", ())]
         if points:
             with self._refusable():
                 self._server.log_points(points)

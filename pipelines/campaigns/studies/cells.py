@@ -69,16 +69,16 @@ class Cells:
             return [False] * len(pairs)
         return holm([student_p(a.mean - b.mean, self._error(a, b), self.degrees) for a, b in pairs])
 
-    def apart(self, one: Cell, other: Cell, *, of: int) -> bool:
+    def apart(self, first: Cell, second: Cell, *, of: int) -> bool:
         """Whether two of `of` cells differ, one of which was picked as the best or the worst."""
         if self.spread is None or not self.degrees:
             return False
-        error = self._error(one, other)
-        return range_counts(one.mean - other.mean, error, of=of, degrees=self.degrees)
+        error = self._error(first, second)
+        return range_counts(first.mean - second.mean, error, of=of, degrees=self.degrees)
 
-    def _error(self, one: Cell, other: Cell) -> float:
+    def _error(self, first: Cell, second: Cell) -> float:
         assert self.spread is not None
-        return self.spread * math.sqrt(1 / one.count + 1 / other.count)
+        return self.spread * math.sqrt(1 / first.count + 1 / second.count)
 
 
 def cells_of(rows: Sequence[Row], metric: str) -> Cells:

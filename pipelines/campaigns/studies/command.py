@@ -76,8 +76,8 @@ def run_study(study: Study, command: Command, options: CampaignOptions) -> list[
         lines = [*study.conclude(cells), spread_line(cells)]
         print_study(study, rows, cells, lines)
         files = files_of(study, rows, cells, lines)
-        place = publish(command, tracker, files, options.out)
-    print(f"{', '.join(files)} in {place}, {clock(time.monotonic() - began)}")
+        folder = publish(command, tracker, files, options.out)
+    print(f"{', '.join(files)} in {folder}, {clock(time.monotonic() - began)}")
     print(f"Browse the runs: {mlflow_command(command.place.mlflow_uri)}")
     return rows
 

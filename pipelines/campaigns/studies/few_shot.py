@@ -56,23 +56,23 @@ def few_shot_of(
             have = ray.cluster_resources().get("GPU", 0.0)
             gpus = int(have > 0) if place.workers.gpus is None else place.workers.gpus
             remote = ray.remote(num_cpus=1, num_gpus=gpus)(measure)
-            found = {
+            results = {
                 name: remote.remote(uri, dataset.uri, dataset.digest, task)
                 for name, uri in missing.items()
             }
-            for name, reference in found.items():
+            for name, reference in results.items():
                 metrics = ray.get(reference)
                 store.write(keys[name], json.dumps(metrics, indent=1).encode())
-                print(f"{name}: {_said(metrics, task)}", flush=True)
+                print(f"{name}: {_summary(metrics, task)}", flush=True)
     return {name: json.loads(store.read(key)) for name, key in keys.items()}
 
 
 def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
     """Features of one network and the regression on them, in this process."""
-    found, values = weights.read_weights(attempt_uri)
+    tensors, values = weights.read_weights(attempt_uri)
     manifest = manifest_from_json(values, attempt_uri)
     model = build_model(manifest.config())
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     set_arithmetic("float32")
     # What Ray gave this task, not what torch sees: without GPUs of their own all would share one.
     model.eval().to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
@@ -105,7 +105,7 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
     test_spec = spec(splits.val_split, Selection(samples=task.test_samples))
     test_labels = np.asarray(open_stream(test_spec, digest).labels, dtype=np.int64)  # [M]
     test, readable = features(model, test_spec, digest, np.arange(len(test_labels)))
-    found = few_shot(
+    result = few_shot(
         train,
         labels[support],
         test[readable],
@@ -116,7 +116,7 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
         seeds=task.seeds,
     )
     left_out = len(labels) - len(usable) + int((~readable).sum())
-    return dict(found.metrics()) | {"few_shot/left_out": float(left_out)}
+    return dict(result.metrics()) | {"few_shot/left_out": float(left_out)}
 
 
 @torch.no_grad()
@@ -129,14 +129,14 @@ def features(
     """
     opened = open_stream(spec, digest)
     device = next(model.parameters()).device
-    found, readable = [], []
+    batches, readable = [], []
     for start in range(0, len(chosen), _ROWS):
         rows = chosen[start : start + _ROWS]
         read = columns(opened, rows, np.zeros_like(rows), replace=False)
         readable.append(read["index"] >= 0)
         batch = normalize(torch.from_numpy(read["image"]).to(device))  # [b, 3, H, W]
-        found.append(model.forward_head(model.forward_features(batch), pre_logits=True).cpu())
-    return torch.cat(found).numpy(), np.concatenate(readable)
+        batches.append(model.forward_head(model.forward_features(batch), pre_logits=True).cpu())
+    return torch.cat(batches).numpy(), np.concatenate(readable)
 
 
 def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
@@ -149,7 +149,7 @@ def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
     return f"{attempt_uri.rsplit('/', 1)[-1]}-{short}.json"
 
 
-def _said(metrics: Mapping[str, float], task: FewShotTask) -> str:
-    said = ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)
+def _summary(metrics: Mapping[str, float], task: FewShotTask) -> str:
+    text = ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)
     left_out = int(metrics["few_shot/left_out"])
-    return f"{said}; {left_out} images cannot be read and are left out" if left_out else said
+    return f"{text}; {left_out} images cannot be read and are left out" if left_out else text

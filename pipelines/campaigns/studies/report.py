@@ -62,16 +62,16 @@ def figure(study: Study, rows: Sequence[Row], cells: Cells) -> Figure:
     axes = drawn.add_subplot()
     words = list(dict.fromkeys(cell.x for cell in cells.cells if isinstance(cell.x, str)))
 
-    def place(x: float | str) -> float:
+    def position(x: float | str) -> float:
         return words.index(x) if isinstance(x, str) else x
 
     names = list(dict.fromkeys(cell.series for cell in cells.cells))
     for i, name in enumerate(names):
-        line = sorted((place(cell.x), 100 * cell.mean) for cell in cells.of(name))
+        line = sorted((position(cell.x), 100 * cell.mean) for cell in cells.of(name))
         color, marker = f"C{i}", MARKERS[i % len(MARKERS)]
         style = "" if words else "-"
         axes.plot(*zip(*line, strict=True), marker + style, color=color, label=name)
-        runs = [(place(r.x), 100 * r.metrics[study.metric]) for r in rows if r.series == name]
+        runs = [(position(r.x), 100 * r.metrics[study.metric]) for r in rows if r.series == name]
         if len(runs) > len(line):
             axes.plot(*zip(*runs, strict=True), marker, color=color, alpha=0.35, markersize=4)
     if study.x.log:
@@ -80,7 +80,7 @@ def figure(study: Study, rows: Sequence[Row], cells: Cells) -> Figure:
         axes.set_xticks(range(len(words)), words)
         axes.margins(x=0.15)
     elif not study.x.log:
-        axes.set_xticks(sorted({place(cell.x) for cell in cells.cells}))
+        axes.set_xticks(sorted({position(cell.x) for cell in cells.cells}))
     axes.set_xlabel(study.x.label)
     axes.set_ylabel(study.y.label)
     axes.grid(alpha=0.3)
@@ -105,9 +105,9 @@ def print_study(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence
     for heading in (study.x.label, "exaFLOP", study.metric, "runs"):
         table.add_column(heading, justify="right")
     for cell in cells.cells:
-        one = next(row for row in rows if (row.series, row.x) == (cell.series, cell.x))
+        row = next(other for other in rows if (other.series, other.x) == (cell.series, cell.x))
         x = cell.x if isinstance(cell.x, str) else f"{cell.x:,.4g}"
-        table.add_row(cell.series, x, f"{one.exaflops:.3g}", f"{cell.mean:.4f}", str(cell.count))
+        table.add_row(cell.series, x, f"{row.exaflops:.3g}", f"{cell.mean:.4f}", str(cell.count))
     console = console_for_tables()
     console.print(table)
     for line in lines:

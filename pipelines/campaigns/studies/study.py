@@ -87,8 +87,8 @@ class Study:
 
     def chain(self, stage: str) -> tuple[Stage, ...]:
         """A stage with its ancestors, first things first."""
-        found = self.recipe.stage(stage)
-        return (*self.chain(found.parent), found) if found.parent else (found,)
+        last = self.recipe.stage(stage)
+        return (*self.chain(last.parent), last) if last.parent else (last,)
 
 
 Sizes = dict[Size, Callable[..., Study]]

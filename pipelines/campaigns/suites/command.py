@@ -93,8 +93,8 @@ def run_suite(options: SuiteOptions, place: Place) -> list[Result]:
     run = options.run or recipe.name
 
     def command(stages: Sequence[Stage]) -> Command:
-        whole = Recipe(name=recipe.name, stages=(*ancestors, *stages))
-        made = command_of(whole, run, place, config=options.config)
+        extended = Recipe(name=recipe.name, stages=(*ancestors, *stages))
+        made = command_of(extended, run, place, config=options.config)
         return replace(made, stages=tuple(stages))
 
     sweeps = {task.name: sweep_stages(suite, task, start) for task in tasks}
@@ -156,10 +156,10 @@ def start_of(recipe: Recipe, options: SuiteOptions) -> tuple[Stage, tuple[Stage,
     stage = recipe.stage(name)
     if options.init or options.scratch:
         return replace(stage, parent=None, init=options.init), ()
-    chain, one = [stage], stage
-    while one.parent:
-        one = recipe.stage(one.parent)
-        chain.insert(0, one)
+    chain, ancestor = [stage], stage
+    while ancestor.parent:
+        ancestor = recipe.stage(ancestor.parent)
+        chain.insert(0, ancestor)
     return replace(stage, parent=name, init=None), tuple(chain)
 
 
@@ -191,9 +191,9 @@ def _choose(
     """The learning rate, and its held-out accuracy."""
     if not by_rate:
         return suite.sweep[0], None
-    found = {rate: tried[stage.name].metrics["val/accuracy"] for rate, stage in by_rate.items()}
-    rate = best_rate(found)
-    return rate, found[rate]
+    accuracy = {rate: tried[stage.name].metrics["val/accuracy"] for rate, stage in by_rate.items()}
+    rate = best_rate(accuracy)
+    return rate, accuracy[rate]
 
 
 def _result(

@@ -101,8 +101,10 @@ def print_suite(suite: Suite, results: Sequence[Result], start: str) -> None:
             mean = mean_of(group, chosen)
             table.add_row(group, f"mean of {mean.tasks}", "", *_figures(mean), "", style="bold")
             table.add_section()
-    whole = mean_of(ALL, results)
-    table.add_row("", f"mean of {whole.tasks} tasks", "", *_figures(whole), "", style="bold")
+    mean_of_all = mean_of(ALL, results)
+    table.add_row(
+        "", f"mean of {mean_of_all.tasks} tasks", "", *_figures(mean_of_all), "", style="bold"
+    )
     console = console_for_tables()
     console.print(table)
 

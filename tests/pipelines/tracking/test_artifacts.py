@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.tracking import spool
 from pipelines.tracking.advice import advice_for
-from pipelines.tracking.history import Point
+from pipelines.tracking.history import MetricPoint
 from pipelines.tracking.tracker import FINISHED, Tracker
 
 
@@ -18,12 +18,12 @@ class NoArtifacts:
 
     def __init__(self) -> None:
         self.open = False
-        self.points: list[Point] = []
+        self.points: list[MetricPoint] = []
         self.files: list[str] = []
         self.tries: list[str] = []
         self.status = "RUNNING"
 
-    def log_points(self, points: Sequence[Point]) -> None:
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
         self.points += [point for point in points if point not in self.points]
 
     def log_file(self, name: str, data: bytes) -> None:

@@ -91,7 +91,7 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Evaluation:
     """One evaluation, resolved."""
 
     protocol: Protocol
@@ -146,7 +146,7 @@ class Plan:
         )
 
 
-def make_plan(command: Command[EvaluationOptions]) -> Plan:
+def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
     """Find the weights and the data, check that they fit, and whether it was done before.
 
     Raises:
@@ -185,7 +185,7 @@ def make_plan(command: Command[EvaluationOptions]) -> Plan:
         dataset_digest=dataset.digest,
     )
     attempt = attempt_for(place.storage_root, options.run, STAGE, name, force=options.force)
-    return Plan(
+    return Evaluation(
         protocol=protocol,
         source=source,
         dataset=dataset,
