@@ -81,8 +81,8 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
             requested = f" ({options.parent})" if options.parent else ""
             raise Mistake(
                 f"no committed weights of {', '.join(stage.name for stage in stages)}{requested}"
-                f" under {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
-                f" --recipe {options.recipe} --run {options.run}, or name others by --weights"
+                f" under {join(command.place.storage_root, options.run)}"
+                f" - run: pipelines/pipeline.py --recipe {options.recipe} --run {options.run}, or name others by --weights"
             )
         return [_committed(attempt.uri) for attempt in newest]
     location = init_place(uri)

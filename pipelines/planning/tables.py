@@ -127,8 +127,8 @@ def _advice(estimates: list[Estimate], command: Command) -> list[str]:
         gap = place.save_every_steps * stage.step_seconds
         if 0 < gap < _SAVE_SECONDS and stage.days > 0.1:
             lines.append(
-                f"{stage.stage}: a resume state of {stage.state_bytes / 1e9:.1f} GB every {gap:.0f} s"
-                f" - raise --place.save-every-steps from {place.save_every_steps}"
+                f"{stage.stage}: a resume state of {stage.state_bytes / 1e9:.1f} GB every"
+                f" {gap:.0f} s - raise --place.save-every-steps from {place.save_every_steps}"
             )
     fitting = fitting_place(estimates, kind)
     if fitting:
