@@ -33,7 +33,7 @@ class Options:
     recipe: str
     """Recipe to run: its stages, with model, data, loss and optimizer of each."""
     run: str
-    """Name of the run. Results go to <storage_root>/<run>; later stages find their parents there."""
+    """Name of the run. Results go to <storage_root>/<run>; stages find their parents there."""
     config: Path = CONFIG
     """YAML file with the deployment settings (--place.*)."""
     print_config: bool = False

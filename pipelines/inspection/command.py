@@ -82,7 +82,8 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
             raise Mistake(
                 f"no committed weights of {', '.join(stage.name for stage in stages)}{requested}"
                 f" under {join(command.place.storage_root, options.run)}"
-                f" - run: pipelines/pipeline.py --recipe {options.recipe} --run {options.run}, or name others by --weights"
+                f" - run: pipelines/pipeline.py --recipe {options.recipe}"
+                f" --run {options.run}, or name others by --weights"
             )
         return [_committed(attempt.uri) for attempt in newest]
     location = init_place(uri)

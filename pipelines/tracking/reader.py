@@ -1,4 +1,4 @@
-"""What MLflow has of runs that were logged: their metrics, files and links."""
+"""Read logged runs from MLflow: metrics, files, parents and children."""
 
 import tempfile
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pipelines.tracking.run_tree import PARENT_RUN, find_run, search
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What MLflow knows of one run."""
+    """One run as MLflow has it."""
 
     run_id: str
     name: str
@@ -21,13 +21,13 @@ class RunRecord:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """Last value of each."""
+    """Last value of each metric."""
 
 
 def read_run(
     client: MlflowClient, *, experiment: str, run: str
 ) -> tuple[str, list[RunRecord]] | None:
-    """Id of a `--run`'s parent run, and its child runs, oldest first; None where there is none.
+    """Return the parent run's id of a `--run`, and its child runs, oldest first; None if unknown.
 
     Raises:
         TrackingUnavailable: MLflow does not answer.
@@ -58,7 +58,7 @@ def read_run(
 
 
 def read_history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric, ascending; of a step that was logged twice the later value."""
+    """Return (step, value) of a metric, ascending; for a step logged twice the later value."""
     with answering(client.tracking_uri):
         points = client.get_metric_history(run_id, metric)
     by_step = {
@@ -68,7 +68,7 @@ def read_history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[i
 
 
 def list_files(client: MlflowClient, run_id: str, folder: str) -> list[tuple[str, int]]:
-    """Names and bytes of a run's artifacts under a folder, by name."""
+    """Return name and size in bytes of a run's artifacts under a folder, sorted by name."""
     with answering(client.tracking_uri):
         entries = client.list_artifacts(run_id, folder)
     files = [(entry.path, entry.file_size or 0) for entry in entries if not entry.is_dir]
@@ -77,6 +77,6 @@ def list_files(client: MlflowClient, run_id: str, folder: str) -> list[tuple[str
 
 
 def read_file(client: MlflowClient, run_id: str, name: str) -> bytes:
-    """An artifact's bytes."""
+    """Return the bytes of an artifact."""
     with answering(client.tracking_uri), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
