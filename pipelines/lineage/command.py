@@ -1,4 +1,4 @@
-"""`pipelines/status.py`: its command line and its tables."""
+"""`pipelines/status.py`: list what a storage root holds, and what a pipeline would run next."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ class StatusOptions:
     """Options of `status.py`."""
 
     json: bool = False
-    """Print JSON, for machines."""
+    """Print JSON instead of tables."""
 
 
 def main(description: str) -> NoReturn:
-    """Print the status; exit as `pipelines.cli.exits` says."""
+    """Print the status; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
         attempts = attempts_under(command.place.storage_root, run=only_run)
@@ -42,13 +42,13 @@ def main(description: str) -> NoReturn:
 def read_status(
     argv: list[str], *, prog: str, description: str
 ) -> tuple[Command[StatusOptions], str | None]:
-    """The command line (that of `pipeline.py`), and the run it names, if it does."""
+    """Parse the options of `pipeline.py`; also return `--run` if it was given."""
     run = peek(argv, prog, run=None).run
     return read_command(argv, prog=prog, description=description, own=StatusOptions()), run
 
 
 def print_status(attempts: list[StoredAttempt], verdicts: list[Verdict], command: Command) -> None:
-    """The attempts, and what a pipeline would do."""
+    """Print a table of the attempts, and one of what a pipeline would run."""
     console = console_for_tables()
     root = command.place.storage_root
     if attempts:

@@ -1,7 +1,7 @@
-"""What lies under a storage root, what came from what, and what a pipeline would do now.
+"""List the attempts under a storage root with their parents, and what a pipeline would run now.
 
-Only manifests are read: `<run>/<stage>/<attempt>/manifest.json` of what is committed, and the names
-of `.../resume/step-N/manifest.json` of what is not.
+Reads only manifests: `<run>/<stage>/<attempt>/manifest.json` of committed attempts, and the names
+of `.../resume/step-N/manifest.json` of unfinished ones.
 """
 
 from collections.abc import Iterable
@@ -22,21 +22,21 @@ from storage.errors import StorageError
 from storage.objects import open_store
 from storage.uri import join
 
-_NAMED = 4  # fields that differ, said in the table; --json names all
+_NAMED = 4  # differing fields named in the table; --json names all
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredAttempt:
-    """One attempt that lies in storage."""
+    """An attempt in storage, committed or unfinished."""
 
     run: str
     stage: str
     attempt: Attempt
     resume_step: int | None
-    """Newest saved step of an attempt that is not committed."""
+    """Newest saved step of an unfinished attempt."""
 
     def record(self) -> dict[str, Any]:
-        """What is known of it, as plain values."""
+        """Return what is known of the attempt, as plain values."""
         manifest = self.attempt.manifest
         parent = manifest.parent if manifest else None
         return {
@@ -56,7 +56,7 @@ class StoredAttempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What would become of a stage if the pipeline were run now."""
+    """What the pipeline would do with a stage if it were run now."""
 
     stage: str
     state: str
@@ -64,11 +64,11 @@ class Verdict:
     fingerprint: str | None
     reason: str
     changes: tuple[str, ...] = ()
-    """Inputs of the fingerprint that differ from the newest committed attempt's."""
+    """Inputs of the fingerprint that differ from those of the newest committed attempt."""
 
 
 def attempts_under(storage_root: str, *, run: str | None = None) -> list[StoredAttempt]:
-    """All attempts under a root, or those of one run, by run, stage and name.
+    """List the attempts under a root, or of one run, sorted by run, stage and name.
 
     Raises:
         storage.errors.Unavailable, AccessDenied: the storage cannot be listed.
@@ -78,7 +78,7 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[StoredA
     for key in open_store(storage_root).list(f"{run}/" if run else ""):
         parts = key.split("/")
         if parts[-1] != weights.MANIFEST or parts[0].startswith("."):
-            continue  # a folder with a dot holds no run: verify_order.py keeps its cursor in one
+            continue  # a folder with a dot is not a run: verify_order.py keeps its cursor there
         if len(parts) == 4:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
@@ -102,10 +102,10 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[StoredA
 
 
 def what_would_run(command: Command, stored: Iterable[StoredAttempt]) -> list[Verdict]:
-    """What the pipeline would do with each stage of the recipe, in order, and why."""
+    """Return what the pipeline would do with each stage of the recipe, in order, and why."""
     mine = [entry for entry in stored if entry.run == command.options.run]
     verdicts: list[Verdict] = []
-    own: dict[str, str | None] = {}  # fingerprints, where all ancestors are the recipe's
+    own: dict[str, str | None] = {}  # fingerprints, if all ancestors are stages of the recipe
     to_train: set[str] = set()
     for stage in command.recipe.stages:
         attempts = [entry for entry in mine if entry.stage == stage.name]
@@ -124,7 +124,7 @@ def _judge(
     own: dict[str, str | None],
     to_train: set[str],
 ) -> Verdict:
-    """One stage; adds its fingerprint to `own`."""
+    """Judge one stage; add its fingerprint to `own`."""
     own[stage.name] = None
     try:
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest
@@ -195,7 +195,7 @@ def _judge(
 def differences(
     manifest: Manifest, stage: Stage, digest: str, parent: str | None
 ) -> tuple[str, ...]:
-    """What of a fingerprint's inputs is not as a committed manifest says: `field: old -> new`."""
+    """List the inputs of a fingerprint that differ from a manifest, as `field: old -> new`."""
     before, now = flatten(manifest.stage), flatten(plain(asdict(stage)))
     changed = [
         f"{name}: {before.get(name, 'none')} -> {now.get(name, 'none')}"

@@ -1,8 +1,8 @@
-"""What a stage will take, computed from its recipe, its place and a kind of node. Nothing is run.
+"""Estimate what a stage takes, from its recipe, deployment settings and kind of node. Runs nothing.
 
-Every figure names its source: the closed forms of `vit.cost` and `vit.memory` (which tests compare
-with what torch counts), the states of `cluster.budget` (ZeRO), `benchmarks/memory.py` for all of
-them together, and the assumptions of `pipelines.planning.hardware`, which are yours to change.
+Sources of the figures: closed forms in `vit.cost` and `vit.memory` (tests compare them with counts
+of torch), ZeRO states in `cluster.budget`, and the assumptions in `pipelines.planning.hardware`, which
+the command line can override. `benchmarks/memory.py` checks the memory as a whole.
 """
 
 from dataclasses import dataclass, replace
@@ -28,49 +28,48 @@ from pipelines.recipes.stage import Stage
 from vit import build_model
 from vit.cost import Cost
 
-"""Of ImageNet-1k as published: 138 GB, 1,281,167 images."""
-_PART_BYTES = 16 << 20  # of an upload in parts (storage.s3)
+_PART_BYTES = 16 << 20  # part size of a multipart upload (storage.s3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A stage, before it is paid for."""
+    """What one stage is expected to take."""
 
     stage: str
     parameters: int
     training_gigaflops: float
-    """An image, forward and backward."""
+    """GFLOP per image, forward and backward."""
     exaflops: float
-    """The stage, with its evaluations."""
+    """Exaflop of the whole stage, evaluations included."""
     workers: int
     nodes: int
     batch: str
     """Micro-batch x workers x accumulation."""
     micro_batch: int
     memory: tuple[Memory, ...]
-    """A line a ZeRO level; bfloat16 has no level 0."""
+    """Memory per worker at each ZeRO level; bfloat16 has no level 0."""
     level: int
-    """The place's."""
+    """ZeRO level from the deployment settings."""
     limit_bytes: int
-    """Memory of a GPU (of a worker, on CPUs)."""
+    """Memory of a GPU, or of a worker on CPUs."""
     epochs: float
     images_per_second: float
     step_seconds: float
     days: float
     gpu_days: float
     network_bytes: int
-    """A worker and step."""
+    """Bytes each worker sends per step."""
     network_seconds: float
-    """A step, at the speed of the ring's slowest link; not hidden behind the computation below
-    level 3."""
+    """Seconds per step to send them at the speed of the ring's slowest link. Below level 3 this does
+    not overlap with computation."""
     decode_cpus: float
-    """To keep up with `images_per_second`."""
+    """CPUs needed to decode `images_per_second`."""
     spare_cpus: float
-    """Of the nodes, beside the workers."""
+    """CPUs of the nodes that the workers leave free."""
     read_requests: float
     read_bytes: float
     state_bytes: int
-    """Of one resume state."""
+    """Size of one resume state."""
     written_bytes: float
     write_requests: float
     dollars: float
@@ -78,7 +77,7 @@ class Estimate:
 
 
 def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Estimate:
-    """All figures of one stage.
+    """Estimate one stage.
 
     Raises:
         BadPlace: the workers cannot share the global batch.
@@ -93,7 +92,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     batch = batch_of(stage, place, workers)
     own = next((line for line in memory if line.level == place.zero.level), memory[0])
     peak = kind.tflops(stage.precision) * 1e12
-    speed = peak * kind.mfu * (workers if kind.gpus else nodes)  # FLOP/s of all
+    speed = peak * kind.mfu * (workers if kind.gpus else nodes)  # FLOP/s of all workers
     trained = stage.steps * stage.global_batch
     evaluated = (1 + _evaluations(stage)) * images.val
     # the backward pass takes twice the forward's: vit.cost
@@ -156,19 +155,19 @@ def _cost(stage: Stage) -> Cost:
 
 
 def _evaluations(stage: Stage) -> int:
-    """Evaluations before the last one."""
+    """Return the number of evaluations before the last one."""
     if not stage.eval_every_steps or not stage.steps:
         return 0
     return (stage.steps - 1) // stage.eval_every_steps
 
 
 def _decode_seconds(kind: NodeKind, images: Images) -> float:
-    """CPU time of an image; a tenth of a millisecond goes into the smallest."""
+    """Return the CPU time to decode an image, at least a tenth of a millisecond."""
     return max(1e-4, kind.decode_milliseconds / 1e3 * images.mean_bytes / PHOTOGRAPH_BYTES)
 
 
 def _spare_cpus(place: Place, kind: NodeKind, workers: int, nodes: int) -> float:
-    """CPUs of the nodes that the workers leave."""
+    """Return the CPUs of the nodes that the workers leave free."""
     have = float(nodes * kind.cpus)
     on_gpus = replace(place.workers, gpus=int(kind.gpus > 0))
     return max(0.0, have - workers * worker_cpus(on_gpus, most=workers, cluster_cpus=have))
@@ -177,10 +176,10 @@ def _spare_cpus(place: Place, kind: NodeKind, workers: int, nodes: int) -> float
 def _reading(
     stage: Stage, place: Place, images: Images, evaluated: int, nodes: int
 ) -> tuple[float, float]:
-    """Requests and bytes, over the whole stage.
+    """Return read requests and bytes of the whole stage.
 
-    A run of neighbours is one request (`storage.order`); evaluation reads neighbours as well. A
-    cache that holds the data reads it once a node.
+    A run of neighbours is one request (`storage.order`), in evaluation as well. With a cache that
+    holds all data, each node reads it once.
     """
     samples = stage.steps * stage.global_batch + evaluated
     size = images.mean_bytes + 512  # its tar header
@@ -191,7 +190,7 @@ def _reading(
 
 
 def check_sharing(stages: tuple[Stage, ...], place: Place, kind: NodeKind) -> None:
-    """Refuse workers that cannot share a stage's batch, naming the stage. Raises BadPlace."""
+    """Check that the workers can share each batch. Raises BadPlace, naming the stage, if not."""
     workers, _ = nodes_for(place, kind)
     for stage in stages:
         try:
@@ -201,7 +200,7 @@ def check_sharing(stages: tuple[Stage, ...], place: Place, kind: NodeKind) -> No
 
 
 def fitting_place(estimates: list["Estimate"], kind: NodeKind) -> list[str]:
-    """Arguments that give every stage a level and a micro-batch that fit; none if nothing does."""
+    """Return options with a ZeRO level and micro-batch that fit all stages; empty if none does."""
     levels = [level for level in (1, 2, 3) if all(_line(stage, level) for stage in estimates)]
     if not levels:
         return []
@@ -215,5 +214,5 @@ def fitting_place(estimates: list["Estimate"], kind: NodeKind) -> list[str]:
 
 
 def _line(stage: "Estimate", level: int) -> int:
-    """The largest micro-batch at a level; 0 where the level is none of the stage's."""
+    """Return the largest micro-batch at a level; 0 if the stage does not support that level."""
     return next((m.largest_micro_batch for m in stage.memory if m.level == level), 0)

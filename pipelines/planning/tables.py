@@ -1,4 +1,4 @@
-"""The plan as two tables, each figure with its source, and what it asks of its reader."""
+"""Print the estimates as two tables with the source of each figure, and advice."""
 
 from rich.table import Table
 
@@ -9,18 +9,18 @@ from pipelines.planning.estimate import Estimate, fitting_place
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, nodes_for
 
-_SAVE_SECONDS = 300.0  # saving more often than that is named
+_SAVE_SECONDS = 300.0  # saving more often than this brings a warning
 
 
 def print_plan(estimates: list[Estimate], command: Command) -> None:
-    """Two tables: what the stages take, and memory by ZeRO level; then what to do."""
+    """Print what the stages take, memory by ZeRO level, and what to do."""
     console = console_for_tables()
     kind = command.own.cluster
     workers, nodes = nodes_for(command.place, kind)
     each = f"{kind.gpus} GPUs" if kind.gpus else f"{kind.cpus} CPUs"
     console.print(
         f"recipe {command.options.recipe} on {nodes} x {command.own.on}: {workers} workers,"
-        f" {each} a node, {kind.mfu:.0%} of the peak (an assumption: --cluster.mfu)",
+        f" {each} per node, {kind.mfu:.0%} of the peak (assumed: --cluster.mfu)",
         highlight=False,
         soft_wrap=True,
     )
@@ -46,7 +46,7 @@ def _stages(estimates: list[Estimate], kind: NodeKind) -> Table:
 
 _ROWS = (
     ("parameters", lambda e: f"{e.parameters:,}", "vit.cost"),
-    ("GFLOP an image", lambda e: f"{e.training_gigaflops:,.4g}", "6 x multiply-adds, vit.cost"),
+    ("GFLOP per image", lambda e: f"{e.training_gigaflops:,.4g}", "6 x multiply-adds, vit.cost"),
     ("exaFLOP", lambda e: f"{e.exaflops:,.4g}", "images x GFLOP, with evaluations"),
     ("epochs", lambda e: f"{e.epochs:,.1f}", "steps x global batch / images"),
     ("global batch", lambda e: e.batch, "micro x workers x accumulation"),
@@ -55,13 +55,13 @@ _ROWS = (
     ("time", lambda e: days_or_clock(e.days), "exaFLOP / (peak x MFU)"),
     ("worker-days", lambda e: f"{e.gpu_days:,.3g}", "days x workers"),
     (
-        "network, MB a step",
+        "network, MB per step",
         lambda e: f"{e.network_bytes / 1e6:,.0f}",
-        "a worker, ring: cluster.budget",
+        "per worker, ring: cluster.budget",
     ),
-    ("network, s a step", lambda e: f"{e.network_seconds:,.2g}", "MB / the slowest link"),
+    ("network, s per step", lambda e: f"{e.network_seconds:,.2g}", "MB / the slowest link"),
     ("decoding, CPUs", lambda e: f"{e.decode_cpus:,.1f}", "images/s x CPU time to decode"),
-    ("CPUs there are", lambda e: f"{e.spare_cpus:,.0f}", "nodes x CPUs - workers"),
+    ("CPUs available", lambda e: f"{e.spare_cpus:,.0f}", "nodes x CPUs - workers"),
     ("S3 requests to read", lambda e: f"{e.read_requests:,.0f}", "images / run of the order"),
     ("S3 reads, GB", lambda e: f"{e.read_bytes / 1e9:,.1f}", "images x mean bytes"),
     ("S3 writes, GB", lambda e: f"{e.written_bytes / 1e9:,.2f}", "resume states and weights"),
@@ -69,7 +69,7 @@ _ROWS = (
 
 
 def _memory(estimates: list[Estimate], place: Place) -> Table:
-    table = Table(title="memory of a worker, GiB (* is the place's level)", title_justify="left")
+    table = Table(title="memory per worker, GiB (* is --place.zero.level)", title_justify="left")
     for heading in ("stage", "ZeRO"):
         table.add_column(heading)
     for heading in ("states", "gradients", "buffers", "activations", "peak", "of"):
@@ -99,30 +99,30 @@ def _memory(estimates: list[Estimate], place: Place) -> Table:
 
 
 def _advice(estimates: list[Estimate], command: Command) -> list[str]:
-    """What the numbers ask of their reader."""
+    """Return what to change, judging from the estimates."""
     place, kind = command.place, command.own.cluster
     lines = [f"data: {stage.images.source}" for stage in estimates]
     lines = list(dict.fromkeys(lines))
     for stage in estimates:
         own = next((line for line in stage.memory if line.level == place.zero.level), None)
         if own is None:
-            lines.append(f"{stage.stage}: bfloat16 needs zero.level 1, 2 or 3")
+            lines.append(f"{stage.stage}: bfloat16 needs --place.zero.level 1, 2 or 3")
         elif not own.fits:
             lines.append(
                 f"{stage.stage}: {own.peak / GIB:.1f} GiB do not fit into"
-                f" {stage.limit_bytes / GIB:.1f} at zero.level {own.level}"
+                f" {stage.limit_bytes / GIB:.1f} at --place.zero.level {own.level}"
             )
-        if not stage.epochs:  # evaluates alone
+        if not stage.epochs:  # evaluation only
             continue
         if stage.decode_cpus > stage.spare_cpus:
             lines.append(
                 f"{stage.stage}: decoding wants {stage.decode_cpus:,.0f} CPUs, the nodes have"
-                f" {stage.spare_cpus:,.0f} to spare - add CPU nodes, or it waits for data"
+                f" {stage.spare_cpus:,.0f} to spare - add CPU nodes, or training waits for data"
             )
         if stage.network_seconds > 0.3 * stage.step_seconds:
             lines.append(
                 f"{stage.stage}: the network takes {stage.network_seconds:.2g} s of a step of"
-                f" {stage.step_seconds:.2g} s - fewer nodes or a faster network"
+                f" {stage.step_seconds:.2g} s - use fewer nodes or a faster network"
             )
         gap = place.save_every_steps * stage.step_seconds
         if 0 < gap < _SAVE_SECONDS and stage.days > 0.1:
@@ -132,7 +132,9 @@ def _advice(estimates: list[Estimate], command: Command) -> list[str]:
             )
     fitting = fitting_place(estimates, kind)
     if fitting:
-        lines.append(f"a place that fits: {' '.join(fitting)}")
+        lines.append(f"settings that fit: {' '.join(fitting)}")
     else:
-        lines.append("no ZeRO level fits all stages with one image a worker: take larger GPUs")
+        lines.append(
+            "no ZeRO level fits all stages even with one image per worker - use larger GPUs"
+        )
     return lines
