@@ -29,7 +29,7 @@ WORKER_ENV = {
     "WDS_SECURE": "1",  # no shell from `pipe:` URLs
 }
 START_SECONDS = 90.0
-_STARTS = 2  # attempts to start a local Ray; one may be too slow
+_STARTS = 2  # attempts to start a local Ray
 
 
 @contextlib.contextmanager

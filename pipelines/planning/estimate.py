@@ -1,8 +1,8 @@
 """Estimate what a stage takes, from its recipe, deployment settings and kind of node. Runs nothing.
 
 Sources of the figures: closed forms in `vit.cost` and `vit.memory` (tests compare them with counts
-of torch), ZeRO states in `cluster.budget`, and the assumptions in `pipelines.planning.hardware`, which
-the command line can override. `benchmarks/memory.py` checks the memory as a whole.
+of torch), ZeRO states in `cluster.budget`, and assumptions in `pipelines.planning.hardware`, which the
+command line can override. `benchmarks/memory.py` checks the memory as a whole.
 """
 
 from dataclasses import dataclass, replace
@@ -60,8 +60,8 @@ class Estimate:
     network_bytes: int
     """Bytes each worker sends per step."""
     network_seconds: float
-    """Seconds per step to send them at the speed of the ring's slowest link. Below level 3 this does
-    not overlap with computation."""
+    """Seconds per step to send them over the ring's slowest link; below level 3 they do not overlap
+    with computation."""
     decode_cpus: float
     """CPUs needed to decode `images_per_second`."""
     spare_cpus: float

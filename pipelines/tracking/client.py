@@ -65,7 +65,7 @@ class MlflowRun:
         self.name = redact(client.tracking_uri)
 
     def log_points(self, points: Sequence[MetricPoint]) -> None:
-        """Log metrics. Sending one twice is harmless: MLflow's key is name, step, time and value."""
+        """Log metrics. Repeats are harmless: MLflow's key is name, step, time and value."""
         for start in range(0, len(points), _METRICS):
             batch = [Metric(*point) for point in points[start : start + _METRICS]]
             with _refusals():
