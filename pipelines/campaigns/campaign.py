@@ -1,7 +1,7 @@
-"""What a study and a suite have in common: a command line, a plan, and where results go.
+"""Shared by studies and suites: options, the --plan table, and where results go.
 
-Both are many stages of one recipe in one run. Their tables and figures lie in the run's folder,
-beside the stages, and in MLflow as a run of their own.
+Both are many stages of one recipe in one run. Their tables and figures go to the run's folder,
+beside the stages, and to an MLflow run of their own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,24 +29,25 @@ from storage.uri import join
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
-    """What `study.py` and `suite.py` take."""
+    """Options of `study.py` and `suite.py`."""
 
     run: str | None = None
-    """Name of the run that holds the stages."""
+    """Name of the run that holds the stages. Default: the name of the recipe."""
     config: Path = CONFIG
-    """Deployment settings."""
+    """YAML file with the deployment settings (--place.*)."""
     parallel: int | None = None
-    """Stages at once; on CPUs they share what one would have. Default: as many as fit."""
+    """Stages that train at the same time; on CPUs they share the cores. Default: as many as fit."""
     plan: bool = False
-    """Print the stages and what each takes, and stop; nothing is started."""
+    """Print the stages with the estimated time and cost of each, and exit."""
     on: str | None = None
-    """Kind of node that --plan counts with."""
+    """Kind of node for the estimates of --plan, as in plan.py --on. Default: this machine, or with
+    GPUs the nodes of cluster/aws.yaml."""
     out: Path | None = None
-    """Folder for a copy of the tables and figures."""
+    """Folder for another copy of the tables and figures."""
 
 
 def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG) -> Command:
-    """The command that runs all stages of the recipe."""
+    """Make the command that runs all stages of the recipe."""
     options = Options(recipe=recipe.name, run=run, config=config)
     return Command(
         options=options, recipe=recipe, stages=recipe.stages, place=place, own=NoOptions()
@@ -54,7 +55,7 @@ def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG)
 
 
 def print_plan(command: Command, on: str | None) -> None:
-    """A line a stage: what it takes, and whether it is committed; then the sum of the rest."""
+    """Print a row per stage with its estimate and state, and the sum of what is left to run."""
     kind_name = on or default_kind(command.options.config)
     kind, place = find_node_kind(kind_name), command.place
     check_sharing(command.stages, place, kind)
@@ -98,7 +99,7 @@ def _figures(stage: Estimate, images: int) -> tuple[str, ...]:
 
 @contextmanager
 def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
-    """The MLflow run of the study or suite; with it the run exists that holds the stages."""
+    """Open the MLflow run of the study or suite; this also creates the parent run of the stages."""
     tracker = open_tracker(
         client,
         experiment=command.options.recipe,
@@ -115,7 +116,7 @@ def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
 def publish(
     command: Command, tracker: Tracker, files: Mapping[str, bytes], out: Path | None
 ) -> str:
-    """Write the files into the run's folder, to MLflow, and to `out`; return where they lie."""
+    """Write the files to the run's folder, MLflow, and `out` if given; return the run's folder."""
     folder = join(command.place.storage_root, command.options.run)
     store = open_store(folder)
     for name, data in files.items():

@@ -173,8 +173,8 @@ def check_memory(command: Command) -> Finding:
                 f" {room:.1f} - set --place.max-micro-batch"
                 f" {line.largest_micro_batch}, or see pipelines/plan.py"
                 if line.largest_micro_batch
-                else f"stage {stage.name} does not fit at --place.zero.level {line.level} with one image -"
-                " see pipelines/plan.py",
+                else f"stage {stage.name} does not fit at --place.zero.level {line.level}"
+                " even with one image - see pipelines/plan.py",
             )
     return ok(name, f"all stages fit into {room:.1f} GiB per worker")
 

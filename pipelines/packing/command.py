@@ -112,13 +112,14 @@ class PackFolder(_Files):
     """
 
     folder: Path
-    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) that each hold
-    class folders."""
+    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) that each
+    hold class folders."""
     validation_fraction: float | None = None
     """Fraction of the training images that becomes the validation split. Default: val/ or test/ is
     the validation split; without either, 0.1."""
     class_level: int | None = None
-    """Depth of the class folders; class folders of the same name are one class. Default: 1, and each class folder must directly contain an image."""
+    """Depth of the class folders; class folders of the same name are one class. Default: 1, and each
+    class folder must directly contain an image."""
 
     def source(self) -> Source:
         """Return the source of the images."""
@@ -169,8 +170,8 @@ class PackHuggingFace(_Files):
     label_column: str | None = None
     """Column with class numbers or names. Default: the column whose feature is ClassLabel."""
     validation_fraction: float | None = None
-    """Fraction of the training images that becomes the validation split. Default: validation or test
-    files are the validation split; without either, 0.1."""
+    """Fraction of the training images that becomes the validation split. Default: validation or
+    test files are the validation split; without either, 0.1."""
 
     def source(self) -> Source:
         """Return the source of the images."""

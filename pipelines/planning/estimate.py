@@ -1,8 +1,8 @@
 """Estimate what a stage takes, from its recipe, deployment settings and kind of node. Runs nothing.
 
 Sources of the figures: closed forms in `vit.cost` and `vit.memory` (tests compare them with counts
-of torch), ZeRO states in `cluster.budget`, and assumptions in `pipelines.planning.hardware`, which the
-command line can override. `benchmarks/memory.py` checks the memory as a whole.
+of torch), ZeRO states in `cluster.budget`, and assumptions in `pipelines.planning.hardware`, which
+the command line can override. `benchmarks/memory.py` checks the memory as a whole.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
-"""What the measured cells support, as sentences: computed, whether or not the paper agrees.
+"""Conclusions that the measurements support, as computed sentences; the paper may disagree.
 
-A difference counts where noise of the spread of repeated runs would claim one in a sentence in at
-most 5 % of the studies (`significance`). What is smaller is called no difference.
+A difference counts if noise alone would produce such a claim in a sentence in at most 5 % of the
+studies (`significance`). Smaller ones are reported as no difference.
 """
 
 import itertools
@@ -15,7 +15,7 @@ Sentences = list[str]
 
 
 def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
-    """Each later x of a single series against the first, then the later ones among themselves."""
+    """Compare each later x of a single series with the first, then the later ones mutually."""
     base, *rest = cells.cells
     differs = cells.differ([(cell, base) for cell in rest])
     better = [c for c, counts in zip(rest, differs, strict=True) if counts and c.mean > base.mean]
@@ -42,7 +42,7 @@ def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
 
 
 def trend(cells: Cells) -> Sentences:
-    """Whether a metric rises from the smallest x to the largest, one cell an x."""
+    """Report whether a metric rises from the smallest x to the largest, with one cell per x."""
     ordered = sorted(cells.cells, key=lambda cell: float(cell.x))
     first, last = ordered[0], ordered[-1]
     change = f"{first.series} {_percent(first)} -> {last.series} {_percent(last)}"
@@ -61,7 +61,7 @@ def trend(cells: Cells) -> Sentences:
 
 
 def by_data(cells: Cells) -> Sentences:
-    """Which series leads at each x, and what each gains from the smallest x to the largest."""
+    """Report which series leads at each x, and what each gains from smallest to largest x."""
     sentences = []
     for x in _xs(cells):
         best, *others = sorted(cells.at(x), key=_mean, reverse=True)
@@ -84,7 +84,7 @@ def by_data(cells: Cells) -> Sentences:
 
 
 def by_compute(cells: Cells, *, subject: str) -> Sentences:
-    """What each series pays for the best accuracy that all reach, and for the best it reaches."""
+    """Report the compute of each series for the best accuracy that all reach, and its own best."""
     names = list(dict.fromkeys(cell.series for cell in cells.cells))
     fronts = {name: frontier(cells.of(name)) for name in names}
     target = min(front[-1][1] for front in fronts.values())
@@ -112,7 +112,7 @@ def by_compute(cells: Cells, *, subject: str) -> Sentences:
 
 
 def frontier(cells: Sequence[Cell]) -> list[tuple[float, float]]:
-    """(compute, accuracy) of the cells that no cheaper one reaches, rising."""
+    """Return (compute, accuracy) of the cells that beat all cheaper ones, in rising order."""
     front: list[tuple[float, float]] = []
     for cell in sorted(cells, key=lambda cell: (float(cell.x), -cell.mean)):
         if not front or cell.mean > front[-1][1]:
@@ -121,8 +121,10 @@ def frontier(cells: Sequence[Cell]) -> list[tuple[float, float]]:
 
 
 def compute_for(front: Sequence[tuple[float, float]], accuracy: float) -> float:
-    """Compute at which a frontier reaches an accuracy that it does reach, between points straight
-    in log(compute); of its first point where that is enough."""
+    """Return the compute at which a frontier reaches an accuracy, linear in log(compute).
+
+    If the first point reaches it, that point's compute. Raises ValueError if none does.
+    """
     before: tuple[float, float] | None = None
     for x, y in front:
         if y >= accuracy:
@@ -135,7 +137,7 @@ def compute_for(front: Sequence[tuple[float, float]], accuracy: float) -> float:
 
 
 def spread_line(cells: Cells) -> str:
-    """What differences were judged by."""
+    """Describe how differences were judged."""
     if cells.spread is None:
         return "one run each: no spread is known, so no difference is claimed"
     spread = f"spread of one run {100 * cells.spread:.2f} points (over {cells.repeated}"

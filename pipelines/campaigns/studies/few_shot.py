@@ -1,8 +1,7 @@
-"""Few-shot accuracy of committed weights: features on Ray, a task a network; kept in the run.
+"""Few-shot accuracy of committed weights, measured by one Ray task per network, kept in the run.
 
-Only the images that some draw takes are read of the training split. An image that cannot be read is
-left out, and another of its class is drawn. What was measured once is a small file, named by the
-checksum of the weights, the task and the dataset.
+Of the training split only the drawn images are read. If one cannot be read, another of its class is
+drawn. Each result is a small file, named by the checksum of weights, task and dataset.
 """
 
 import hashlib
@@ -39,13 +38,13 @@ _ROWS = 128  # images at once
 def few_shot_of(
     attempts: Mapping[str, str], task: FewShotTask, place: Place, *, run: str
 ) -> dict[str, dict[str, float]]:
-    """Metrics (`few_shot/5`, `few_shot/5_spread`, ...) of each attempt's weights.
+    """Return metrics (`few_shot/5`, `few_shot/5_spread`, ...) of each attempt's weights.
 
     Args:
-        attempts: name -> place of committed weights.
+        attempts: name -> URI of committed weights.
         task: dataset, shots, seeds.
-        place: GPUs of a task are those of a worker.
-        run: whose folder keeps the results.
+        place: deployment settings; a task gets as many GPUs as a worker.
+        run: the run whose folder keeps the results.
     """
     dataset = load_dataset(join(place.data_root, task.dataset))
     store = open_store(join(place.storage_root, run, FOLDER))
@@ -68,13 +67,13 @@ def few_shot_of(
 
 
 def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
-    """Features of one network and the regression on them, in this process."""
+    """Compute features of one network and the regression on them, in this process."""
     tensors, values = weights.read_weights(attempt_uri)
     manifest = manifest_from_json(values, attempt_uri)
     model = build_model(manifest.config())
     model.load_state_dict(tensors)
     set_arithmetic("float32")
-    # What Ray gave this task, not what torch sees: without GPUs of their own all would share one.
+    # Ask Ray, not torch, or tasks without a GPU would all share one.
     model.eval().to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
     size = manifest.config().image_size
     assert isinstance(size, int)
@@ -95,7 +94,7 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
 
     train_spec = spec(splits.train_split, Selection())
     usable = np.arange(len(labels))
-    while True:  # again where a drawn image cannot be read
+    while True:  # repeats if a drawn image cannot be read
         draws = [drawn(labels[usable], usable, seed).first(max(task.shots)) for seed in task.seeds]
         support = usable[np.unique(np.concatenate(draws))]
         train, readable = features(model, train_spec, digest, support)
@@ -123,9 +122,9 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
 def features(
     model: ViT | BiT, spec: StreamSpec, digest: str, chosen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pre-logits of the chosen samples [n] of a stream: float32 [n, D]; and which can be read: [n].
+    """Return pre-logits of chosen samples [n], float32 [n, D], and which are readable [n].
 
-    The row of a sample that cannot be read means nothing.
+    Rows of unreadable samples are meaningless.
     """
     opened = open_stream(spec, digest)
     device = next(model.parameters()).device
@@ -140,7 +139,7 @@ def features(
 
 
 def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
-    """Name of the file of a result: of an attempt's weights, a task and a dataset's digest."""
+    """Name the result file of an attempt's weights, a task and a dataset's digest."""
     manifest = weights.read_manifest(attempt_uri)
     assert manifest is not None, f"{attempt_uri} is not committed"
     checksum = manifest["files"]["weights.safetensors"]["sha256"]

@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def files_of(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[str]) -> dict:
-    """File name -> bytes."""
+    """Make the files: name -> bytes."""
     drawn = figure(study, rows, cells)
     return {
         f"{study.name}.csv": as_csv(rows),
@@ -30,7 +30,7 @@ def files_of(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[st
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
-    """A line a point, a column a metric."""
+    """Write the rows as CSV: a line per point, a column per metric."""
     flat = [row.flat() for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
     text = io.StringIO()
@@ -41,7 +41,7 @@ def as_csv(rows: Sequence[Row]) -> bytes:
 
 
 def as_json(study: Study, rows: Sequence[Row], lines: Sequence[str]) -> bytes:
-    """Everything that is known of the study, for machines."""
+    """Write the study with its rows and conclusions as JSON."""
     content = {
         "study": study.name,
         "question": study.title,
@@ -56,7 +56,7 @@ def as_json(study: Study, rows: Sequence[Row], lines: Sequence[str]) -> bytes:
 
 
 def figure(study: Study, rows: Sequence[Row], cells: Cells) -> Figure:
-    """The paper's figure: means as lines, single runs as faint marks, accuracy in percent."""
+    """Draw the paper's figure: means as lines, single trainings as faint marks, in percent."""
     drawn = Figure(figsize=(5.2, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(drawn)
     axes = drawn.add_subplot()
@@ -99,7 +99,7 @@ def _image(drawn: Figure, kind: str) -> bytes:
 
 
 def print_study(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[str]) -> None:
-    """The means, then what they support, then what the paper found."""
+    """Print the means, the conclusions, and what the paper found."""
     table = Table(title=f"{study.title} ({study.source})", title_justify="left")
     table.add_column("series")
     for heading in (study.x.label, "exaFLOP", study.metric, "runs"):
