@@ -1,4 +1,4 @@
-"""Damage what comes from outside, byte by byte, and see that nothing but our own errors comes out.
+"""Damage input files byte by byte and check that only the project's own errors are raised.
 
 python -m benchmarks.fuzz --seconds 60        cases and escapes of each kind; exit code 1 if any
 """

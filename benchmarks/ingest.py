@@ -137,12 +137,12 @@ def report(results: dict[str, list[Measured]]) -> None:
 def add_source(parser: argparse.ArgumentParser, *, steps: int, batch: int, cpus: int) -> None:
     """The arguments of `prepared_source`, with a benchmark's own defaults."""
     parser.add_argument("--shards", help="shell pattern of tars; photographs are made without it")
-    parser.add_argument("--images", type=int, default=512, help="how many to make")
+    parser.add_argument("--images", type=int, default=512, help="how many photographs to make")
     parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
-    parser.add_argument("--steps", type=int, default=steps, help="batches a round")
+    parser.add_argument("--steps", type=int, default=steps, help="batches per round")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--cpus", type=int, default=cpus, help="for decoding")
+    parser.add_argument("--cpus", type=int, default=cpus, help="processes that decode")
     parser.add_argument(
         "--run-samples", type=int, help="neighbours read together; 16 is what large sets get"
     )

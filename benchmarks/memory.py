@@ -1,4 +1,4 @@
-"""Memory that `pipelines/plan.py` predicts for a worker against what a process really grows by.
+"""Compare the memory that `pipelines/plan.py` predicts for a worker with a measured process.
 
     python -m benchmarks.memory                    Ti, S, B at 224 px, float32, on the CPU
     python -m benchmarks.memory --sizes s --workers 2 --batch 4
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that share the states")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--heap", action="store_true", help="glibc as it is")
+    parser.add_argument("--heap", action="store_true", help="keep glibc's default heap settings")
     arguments = parser.parse_args()
     if not arguments.heap:
         os.environ.update(OWN_PAGES)

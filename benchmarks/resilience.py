@@ -1,4 +1,4 @@
-"""What surviving costs: the stall of a save, the size of a state, ZeRO against torch's own.
+"""Cost of fault tolerance: stall of a save, size of a state, ZeRO against torch's DDP and FSDP2.
 
     python -m benchmarks.resilience                      all of it, on CPUs
     python -m benchmarks.resilience save --model vit_s16 --steps 60
@@ -128,7 +128,7 @@ def saving(name: str, steps: int, batch: int, rank: int) -> None:
             print(f"save, {name}, ZeRO 2 on {WORKERS} processes, every {EVERY} steps:")
             print(f"  stall {spread(stalls, 's')} = {spread([100 * s for s in share], '%')}")
             print(f"  {EVERY} steps with a save / without: {spread(ratio, 'x')}")
-            print(f"  state: {size} bytes = {size / parameters:.3f} a parameter (12 are states)")
+            print(f"  state: {size} bytes = {size / parameters:.3f} per parameter (12 are states)")
         dist.barrier()
 
 
@@ -227,9 +227,11 @@ def main() -> None:
     whats = ["all", "save", "zero", "restart"]
     parser.add_argument("what", nargs="?", choices=whats, default="all")
     parser.add_argument("--model", default="vit_s16", choices=sorted(vit.VARIANTS))
-    parser.add_argument("--steps", type=int, default=100, help="with saves, and as many without")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="steps with saves, and as many without"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=4, help="images of each process")
+    parser.add_argument("--batch", type=int, default=4, help="images per process")
     arguments = parser.parse_args()
     if arguments.what != "restart":
         with tempfile.TemporaryDirectory() as folder:

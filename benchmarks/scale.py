@@ -1,4 +1,4 @@
-"""What planning and order cost as a dataset grows: seconds and MiB, of the driver and per process.
+"""Cost of planning and ordering as a dataset grows: seconds and MiB of driver and processes.
 
     python -m benchmarks.scale                          # 1e6 to 3e8 samples, 1,024 workers
     python -m benchmarks.scale --samples 1e6 1e7 --ray  # with what Ray does before the first block
@@ -227,7 +227,9 @@ def growth(sizes: list[int], values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=float, nargs="+", default=SIZES)
-    parser.add_argument("--rounds", type=int, default=3, help="processes a size; the median counts")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="processes per size; the median is reported"
+    )
     parser.add_argument("--ray", action="store_true", help="also what Ray does with the plan")
     parser.add_argument("--in", dest="folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--which", help=argparse.SUPPRESS)

@@ -36,8 +36,8 @@ _STARTS = 2  # attempts to start a local Ray
 def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to RAY_ADDRESS, or start a local Ray for as long as the block lasts.
 
-    If this process is connected to a Ray already, it uses that and leaves it running. `num_cpus` sets
-    how many CPUs a local Ray pretends to have.
+    If this process is connected to a Ray already, it uses that and leaves it running. `num_cpus`
+    sets how many CPUs a local Ray pretends to have.
 
     Raises:
         BadPlace: RAY_ADDRESS is wrong, nothing answers there, or a local Ray has no usable folder.

@@ -1,4 +1,4 @@
-"""What `pipelines/evaluate.py` calls: plan, measure, commit, say what came out."""
+"""`pipelines/evaluate.py`: resolve the options, measure, commit, print the metrics."""
 
 import hashlib
 import json
@@ -31,11 +31,11 @@ from storage import weights
 from storage.errors import BadInput, ObjectExists, WeightsExist
 from storage.objects import open_store
 
-_MANY = 100  # classes whose accuracies are metrics too; of more, the table has them
+_MANY = 100  # with more classes, accuracies of single classes are only in the table
 
 
 def main(description: str) -> NoReturn:
-    """Evaluate what the command line says; exit as `pipelines.cli.exits` says."""
+    """Evaluate the weights of the command line; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         stop_at_sigterm()
         command = read_command(
@@ -62,10 +62,10 @@ def main(description: str) -> NoReturn:
 
 
 def evaluate(evaluation: Evaluation, client: Any) -> Manifest:
-    """Measure under an MLflow run of its own, commit, return the manifest.
+    """Measure in an MLflow run, commit, and return the manifest.
 
     Raises:
-        BadInput: the images or the cluster do not do.
+        BadInput: the images or the cluster are unsuitable.
         Failed: the cluster failed.
     """
     began = time.monotonic()
@@ -102,15 +102,15 @@ def evaluate(evaluation: Evaluation, client: Any) -> Manifest:
 
 
 def commit(evaluation: Evaluation, measured: Measured, tracker: Tracker) -> Manifest:
-    """Write tables and pictures, then the manifest; log all of it.
+    """Write tables and pictures, then the manifest; log them all.
 
     Raises:
-        BadInput: a metric is no number, because the weights or what they make of an image are none.
+        BadInput: a metric is NaN or infinite, because weights or outputs are non-finite.
         WeightsExist: another process committed the same attempt in the meantime.
     """
-    no_number = [name for name, value in measured.metrics.items() if not math.isfinite(value)]
-    if no_number:
-        raise BadInput(f"{evaluation.source.uri}: {', '.join(no_number)} came out as no number")
+    non_finite = [name for name, value in measured.metrics.items() if not math.isfinite(value)]
+    if non_finite:
+        raise BadInput(f"{evaluation.source.uri}: non-finite {', '.join(non_finite)}")
     store, split = open_store(evaluation.attempt.uri), evaluation.protocol.split
     metrics = {
         f"{split}/{name}": value
@@ -141,7 +141,7 @@ def commit(evaluation: Evaluation, measured: Measured, tracker: Tracker) -> Mani
 
 
 def print_metrics(evaluation: Evaluation, metrics: Mapping[str, float]) -> None:
-    """The numbers but those of single classes, which a table has."""
+    """Print the metrics except those of single classes, which are in a table file."""
     table = Table(
         title=f"{evaluation.source.name} on {evaluation.protocol.dataset}", title_justify="left"
     )

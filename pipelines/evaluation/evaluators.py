@@ -1,4 +1,4 @@
-"""The evaluators of a plan, one after the other: metrics, tables and pictures."""
+"""Run the evaluators one after the other: metrics, tables and pictures."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -27,10 +27,10 @@ from pipelines.evaluation.probe import linear_probe
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out."""
+    """Results of an evaluation."""
 
     metrics: dict[str, float]
-    """By name, without the split."""
+    """Metrics by name, without the split."""
     files: dict[str, bytes]
     """Tables and pictures by name."""
 
@@ -38,7 +38,7 @@ class Measured:
 def measure(
     evaluation: Evaluation, extraction: Extraction, note: Callable[[str], None]
 ) -> Measured:
-    """Run the network over the images, and the evaluators over what it said."""
+    """Run the network on the images, and the evaluators on its outputs."""
     protocol, uri = evaluation.protocol, evaluation.dataset.uri
     test = extraction.columns(
         protocol.test_spec(uri), answers=protocol.answers, features=protocol.features
@@ -58,7 +58,7 @@ def measure(
 
 
 def of_classifier(evaluation: Evaluation, answers: Answers) -> classification.Metrics:
-    """What the head is worth."""
+    """Yield the metrics of the classification head."""
     yield from classification.top_k(answers, len(evaluation.class_names))
     yield from classification.calibration(answers)
     yield from classification.per_class(answers, len(evaluation.class_names))
@@ -67,7 +67,7 @@ def of_classifier(evaluation: Evaluation, answers: Answers) -> classification.Me
 
 
 def files_of_classifier(evaluation: Evaluation, answers: Answers) -> dict[str, bytes]:
-    """Its answers and mistakes."""
+    """Make the files of answers and mistakes."""
     names = evaluation.class_names
     pairs = confusion_pairs(answers, len(names))
     kept = io.BytesIO()
@@ -90,7 +90,7 @@ def files_of_classifier(evaluation: Evaluation, answers: Answers) -> dict[str, b
 def of_features(
     evaluation: Evaluation, train: Columns, test: Columns, note: Callable[[str], None]
 ) -> Iterator[tuple[str, float]]:
-    """What the features before the head are worth; as tasks, whose threads are counted."""
+    """Yield the metrics of the features before the head, computed by Ray tasks."""
     protocol, gpus = evaluation.protocol, evaluation.place.workers.gpus_each
     classes = len(evaluation.class_names)
     arrays = train["features"], train["label"], test["features"], test["label"]

@@ -30,12 +30,12 @@ Setting = tuple[int, float, int]
 
 @dataclass(frozen=True)
 class FewShot:
-    """What came out."""
+    """Results of few-shot regression."""
 
     accuracy: dict[Setting, float]
     """Test accuracy in [0, 1] by (shots, l2, seed)."""
     notes: tuple[str, ...]
-    """One line for each number of shots that some class does not have."""
+    """One line per number of shots for which some class has too few images."""
 
     def mean(self, shots: int, l2: float) -> float:
         """Mean accuracy over seeds."""
@@ -84,7 +84,7 @@ def few_shot(
         num_classes: outputs of the map; a class without a training image is never right.
         train_index: int [N], distinct: the position of each row in its split, which the draw
             depends on. Default: the row.
-        shots: images a class; a class that has fewer gives all it has, and a note says so.
+        shots: images per class; a class with fewer gives all it has, and a note reports it.
         l2: strengths of the regularisation; big_vision's is 2^10.
         seeds: of the draw.
 
@@ -192,7 +192,7 @@ def _check(
                 f"{num_classes - 1}"
             )
         if not np.isfinite(features).all():
-            raise ValueError(f"few-shot: {name} features hold values that are no numbers")
+            raise ValueError(f"few-shot: {name} features hold non-finite values")
     if train.shape[1] != test.shape[1]:
         raise ValueError(
             f"few-shot: {train.shape[1]} features to train on, {test.shape[1]} to test on"

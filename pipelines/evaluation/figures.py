@@ -1,4 +1,4 @@
-"""Answers -> PNG: the confusions of the most confused classes, and the worst mistakes."""
+"""Draw answers as PNG: confusions of the most confused classes, and the worst mistakes."""
 
 import io
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""What is measured, on which images, how: one frozen value, all that the numbers depend on.
+"""The protocol: what is measured, on which images and how, as one frozen value.
 
-Together with the weights and the dataset's digest it names an evaluation, as its config names a
-stage.
+The numbers depend on it, the weights and the dataset's digest; these name an evaluation, as its
+settings name a stage.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ class Knn:
     """k nearest neighbours."""
 
     k: int = neighbours.K
-    """Neighbours that vote."""
+    """Number of neighbours that vote."""
     temperature: float = neighbours.TEMPERATURE
-    """Their weights are exp(cosine similarity / temperature)."""
+    """Each vote has weight exp(cosine similarity / temperature)."""
 
     def __post_init__(self) -> None:
         if self.k < 1 or not self.temperature > 0:
@@ -42,11 +42,11 @@ class FewShot:
     """Few-shot linear regression."""
 
     shots: tuple[int, ...] = fewshot.SHOTS
-    """Images a class to fit with."""
+    """Training images per class."""
     seeds: tuple[int, ...] = fewshot.SEEDS
     """Seeds of the draw of those images."""
     l2: tuple[float, ...] = (fewshot.L2,)
-    """Strengths of the regularisation; each is reported."""
+    """Strengths of the l2 regularisation; results are reported for each."""
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or not self.seeds:
@@ -63,7 +63,7 @@ class Probe:
     """Linear probe."""
 
     l2: tuple[float, ...] = probe.L2
-    """Strengths of the regularisation to choose from, on held-out training images."""
+    """Strengths of the l2 regularisation; the best on held-out training images is used."""
 
     def __post_init__(self) -> None:
         if not self.l2 or not min(self.l2) > 0:

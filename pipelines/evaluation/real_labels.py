@@ -1,4 +1,4 @@
-"""Several right labels an image, from a JSON file such as reassessed-imagenet's `real.json`.
+"""Read several right labels per image from a JSON file such as reassessed-imagenet's `real.json`.
 
 The file is a list: entry i holds the labels of the i-th image. Where the split's samples are named
 as ImageNet's (`ILSVRC2012_val_00000001`, ...) the i-th image is the one of that number, in whatever
@@ -29,7 +29,7 @@ def read_real(path: Path, index: SampleIndex) -> tuple[frozenset[int], ...]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise Mistake(f"{path}: no such file - give the JSON of labels with --real") from None
+        raise Mistake(f"--real {path}: no such file") from None
     except (OSError, ValueError) as error:
         raise Mistake(f"{path}: wanted JSON, a list of lists of labels: {error}") from None
     if isinstance(content, dict):

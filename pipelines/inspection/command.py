@@ -28,22 +28,23 @@ class InspectionOptions:
     """Options of `inspect_weights.py`."""
 
     weights: str | None = None
-    """A stage's attempt or a public checkpoint (path or s3://), instead of the run's stages."""
+    """Weights to inspect instead of the run's stages (path or s3://): a stage's attempt or a public
+    checkpoint."""
     only: str | None = None
-    """Look at this stage alone; for a checkpoint: the stage whose model and data it is."""
+    """Inspect only this stage. For a checkpoint: the stage that gives model and data."""
     dataset: str | None = None
-    """Another dataset under place.data_root to look at."""
+    """Dataset under place.data_root to take images from. Default: that of the stage."""
     split: str | None = None
-    """Another split than the stage's validation split."""
+    """Split to take images from. Default: the stage's validation split."""
     images: int = IMAGES
-    """Images that attention distance is averaged over."""
+    """Number of images over which attention distance is averaged."""
     out: str = "inspection"
-    """Folder for the pictures; each stage gets a folder in it."""
+    """Folder for the pictures, with a subfolder per stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to look at, and where its pictures go."""
+    """Weights to inspect, and the folder for their pictures."""
 
     folder: str
     subjects: tuple[Subject, ...]
@@ -51,7 +52,7 @@ class Target:
 
 
 def main(description: str) -> NoReturn:
-    """Write the pictures; exit as `pipelines.cli.exits` says."""
+    """Write the pictures; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         command = read_command(
             sys.argv[1:],
@@ -67,10 +68,10 @@ def main(description: str) -> NoReturn:
 
 
 def targets(command: Command[InspectionOptions]) -> list[Target]:
-    """The weights that the command line names.
+    """Find the weights that the command line names.
 
     Raises:
-        Mistake: there are none; says where was looked and what makes them.
+        Mistake: there are none; says where they were looked for and what makes them.
     """
     uri, only = command.own.weights, command.own.only
     if uri is None:

@@ -41,8 +41,8 @@ class Span:
 def chart(title: str, unit: str, series: Sequence[Series], *, last_step: int = 1) -> str:
     """A figure with heading, legend (where there is more than one curve), axes and curves.
 
-    Steps go from 0 to `last_step` at least, so that charts of one stage have one scale. Values that
-    are no finite numbers are left out, and said to be. No curve with a value: "".
+    Steps go from 0 to `last_step` at least, so that charts of one stage have one scale. Non-finite
+    values are left out and counted in a note. Returns "" if no curve has a value.
     """
     finite = [
         Series(line.name, [p for p in line.curve if math.isfinite(p[1])], line.dots)
@@ -55,7 +55,7 @@ def chart(title: str, unit: str, series: Sequence[Series], *, last_step: int = 1
     label = f"{title}: " + "; ".join(_spoken(line) for line in finite)
     svg = _svg(unit, finite, label, last_step)
     legend = _legend(finite)
-    note = f"<p class=note>{left_out} values are no numbers and not drawn.</p>" if left_out else ""
+    note = f"<p class=note>{left_out} non-finite values are not drawn.</p>" if left_out else ""
     heading = f"<h4>{escape(title)}</h4>"
     return f"<figure class=chart>{heading}{legend}{svg}{_values(finite)}{note}</figure>"
 
@@ -161,7 +161,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 def _values(series: Sequence[Series]) -> str:
-    """The curves in words, for whoever cannot or will not read them off the drawing."""
+    """Describe the curves in words, for readers who cannot see the drawing."""
     words = "; ".join(_spoken(line) for line in series)
     return f"<figcaption>{escape(words)}</figcaption>"
 

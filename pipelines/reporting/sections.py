@@ -25,11 +25,11 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", "loss (nats)", (("train/loss", "training"), ("val/loss", "validation"))),
     (
         "Validation accuracy",
-        "share that is right",
+        "fraction correct",
         (("val/accuracy", "accuracy"), ("val_ema/accuracy", "of the average")),
     ),
     ("Learning rate", "learning rate", (("train/lr", "learning rate"),)),
-    ("Throughput", "images a second", (("train/images_per_second", "images a second"),)),
+    ("Throughput", "images per second", (("train/images_per_second", "images per second"),)),
     ("MFU", "share of the accelerators' peak", (("train/mfu", "MFU"),)),
     ("Gradient norm", "norm before clipping", (("train/gradient_norm", "norm"),)),
     ("Waiting for data", "share of the time", (("train/data_wait_fraction", "waiting"),)),
@@ -245,7 +245,7 @@ def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> st
     heads = ("stage", "time", "images", "images/s", "training", "evaluation", "speed", "read")
     explanation = (
         "Time is from the first start to the end, restarts and waiting included. Operations are"
-        " those of the matrix products and convolutions, three forward passes an image in"
+        " those of the matrix products and convolutions, three forward passes per image in"
         " training; what is read is what was logged while training."
     )
     return table((*heads, "requests"), rows, numbers=8) + lines([explanation])

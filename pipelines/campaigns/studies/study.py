@@ -44,7 +44,7 @@ class Point:
     x: float | str
     """Position on the x axis; words are placed in order of appearance."""
     seed: int = 0
-    """Points that differ only in their seed are repetitions; a difference must exceed their spread."""
+    """Points that differ only in it are repetitions; a difference must exceed their spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
