@@ -150,7 +150,7 @@ def exactly_once(history: History, order: OrderSpec) -> str:
         seen = positions[epochs == epoch]
         twice = len(seen) - len(np.unique(seen))
         if twice:
-            return f"no: epoch {epoch} has {twice} samples twice"
+            return f"no: epoch {epoch} has {twice} twice"
     samples_per_epoch = (
         order.samples if order.tail == "carry" else steps_per_epoch(order) * order.global_batch
     )

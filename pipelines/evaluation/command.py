@@ -46,7 +46,7 @@ def main(description: str) -> NoReturn:
         manifest = evaluation.attempt.manifest
         if manifest is not None:
             print(
-                f"{STAGE}: already committed in {evaluation.attempt.uri}"
+                f"{STAGE}: committed already in {evaluation.attempt.uri}"
                 " (--force evaluates it again)"
             )
             for line in settle(client, manifest.to_json()):

@@ -118,8 +118,8 @@ class PackFolder(_Files):
     """Fraction of the training images that becomes the validation split. Default: val/ or test/ is
     the validation split; without either, 0.1."""
     class_level: int | None = None
-    """Depth of the class folders; folders of the same name are one class. Default: 1, and each class
-    folder must directly contain an image."""
+    """Depth of the class folders; folders of the same name are one class. Default: 1; each
+    class folder must itself contain an image."""
 
     def source(self) -> Source:
         """Return the source of the images."""

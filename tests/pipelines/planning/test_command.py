@@ -184,8 +184,8 @@ def test_the_plan_is_printed_without_data_ray_or_gpu(
     assert (said.code, said.err) == (0, "")
     assert "4 x p4d: 32 workers" in said.out
     assert "655,835,251" in said.out
-    assert "a place that fits: --place.workers.min 32" in said.out
-    assert "raise save_every_steps" in said.out
+    assert "settings that fit: --place.workers.min 32" in said.out
+    assert "raise --place.save-every-steps" in said.out
 
 
 def test_the_plan_is_json_for_machines(called: Callable[..., Said], tmp_path: Path) -> None:

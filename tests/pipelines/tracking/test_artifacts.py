@@ -58,7 +58,9 @@ def test_files_are_given_up_once_and_the_run_ends(server: NoArtifacts, tmp_path:
     tracker.start()
     tracker.end(FINISHED)
     (line,) = tracker.notices()
-    assert line.startswith("warning: pictures/0.png is not in MLflow, nor is what its artifact")
+    assert line.startswith(
+        "warning: pictures/0.png is not in MLflow, nor are other files that its artifact"
+    )
     assert "Unable to locate credentials" in line
     assert server.status == FINISHED
     assert len(server.points) == len(NAMES)
