@@ -263,7 +263,7 @@ def _read_source(path: Path, data: bytes) -> None:
         read_source(path)
     except UnicodeError:
         raise
-    except ValueError:  # what the importers say of a file that is none
+    except ValueError:  # the importers' error for a file that is not a checkpoint
         pass
 
 

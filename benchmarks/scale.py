@@ -207,7 +207,7 @@ def in_a_process(folder: Path, which: str) -> dict[str, float]:
 
 
 def show(columns: dict[int, dict[str, float]]) -> None:
-    """A markdown table: a row a figure, a column a size, and how it grows."""
+    """Print a markdown table: a row per figure, a column per size, and the growth."""
     sizes = sorted(columns)
     print("| | " + " | ".join(f"{size:,}" for size in sizes) + " | growth |")
     print("|---" * (len(sizes) + 2) + "|")
@@ -218,7 +218,7 @@ def show(columns: dict[int, dict[str, float]]) -> None:
 
 
 def growth(sizes: list[int], values: list[float]) -> str:
-    """The exponent between the last two sizes; nothing where the values are too small to tell."""
+    """Return the growth exponent between the last two sizes; 0 if values are too small."""
     if len(sizes) < 2 or min(values[-2:]) <= 0:
         return "0"
     return f"{math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2]):.1f}"

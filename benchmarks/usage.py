@@ -1,4 +1,4 @@
-"""Processor time and memory: this process and all its children while a block runs, or it alone."""
+"""Measure processor time and memory of this process and its children while a block runs."""
 
 import threading
 from contextlib import suppress

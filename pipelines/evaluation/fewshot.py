@@ -47,8 +47,8 @@ class FewShot:
         return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        """`few_shot/5`: mean over seeds; beside it the spread and each seed. The name carries l2
-        where there are several."""
+        """`few_shot/5`: mean over seeds; beside it the spread and each seed. The name includes l2
+        if there are several."""
         several = len({l2 for _, l2, _ in self.accuracy}) > 1
         for shots, l2 in dict.fromkeys((shots, l2) for shots, l2, _ in self.accuracy):
             name = f"few_shot/{shots}" + (f"_l2_{l2:g}" if several else "")

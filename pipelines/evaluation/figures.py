@@ -24,7 +24,7 @@ _DIAGONAL, _MISTAKE, _INK, _FAINT = (31, 111, 178), (200, 60, 40), (20, 20, 20),
 def confusion_picture(answers: Answers, pairs: Sequence[Pair], names: Sequence[str]) -> bytes:
     """Share of each class's images (row) by what they were taken for (column), in percent.
 
-    All classes where there are at most 20, else those of the most frequent confusions.
+    Shows all classes if there are at most 20, else those with the most frequent confusions.
     """
     if len(names) <= MOST_CLASSES:
         shown = list(range(len(names)))

@@ -40,7 +40,7 @@ def knn(
         test: features [M, D].
         test_labels: int [M].
         num_classes: classes that are voted for; of equals the first wins.
-        k: neighbours; all where there are fewer.
+        k: neighbours; all if there are fewer.
         temperature: of the weights.
         spread: computes the pieces of the test images, perhaps elsewhere.
     """

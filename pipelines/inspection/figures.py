@@ -1,7 +1,7 @@
-"""Numbers -> PNG. Two models, before and after, stand side by side on one scale.
+"""Draw the measurements as PNG; two models, before and after, share one scale side by side.
 
-Figures are made without pyplot, which keeps global state; text is
-never read as formulas, because class names are data.
+Figures are made without pyplot, which keeps global state. Text is never parsed as formulas,
+because class names are data.
 """
 
 import io
@@ -92,12 +92,12 @@ def positions_picture(models: Sequence[Measured]) -> bytes | None:
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("cosine similarity")
 
-    title = "Similarity of position embeddings: a tile for each place"
+    title = "Similarity of position embeddings: one tile per patch"
     return _panels(title, shown, draw, high=5.2)
 
 
 def distances_picture(models: Sequence[Measured]) -> bytes | None:
-    """Mean attention distance of every head against depth, a dot a head."""
+    """Mean attention distance of every head against depth, one dot per head."""
     shown = [model for model in models if model.distances is not None]
     if not shown:
         return None
@@ -132,7 +132,7 @@ def distances_picture(models: Sequence[Measured]) -> bytes | None:
 
 
 def rollout_picture(models: Sequence[Measured]) -> bytes | None:
-    """Attention rollout laid over sample images, a row a model under the images themselves."""
+    """Draw attention rollout over sample images: the images, then one row per model."""
     shown = [model for model in models if model.rollout is not None]
     if not shown:
         return None
@@ -182,7 +182,7 @@ def _panels(
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """The style. matplotlib's is one a process, and stages may end side by side."""
+    """Apply the style under a lock: matplotlib has one per process, and stages may end together."""
     with _ONE_AT_A_TIME, matplotlib.rc_context(_STYLE):
         yield
 

@@ -1,6 +1,7 @@
-"""The images that are looked at: a fixed choice of a split, the same on every machine.
+"""Sample images for the pictures: a fixed choice from a split, the same on every machine.
 
-They are read once and cut for each model's size, so that before and after an upscale show the same.
+They are read once and cropped to each model's size, so that the pictures before and after an
+upscale show the same images.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Samples:
 def read_fixed_samples(
     dataset: Dataset, split: str, *, selection: Selection, count: int, crop: Crop
 ) -> Samples:
-    """`count` images spread evenly over the selected positions of a split; all where it has fewer.
+    """Read `count` images spread evenly over the selected positions of a split, or all if fewer.
 
     Damaged ones are left out.
 

@@ -1,4 +1,4 @@
-"""The weights that are looked at, as a model with a name."""
+"""A model to inspect: weights with a name."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Subject:
     name: str
     model: ViT | BiT
     notes: tuple[str, ...] = ()
-    """What was changed while its weights were read."""
+    """What was changed when the weights were read."""
 
     @property
     def config(self) -> Config:
@@ -30,7 +30,9 @@ class Subject:
         """Side of the square images it takes, in pixels."""
         side = self.config.image_size
         if not isinstance(side, int):
-            raise BadInput(f"{self.name} takes images of {side} pixels; only square ones are cut")
+            raise BadInput(
+                f"{self.name} takes images of {side} pixels, but only square images are supported"
+            )
         return side
 
     @property
@@ -72,7 +74,7 @@ def imported_subject(uri: str, stage: Stage) -> Subject:
 
 
 def before_upscale(uri: str, manifest: Manifest) -> Subject | None:
-    """The parent of committed weights where its grid or patches were others, and it is still there.
+    """Return the parent of committed weights if its grid or patches differ and it still exists.
 
     A stage lies beside its parent: <root>/<run>/<stage>/<attempt>.
     """

@@ -39,7 +39,7 @@ class Span:
 
 
 def chart(title: str, unit: str, series: Sequence[Series], *, last_step: int = 1) -> str:
-    """A figure with heading, legend (where there is more than one curve), axes and curves.
+    """Draw a figure with heading, legend (for more than one curve), axes and curves.
 
     Steps go from 0 to `last_step` at least, so that charts of one stage have one scale. Non-finite
     values are left out and counted in a note. Returns "" if no curve has a value.

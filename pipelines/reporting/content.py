@@ -1,4 +1,4 @@
-"""What a report shows, gathered from MLflow and the manifests; plain values, nothing rendered."""
+"""Gather what a report shows from MLflow and the manifests, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Content:
 
 
 def gather(command: Command, client: Any) -> Content:
-    """Everything that is known of the command's run.
+    """Gather everything that is known of the command's run.
 
     Args:
         command: names recipe, run and place.

@@ -1,4 +1,4 @@
-"""The parts of the page, each escaped HTML of the attempts; "" where there is nothing."""
+"""Make the sections of the page: each is escaped HTML, or "" if it has no content."""
 
 import re
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ _CAPTIONS = {
 
 
 def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
-    """What became of each attempt, a row each."""
+    """Make a table with the outcome of each attempt."""
     if not stages:
         return lines(["No stage of this run was started."])
     rows: list[list[Cell]] = []
@@ -79,7 +79,7 @@ def _steps(stage: StageContent) -> str:
 
 
 def lineage(content: Content) -> str:
-    """A box a stage, with an arrow where it continues the one before; and each in full."""
+    """Draw a box per stage, with an arrow if it continues the previous one, and all details."""
     boxes: list[str] = []
     before: StageContent | None = None
     for stage in content.stages:
@@ -200,7 +200,7 @@ def _matrix(
     *,
     numbers: bool = False,
 ) -> str:
-    """A table of names by attempts; where there are many attempts, they are its rows."""
+    """Make a table of names by attempts; with many attempts, these become the rows."""
     if len(attempts) <= _MOST_COLUMNS:
         rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
         return table([corner, *attempts], rows, numbers=len(attempts) if numbers else 0)
@@ -210,7 +210,7 @@ def _matrix(
 
 
 def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
-    """What each attempt took, and all together."""
+    """Make a table of what each attempt took, and the total."""
     if not stages:
         return ""
     rows = [
@@ -263,7 +263,7 @@ def pictures(stages: Sequence[StageContent]) -> str:
 
 
 def _under(stage: StageContent, stages: Sequence[StageContent], body: str) -> str:
-    """The body below the stage's name; folded away where there are many."""
+    """Put the body below the stage's name; collapsed if there are many stages."""
     name = escape(_label(stage, stages))
     if len(stages) <= _MOST_COLUMNS:
         return f"<h3>{name}</h3>{body}"
