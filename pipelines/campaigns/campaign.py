@@ -59,9 +59,9 @@ def print_plan(command: Command, on: str | None) -> None:
     kind_name = on or default_kind(command.options.config)
     kind, place = find_node_kind(kind_name), command.place
     check_sharing(command.stages, place, kind)
-    estimates = [estimate(one, place, kind, images_of(one, place)) for one in command.stages]
+    estimates = [estimate(stage, place, kind, images_of(stage, place)) for stage in command.stages]
     attempts = attempts_under(place.storage_root, run=command.options.run)
-    states = {one.stage: one.state for one in what_would_run(command, attempts)}
+    states = {verdict.stage: verdict.state for verdict in what_would_run(command, attempts)}
     table = Table(
         title=f"{command.options.recipe}, run {command.options.run}, on {kind_name}",
         title_justify="left",
@@ -70,16 +70,16 @@ def print_plan(command: Command, on: str | None) -> None:
     for heading in ("parameters", "images", "exaFLOP", "time", "cost, $"):
         table.add_column(heading, justify="right")
     table.add_column("state")
-    for stage, one in zip(command.stages, estimates, strict=True):
+    for stage, expected in zip(command.stages, estimates, strict=True):
         images = stage.steps * stage.global_batch
-        table.add_row(one.stage, *_figures(one, images), states[one.stage])
+        table.add_row(stage.name, *_figures(expected, images), states[stage.name])
     console = console_for_tables()
     console.print(table)
-    left = [one for one in estimates if states[one.stage] != "committed"]
+    left = [entry for entry in estimates if states[entry.stage] != "committed"]
     console.print(
-        f"{len(left)} of {len(estimates)} stages to run: {sum(one.exaflops for one in left):,.4g}"
-        f" exaFLOP, {days_or_clock(sum(one.days for one in left))} one after the other,"
-        f" ${sum(one.dollars for one in left):,.0f}; peak x {kind.mfu:.0%}, starting up and"
+        f"{len(left)} of {len(estimates)} stages to run:"
+        f" {sum(entry.exaflops for entry in left):,.4g} exaFLOP, {days_or_clock(sum(entry.days for entry in left))} one after the other,"
+        f" ${sum(entry.dollars for entry in left):,.0f}; peak x {kind.mfu:.0%}, starting up and"
         " few-shot evaluation not counted",
         highlight=False,
         soft_wrap=True,

@@ -30,8 +30,8 @@ def main(description: str) -> NoReturn:
         if command.own.json:
             content = {
                 "storage_root": command.place.storage_root,
-                "attempts": [one.record() for one in attempts],
-                "stages": [asdict(one) for one in verdicts],
+                "attempts": [attempt.record() for attempt in attempts],
+                "stages": [asdict(verdict) for verdict in verdicts],
             }
             print(json.dumps(content, indent=1))
         else:
