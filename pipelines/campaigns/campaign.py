@@ -78,7 +78,8 @@ def print_plan(command: Command, on: str | None) -> None:
     left = [entry for entry in estimates if states[entry.stage] != "committed"]
     console.print(
         f"{len(left)} of {len(estimates)} stages to run:"
-        f" {sum(entry.exaflops for entry in left):,.4g} exaFLOP, {days_or_clock(sum(entry.days for entry in left))} one after the other,"
+        f" {sum(entry.exaflops for entry in left):,.4g} exaFLOP,"
+        f" {days_or_clock(sum(entry.days for entry in left))} one after the other,"
         f" ${sum(entry.dollars for entry in left):,.0f}; peak x {kind.mfu:.0%}, starting up and"
         " few-shot evaluation not counted",
         highlight=False,
