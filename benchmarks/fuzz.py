@@ -1,4 +1,4 @@
-"""Damage what comes from outside, byte by byte, and see that nothing but our own errors comes out.
+"""Damage input files byte by byte and check that only the project's own errors are raised.
 
 python -m benchmarks.fuzz --seconds 60        cases and escapes of each kind; exit code 1 if any
 """
@@ -52,27 +52,27 @@ class Escape:
 
 def damaged(data: bytes, draw: random.Random, *, head: int | None = None) -> bytes:
     """Some bytes changed, cut, doubled or moved; mostly within the first `head`."""
-    found = bytearray(data)
+    changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
-        end = min(len(found), head or len(found)) if draw.random() < 0.9 else len(found)
+        end = min(len(changed), head or len(changed)) if draw.random() < 0.9 else len(changed)
         if not end:
             break
         at = draw.randrange(end)
         how = draw.randrange(8)
         if how < 3:
-            found[at] ^= 1 << draw.randrange(8)
+            changed[at] ^= 1 << draw.randrange(8)
         elif how == 3:
-            found[at] = draw.choice((0, 1, 127, 128, 255, 32, 48, 57))
+            changed[at] = draw.choice((0, 1, 127, 128, 255, 32, 48, 57))
         elif how == 4:
-            found[at : at + 4] = draw.randbytes(4)
+            changed[at : at + 4] = draw.randbytes(4)
         elif how == 5:
-            del found[at : None if draw.random() < 0.3 else at + draw.randrange(1, 40)]
+            del changed[at : None if draw.random() < 0.3 else at + draw.randrange(1, 40)]
         elif how == 6:
-            found[at:at] = found[at : at + draw.randrange(1, 600)]
+            changed[at:at] = changed[at : at + draw.randrange(1, 600)]
         else:
             size = draw.randrange(1, 40)
-            found[at : at + size] = bytes([draw.choice((0, 255))]) * size
-    return bytes(found)
+            changed[at : at + size] = bytes([draw.choice((0, 255))]) * size
+    return bytes(changed)
 
 
 def _require_printable(error: Exception) -> None:
@@ -102,12 +102,12 @@ def tar_case(draw: random.Random, folder: Path) -> None:
 
 def _with_checksums(data: bytes) -> bytes:
     """The same blocks; those that look like headers get the checksum that fits them."""
-    found = bytearray(data)
-    for at in range(0, len(found) - 511, 512):
-        if found.startswith(b"ustar", at + 257):
-            found[at + 148 : at + 156] = b" " * 8
-            found[at + 148 : at + 156] = b"%06o\0 " % sum(found[at : at + 512])
-    return bytes(found)
+    blocks = bytearray(data)
+    for at in range(0, len(blocks) - 511, 512):
+        if blocks.startswith(b"ustar", at + 257):
+            blocks[at + 148 : at + 156] = b" " * 8
+            blocks[at + 148 : at + 156] = b"%06o\0 " % sum(blocks[at : at + 512])
+    return bytes(blocks)
 
 
 @cache
@@ -134,15 +134,15 @@ def _tars() -> list[bytes]:
 
 def image_case(draw: random.Random, folder: Path) -> None:
     """An image, mostly with EXIF, through the packer's look and the stream's decoder."""
-    whole, exif_end = draw.choice(_images())
-    data = damaged(whole, draw, head=exif_end)
+    intact, exif_end = draw.choice(_images())
+    data = damaged(intact, draw, head=exif_end)
     try:
-        found = probe(data)
+        header = probe(data)
         quick = plain_jpeg_size(data)
         if quick is not None:
             slow = open_image(data, max_pixels=1 << 30)
             assert quick == (slow.width, slow.height, slow.mode), "the quick look differs"
-        assert found.width > 0 < found.height
+        assert header.width > 0 < header.height
     except BadImage:
         pass
     kind = draw.choice(("random", "center", "resize"))
@@ -217,16 +217,16 @@ def manifest_case(draw: random.Random, folder: Path) -> None:
 
 def index_case(draw: random.Random, folder: Path) -> None:
     """A damaged index whose manifest was made to fit."""
-    place, files = _dataset()
+    source, files = _dataset()
     name = "index-train.npy"
     data = damaged(files[name], draw, head=128)
     (folder / name).write_bytes(data)
-    dataset = load_dataset(place)
+    dataset = load_dataset(source)
     try:
         # length and checksum are checked before: here only what the file itself may hold
         indexes = dict(dataset.indexes)
         indexes["train"] = replace(indexes["train"], bytes=len(data), sha256=str(draw.random()))
-        other = replace(dataset, uri=str(folder), indexes=indexes, shards_at=place)
+        other = replace(dataset, uri=str(folder), indexes=indexes, shards_at=source)
         index = load_index(other, "train")
         some = np.array([draw.randrange(len(index)) for _ in range(3)])
         list(read_samples(other.shard_store(), index, some, damaged=[]))
@@ -236,10 +236,10 @@ def index_case(draw: random.Random, folder: Path) -> None:
 
 @cache
 def _dataset() -> tuple[str, dict[str, bytes]]:
-    place = Path(tempfile.mkdtemp(prefix="vit-on-ray-fuzz-")) / "digits"
-    pack(Digits(), str(place), shard_bytes=1 << 20)
-    return str(place), {
-        path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".tar"
+    packed = Path(tempfile.mkdtemp(prefix="vit-on-ray-fuzz-")) / "digits"
+    pack(Digits(), str(packed), shard_bytes=1 << 20)
+    return str(packed), {
+        path.name: path.read_bytes() for path in packed.iterdir() if path.suffix != ".tar"
     }
 
 
@@ -263,7 +263,7 @@ def _read_source(path: Path, data: bytes) -> None:
         read_source(path)
     except UnicodeError:
         raise
-    except ValueError:  # what the importers say of a file that is none
+    except ValueError:  # the importers' error for a file that is not a checkpoint
         pass
 
 
@@ -295,19 +295,19 @@ def fuzz(
     kind: str, first_seed: int, *, cases: int, seconds: float = 1e9
 ) -> tuple[int, list[Escape]]:
     """Cases that were run, and those that raised what they should not. A case is its seed."""
-    found: list[Escape] = []
+    escapes: list[Escape] = []
     until = time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-fuzz-") as folder:
         for seed in range(first_seed, first_seed + cases):
             if time.monotonic() > until:
-                return seed - first_seed, found
+                return seed - first_seed, escapes
             try:
                 KINDS[kind](random.Random(seed), Path(folder))
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{Path(where.filename).name}:{where.lineno}"
-                found.append(Escape(kind, seed, f"{type(error).__name__} at {place}", str(error)))
-    return cases, found
+                line = f"{Path(where.filename).name}:{where.lineno}"
+                escapes.append(Escape(kind, seed, f"{type(error).__name__} at {line}", str(error)))
+    return cases, escapes
 
 
 def main() -> None:
@@ -321,11 +321,11 @@ def main() -> None:
     escapes: list[Escape] = []
     for kind, share in shares.items():
         seconds = options.seconds * share / sum(shares.values())
-        cases, found = fuzz(kind, options.first_seed, cases=1 << 62, seconds=seconds)
-        escapes += found
-        print(f"{kind:12} {cases:9} cases  {len(found)} escapes  {seconds:.0f} s", flush=True)
-    for kind, error in sorted({(one.kind, one.error) for one in escapes}):
-        alike = [one for one in escapes if (one.kind, one.error) == (kind, error)]
+        cases, new = fuzz(kind, options.first_seed, cases=1 << 62, seconds=seconds)
+        escapes += new
+        print(f"{kind:12} {cases:9} cases  {len(new)} escapes  {seconds:.0f} s", flush=True)
+    for kind, error in sorted({(escape.kind, escape.error) for escape in escapes}):
+        alike = [escape for escape in escapes if (escape.kind, escape.error) == (kind, error)]
         print(f"{kind}: {len(alike)} x {error}, first seed {alike[0].seed}: {alike[0].text[:200]}")
     sys.exit(1 if escapes else 0)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import vit
-from benchmarks.ingest import add_source, place
+from benchmarks.ingest import add_source, prepared_source
 from benchmarks.loaders import Source
 from pipelines.cli.ray_session import ray_session
 from storage import stream as streaming
@@ -37,10 +37,10 @@ def streamed(source: Source) -> Iterator[Batch]:
         source.spec, start_step=0, stop_step=source.steps, world_size=1, rows_per_block=source.batch
     )
     (split,) = data.streaming_split(1, equal=True)
-    for found in split.iter_batches(
+    for columns in split.iter_batches(
         batch_size=source.batch, batch_format="numpy", prefetch_batches=2
     ):
-        batch = {name: np.asarray(column) for name, column in found.items()}
+        batch = {name: np.asarray(column) for name, column in columns.items()}
         yield torch.from_numpy(batch["image"].copy()), torch.from_numpy(batch["label"].copy())
 
 
@@ -69,9 +69,9 @@ class Loop:
         began = asked = timed = time.perf_counter()
         first, waited, steps = 0.0, 0.0, 0
         for batch in batches:
-            found = time.perf_counter()
-            first = first or found - began
-            waited += found - asked
+            arrived = time.perf_counter()
+            first = first or arrived - began
+            waited += arrived - asked
             self.step(*batch)
             steps += 1
             asked = time.perf_counter()
@@ -106,21 +106,21 @@ def main() -> None:
         "in memory": repeated,
         "stream": streamed,
     }
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in loops}
-    with place(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in loops}
+    with prepared_source(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):
         for number in range(arguments.rounds + 1):
             for name in list(loops)[:: -1 if number % 2 else 1]:
                 result = loop.run(loops[name](source))
                 if number:  # the first round warms up
-                    found[name].append(result)
+                    rounds[name].append(result)
     print(f"{arguments.model}, batch {arguments.batch}, {arguments.steps} steps a loop")
-    for name, results in found.items():
+    for name, results in rounds.items():
         first, step, waited = (statistics.median(column) for column in zip(*results, strict=True))
         print(
             f"  {name:<10} {arguments.batch / step:8.2f} img/s   waiting {waited:5.1%}"
             f"   first batch after {first:.2f} s"
         )
-    pairs = zip(found["in memory"], found["stream"], strict=True)
+    pairs = zip(rounds["in memory"], rounds["stream"], strict=True)
     ratios = [memory[1] / stream[1] for memory, stream in pairs]
     print(
         f"  goodput {statistics.median(ratios):.3f}"

@@ -71,7 +71,7 @@ def measure(batches: Iterator[int]) -> Measured:
 
 
 @contextmanager
-def place(arguments: argparse.Namespace) -> Iterator[Source]:
+def prepared_source(arguments: argparse.Namespace) -> Iterator[Source]:
     """The tars, indexed where they lie: links on the disk, or copies on a server."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="ingest-")))
@@ -103,22 +103,22 @@ def place(arguments: argparse.Namespace) -> Iterator[Source]:
 
 def run(source: Source, names: list[str], rounds: int) -> dict[str, list[Measured]]:
     """All rounds; the first one warms up and does not count."""
-    found: dict[str, list[Measured]] = {name: [] for name in names}
+    results: dict[str, list[Measured]] = {name: [] for name in names}
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             contender: Callable[[Source], Iterator[int]] = CONTENDERS[name]
             result = measure(contender(source))
             if number:
-                found[name].append(result)
-    return found
+                results[name].append(result)
+    return results
 
 
-def report(found: dict[str, list[Measured]]) -> None:
+def report(results: dict[str, list[Measured]]) -> None:
     """Median (lowest to highest) of the rounds, and the ratio within each round."""
     print(f"{'':<11} {'img/s':>22} {'first batch s':>14} {'CPU ms/img':>11} {'peak MiB':>9}  ratio")
-    own = [m.rate for m in found.get("stream", [])]
-    for name, rounds in found.items():
+    own = [m.rate for m in results.get("stream", [])]
+    for name, rounds in results.items():
         rates = [m.rate for m in rounds]
         spread = f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
         ratio = ""
@@ -135,14 +135,14 @@ def report(found: dict[str, list[Measured]]) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser, *, steps: int, batch: int, cpus: int) -> None:
-    """The arguments of `place`, with a benchmark's own defaults."""
+    """The arguments of `prepared_source`, with a benchmark's own defaults."""
     parser.add_argument("--shards", help="shell pattern of tars; photographs are made without it")
-    parser.add_argument("--images", type=int, default=512, help="how many to make")
+    parser.add_argument("--images", type=int, default=512, help="how many photographs to make")
     parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
-    parser.add_argument("--steps", type=int, default=steps, help="batches a round")
+    parser.add_argument("--steps", type=int, default=steps, help="batches per round")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--cpus", type=int, default=cpus, help="for decoding")
+    parser.add_argument("--cpus", type=int, default=cpus, help="processes that decode")
     parser.add_argument(
         "--run-samples", type=int, help="neighbours read together; 16 is what large sets get"
     )
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS))
     arguments = parser.parse_args()
-    with place(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):
+    with prepared_source(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):
         print(
             f"{arguments.steps} batches of {arguments.batch} images, {arguments.image_size} px, "
             f"{arguments.cpus} CPUs, {'S3 on loopback' if arguments.s3 else 'local disk'}, "

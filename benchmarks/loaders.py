@@ -74,7 +74,7 @@ class Source:
 
 
 def stream(source: Source) -> Iterator[int]:
-    """Ours, as a training worker takes it."""
+    """The project's stream, read as a training worker does."""
     data = train_stream(source.spec, start_step=0, stop_step=source.steps, world_size=1)
     (split,) = data.streaming_split(1, equal=True)
     for batch in split.iter_batches(

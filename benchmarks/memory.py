@@ -1,4 +1,4 @@
-"""Memory that `pipelines/plan.py` predicts for a worker against what a process really grows by.
+"""Compare the memory that `pipelines/plan.py` predicts for a worker with a measured process.
 
     python -m benchmarks.memory                    Ti, S, B at 224 px, float32, on the CPU
     python -m benchmarks.memory --sizes s --workers 2 --batch 4
@@ -46,12 +46,12 @@ def predicted(
         adam=True,
         on_gpu=gpu,
     )
-    held = (
+    activations = (
         activation_bytes(config, batch, element_bytes=element_bytes)
         + workspace_bytes(config, batch, element_bytes=element_bytes)
         + loss_bytes(config.num_classes, batch)
     )
-    return states.peak(held, accumulates=False)
+    return states.peak(activations, accumulates=False)
 
 
 def measured(size: str, level: ZeroLevel, batch: int, workers: int, device: str, dtype: str) -> int:
@@ -90,21 +90,23 @@ def _steps(
 
     torch.set_num_threads(1)
     gpu = device == "cuda"
-    place = prepare_worker(rank=rank, local_rank=rank, world_size=workers, gpu=gpu, verbose=False)
+    accelerator = prepare_worker(
+        rank=rank, local_rank=rank, world_size=workers, gpu=gpu, verbose=False
+    )
     torch.distributed.init_process_group(
         "nccl" if gpu else "gloo",
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=workers,
     )
-    _train("ti", level, 1, workers, place, dtype)  # brings the libraries' own memory
+    _train("ti", level, 1, workers, accelerator, dtype)  # brings the libraries' own memory
     gc.collect()
     before = memory_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    _train(size, level, batch, workers, place, dtype)
+    _train(size, level, batch, workers, accelerator, dtype)
     cuda = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     if rank == 0:
         send.send(cuda or memory_bytes("VmHWM") - before)
@@ -112,21 +114,21 @@ def _steps(
 
 
 def _train(
-    size: str, level: ZeroLevel, batch: int, workers: int, place: torch.device, dtype: Any
+    size: str, level: ZeroLevel, batch: int, workers: int, accelerator: torch.device, dtype: Any
 ) -> None:
     from cluster.batching import BatchPlan
     from cluster.engine import build_engine
     from cluster.zero import zero_config
 
     config = config_of(size)
-    model = vit.build_model(config).to(place)
+    model = vit.build_model(config).to(accelerator)
     optim = vit.OptimConfig(weight_decay=0.1)
     optimizer = vit.build_optimizer(vit.param_groups(model, optim), optim)
     batch_plan = BatchPlan(micro=batch, workers=workers, accumulation=1)
     settings = zero_config(Zero(level=level), batch_plan, precision=dtype, clip_norm=1.0)
     engine = build_engine(model, optimizer, settings)
-    images = torch.rand(batch, 3, 224, 224, device=place, dtype=getattr(torch, dtype))
-    labels = torch.zeros(batch, dtype=torch.int64, device=place)
+    images = torch.rand(batch, 3, 224, 224, device=accelerator, dtype=getattr(torch, dtype))
+    labels = torch.zeros(batch, dtype=torch.int64, device=accelerator)
     for _ in range(2):
         loss = vit.loss_fn("softmax", engine(images).float(), labels)
         engine.backward(loss)
@@ -144,7 +146,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that share the states")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--heap", action="store_true", help="glibc as it is")
+    parser.add_argument("--heap", action="store_true", help="keep glibc's default heap settings")
     arguments = parser.parse_args()
     if not arguments.heap:
         os.environ.update(OWN_PAGES)
@@ -168,13 +170,13 @@ def main() -> None:
                 element_bytes=element_bytes,
                 gpu=gpu,
             )
-            found = measured(
+            grown = measured(
                 size, level, batch, arguments.workers, arguments.device, arguments.dtype
             )
             print(
                 f"{SIZES[size]:<9} ZeRO {level}  batch {batch:>3}   predicted"
-                f" {wanted / 2**20:7.0f} MiB   measured {found / 2**20:7.0f} MiB"
-                f"   {wanted / found:5.2f}",
+                f" {wanted / 2**20:7.0f} MiB   measured {grown / 2**20:7.0f} MiB"
+                f"   {wanted / grown:5.2f}",
                 flush=True,
             )
 

@@ -39,11 +39,11 @@ def config_of(size: str) -> vit.ViTConfig:
     return config
 
 
-def ours(size: str) -> nn.Module:
+def vit_model(size: str) -> nn.Module:
     return vit.build_model(config_of(size))
 
 
-def timms(size: str) -> nn.Module:
+def timm_model(size: str) -> nn.Module:
     names = {"ti": "tiny", "s": "small", "b": "base"}
     # Same GELU everywhere, or the comparison is one of activations.
     return import_timm().create_model(f"vit_{names[size]}_patch16_224", act_layer="gelu_tanh")
@@ -71,8 +71,8 @@ class HuggingFace(nn.Module):
 
 
 MODELS: dict[str, tuple[str, Callable[[str], nn.Module]]] = {
-    "vit": ("torch", ours),
-    "timm": ("timm", timms),
+    "vit": ("torch", vit_model),
+    "timm": ("timm", timm_model),
     "Hugging Face": ("transformers", HuggingFace),
 }
 

@@ -1,4 +1,4 @@
-"""What surviving costs: the stall of a save, the size of a state, ZeRO against torch's own.
+"""Cost of fault tolerance: stall of a save, size of a state, ZeRO against torch's DDP and FSDP2.
 
     python -m benchmarks.resilience                      all of it, on CPUs
     python -m benchmarks.resilience save --model vit_s16 --steps 60
@@ -38,9 +38,9 @@ Step = Callable[[], None]
 
 def config_of(name: str) -> vit.ViTConfig:
     """A variant at its own 224 px and 1,000 classes."""
-    found = vit.VARIANTS[name]
-    assert isinstance(found, vit.ViTConfig)
-    return found
+    config = vit.VARIANTS[name]
+    assert isinstance(config, vit.ViTConfig)
+    return config
 
 
 def deepspeed_step(name: str, level: ZeroLevel, batch: int) -> tuple[Step, Any]:
@@ -104,9 +104,9 @@ def saving(name: str, steps: int, batch: int, rank: int) -> None:
     for _ in range(3):
         step()
     with tempfile.TemporaryDirectory() as folder:
-        place = [folder]
-        dist.broadcast_object_list(place)
-        saver = Saver(place[0], rank=rank, world_size=WORKERS, token="benchmark", keep=1)
+        attempt = [folder]
+        dist.broadcast_object_list(attempt)
+        saver = Saver(attempt[0], rank=rank, world_size=WORKERS, token="benchmark", keep=1)
         stalls, plain, saved = [], [], []
         for block in range(2 * max(1, steps // EVERY)):
             saves = block % 2 == 0
@@ -119,16 +119,16 @@ def saving(name: str, steps: int, batch: int, rank: int) -> None:
         saver.finish()
         dist.barrier()
         if rank == 0:
-            state = newest_state(place[0])
+            state = newest_state(attempt[0])
             assert state is not None
-            size = sum(one.stat().st_size for one in Path(state.uri).glob("*.safetensors"))
+            size = sum(file.stat().st_size for file in Path(state.uri).glob("*.safetensors"))
             parameters = sum(p.numel() for p in engine.module.parameters())
             share = [stall / block for stall, block in zip(stalls, plain, strict=True)]
             ratio = [a / b for a, b in zip(saved, plain, strict=True)]
             print(f"save, {name}, ZeRO 2 on {WORKERS} processes, every {EVERY} steps:")
             print(f"  stall {spread(stalls, 's')} = {spread([100 * s for s in share], '%')}")
             print(f"  {EVERY} steps with a save / without: {spread(ratio, 'x')}")
-            print(f"  state: {size} bytes = {size / parameters:.3f} a parameter (12 are states)")
+            print(f"  state: {size} bytes = {size / parameters:.3f} per parameter (12 are states)")
         dist.barrier()
 
 
@@ -139,17 +139,17 @@ def sharding(name: str, rounds: int, batch: int, rank: int) -> None:
     steps |= {kind: torch_step(name, kind, batch) for kind in ("ddp", "fsdp2")}
     for step, _ in steps.values():
         step()
-    found: dict[str, list[float]] = {which: [] for which in steps}
+    times: dict[str, list[float]] = {which: [] for which in steps}
     order = list(steps)
     for turn in range(rounds):
         for which in order[turn % len(order) :] + order[: turn % len(order)]:
-            found[which].append(timed(steps[which][0]))
+            times[which].append(timed(steps[which][0]))
     if rank:
         return
     print(f"steps, {name}, {WORKERS} processes x {batch} images, {rounds} rounds:")
-    for which, seconds in found.items():
+    for which, seconds in times.items():
         against = [
-            f"{spread([a / b for a, b in zip(seconds, found[peer], strict=True)], 'x')} of {peer}"
+            f"{spread([a / b for a, b in zip(seconds, times[peer], strict=True)], 'x')} of {peer}"
             for peer in ("ddp", "fsdp2")
         ]
         print(f"  {which:<7} {spread(seconds, 's')}  {'  '.join(against)}")
@@ -227,9 +227,11 @@ def main() -> None:
     whats = ["all", "save", "zero", "restart"]
     parser.add_argument("what", nargs="?", choices=whats, default="all")
     parser.add_argument("--model", default="vit_s16", choices=sorted(vit.VARIANTS))
-    parser.add_argument("--steps", type=int, default=100, help="with saves, and as many without")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="steps with saves, and as many without"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=4, help="images of each process")
+    parser.add_argument("--batch", type=int, default=4, help="images per process")
     arguments = parser.parse_args()
     if arguments.what != "restart":
         with tempfile.TemporaryDirectory() as folder:

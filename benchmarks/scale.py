@@ -1,4 +1,4 @@
-"""What planning and order cost as a dataset grows: seconds and MiB, of the driver and per process.
+"""Cost of planning and ordering as a dataset grows: seconds and MiB of driver and processes.
 
     python -m benchmarks.scale                          # 1e6 to 3e8 samples, 1,024 workers
     python -m benchmarks.scale --samples 1e6 1e7 --ray  # with what Ray does before the first block
@@ -114,11 +114,11 @@ def measure(folder: Path) -> dict[str, float]:
         rank_batch(opened.order, step, rank=7, world_size=WORKERS)
     figures["block's plan ms"] = (time.perf_counter() - began) * 1e3
     began = time.perf_counter()
-    _, whole = global_batch(opened.order, last)
+    _, expected = global_batch(opened.order, last)
     figures["global batch ms"] = (time.perf_counter() - began) * 1e3
     parts = [rank_batch(opened.order, last, rank=r, world_size=WORKERS)[1] for r in range(WORKERS)]
-    assert (np.concatenate(parts) == whole).all()
-    assert len(np.unique(whole)) == BATCH
+    assert (np.concatenate(parts) == expected).all()
+    assert len(np.unique(expected)) == BATCH
     return figures
 
 
@@ -167,9 +167,9 @@ def measure_ray(folder: Path) -> dict[str, float]:
         rest = time.perf_counter() - began
         after = memory()
     order = open_stream(spec, dataset.digest).order
-    for rank, found in enumerate(indices):  # rank after rank of the first steps
+    for rank, positions in enumerate(indices):  # rank after rank of the first steps
         assert (
-            found[: BATCH // WORKERS] == rank_batch(order, 0, rank=rank, world_size=WORKERS)[1]
+            positions[: BATCH // WORKERS] == rank_batch(order, 0, rank=rank, world_size=WORKERS)[1]
         ).all()
     return {
         "blocks": float(items),
@@ -207,7 +207,7 @@ def in_a_process(folder: Path, which: str) -> dict[str, float]:
 
 
 def show(columns: dict[int, dict[str, float]]) -> None:
-    """A markdown table: a row a figure, a column a size, and how it grows."""
+    """Print a markdown table: a row per figure, a column per size, and the growth."""
     sizes = sorted(columns)
     print("| | " + " | ".join(f"{size:,}" for size in sizes) + " | growth |")
     print("|---" * (len(sizes) + 2) + "|")
@@ -218,7 +218,7 @@ def show(columns: dict[int, dict[str, float]]) -> None:
 
 
 def growth(sizes: list[int], values: list[float]) -> str:
-    """The exponent between the last two sizes; nothing where the values are too small to tell."""
+    """Return the growth exponent between the last two sizes; 0 if values are too small."""
     if len(sizes) < 2 or min(values[-2:]) <= 0:
         return "0"
     return f"{math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2]):.1f}"
@@ -227,7 +227,9 @@ def growth(sizes: list[int], values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=float, nargs="+", default=SIZES)
-    parser.add_argument("--rounds", type=int, default=3, help="processes a size; the median counts")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="processes per size; the median is reported"
+    )
     parser.add_argument("--ray", action="store_true", help="also what Ray does with the plan")
     parser.add_argument("--in", dest="folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--which", help=argparse.SUPPRESS)
@@ -244,7 +246,7 @@ def main() -> None:
                 make_dataset(Path(folder), size)
                 rounds = [in_a_process(Path(folder), which) for _ in range(repeats)]
             columns[size] = {
-                name: float(np.median([one[name] for one in rounds])) for name in rounds[0]
+                name: float(np.median([figures[name] for figures in rounds])) for name in rounds[0]
             }
         show(columns)
         print()

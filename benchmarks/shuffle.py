@@ -33,9 +33,9 @@ def index(*, sorted_by_class: bool) -> np.ndarray:
     rows = np.zeros(SAMPLES, dtype=INDEX_ROW)
     rows["size"] = random.lognormal(np.log(100e3), 0.45, SAMPLES).astype(np.uint32)
     member = rows["size"].astype(np.int64) + 2048  # with headers, padding and the label
-    place = np.cumsum(member) - member
-    rows["shard"] = place // SHARD_BYTES
-    rows["offset"] = place % SHARD_BYTES + 512
+    start = np.cumsum(member) - member
+    rows["shard"] = start // SHARD_BYTES
+    rows["offset"] = start % SHARD_BYTES + 512
     label = np.arange(SAMPLES) * CLASSES // SAMPLES
     rows["label"] = label if sorted_by_class else random.permutation(label)
     return rows
@@ -66,13 +66,13 @@ def buffer(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         for shard in random.permutation(len(starts)).tolist()
         for position in range(starts[shard], stops[shard])
     )
-    held = [next(stream) for _ in range(size)]
+    samples = [next(stream) for _ in range(size)]
     for _ in range(BATCHES):
         batch = np.empty(BATCH, dtype=np.int64)
         for row in range(BATCH):
-            place = int(random.integers(size))
-            batch[row] = held[place]
-            held[place] = next(stream)
+            slot = int(random.integers(size))
+            batch[row] = samples[slot]
+            samples[slot] = next(stream)
         yield batch
 
 
@@ -88,8 +88,10 @@ def spread(rows: np.ndarray, batches: list[np.ndarray]) -> float:
 def together(batches: list[np.ndarray]) -> float:
     shares = []
     for batch in batches:
-        place = np.sort(batch)
-        near = np.searchsorted(place, place + NEAR, "right") - np.searchsorted(place, place - NEAR)
+        positions = np.sort(batch)
+        near = np.searchsorted(positions, positions + NEAR, "right") - np.searchsorted(
+            positions, positions - NEAR
+        )
         shares.append(float(np.mean(near - 1)) / (BATCH - 1))
     return float(np.mean(shares))
 

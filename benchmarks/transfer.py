@@ -63,8 +63,8 @@ def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
     correct = []
     with torch.no_grad():
         for batch in eval_batches(val_spec(stage, dataset_uri)):
-            found = model(normalize(torch.from_numpy(batch["image"]))).argmax(dim=1).numpy()
-            correct.append(found == batch["label"])
+            answers = model(normalize(torch.from_numpy(batch["image"]))).argmax(dim=1).numpy()
+            correct.append(answers == batch["label"])
     return float(np.concatenate(correct).mean())
 
 
@@ -84,11 +84,11 @@ def main() -> None:
         stage = replace(FINETUNE, optim=replace(FINETUNE.optim, name=name, peak_lr=rate))
         row = []
         for start in (parents[0].uri, None):
-            found = [
+            accuracies = [
                 accuracy_after(replace(stage, seed=seed), dataset, start)
                 for seed in range(arguments.seeds)
             ]
-            row.append(f"{statistics.mean(found):.4f} +- {statistics.pstdev(found):.4f}")
+            row.append(f"{statistics.mean(accuracies):.4f} +- {statistics.pstdev(accuracies):.4f}")
         print(f"{name:9} {rate:7g}   {row[0]:18}   {row[1]}", flush=True)
 
 

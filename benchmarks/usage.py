@@ -1,4 +1,4 @@
-"""Processor time and memory: this process and all its children while a block runs, or it alone."""
+"""Measure processor time and memory of this process and its children while a block runs."""
 
 import threading
 from contextlib import suppress
@@ -46,7 +46,7 @@ class Usage:
             self._sample()
 
     def _sample(self, *, starting: bool = False) -> None:
-        held = 0
+        memory = 0
         for process in [self._own, *self._own.children(recursive=True)]:
             with suppress(psutil.Error):
                 key = (process.pid, process.create_time())
@@ -55,8 +55,8 @@ class Usage:
                 # a process that came later has spent all it has for this block
                 self._first.setdefault(key, spent if starting else 0.0)
                 self._last[key] = spent
-                held += process.memory_full_info().pss
-        self.peak_bytes = max(self.peak_bytes, held)
+                memory += process.memory_full_info().pss
+        self.peak_bytes = max(self.peak_bytes, memory)
 
 
 def memory_bytes(field: str) -> int:

@@ -1,4 +1,4 @@
-"""Parse URIs: `s3://bucket/prefix`, `file:///path` or a local path; anything else is refused.
+"""Locations: `s3://bucket/prefix`, `file:///path` or a local path; other schemes are refused.
 
 Refusing matters: webdataset runs `pipe:` URLs in a shell, and a typo such as `s3:/bucket` would
 otherwise become a directory of that name.
@@ -17,8 +17,8 @@ _ACCEPTED = "accepted: s3://bucket/prefix, file:///absolute/path, or a local pat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A parsed URI. `bucket` is None for the local file system."""
+class Location:
+    """A parsed URI: `bucket` is None for the local file system."""
 
     bucket: str | None
     """S3 bucket, or None."""
@@ -31,17 +31,17 @@ class Place:
         return f"s3://{self.bucket}/{self.path}" if self.path else f"s3://{self.bucket}"
 
 
-def parse(uri: str) -> Place:
-    """Parse a URI; local paths become absolute, because tasks run in other working directories.
+def parse(uri: str) -> Location:
+    """Parse a location; local paths become absolute: tasks run in other working directories.
 
     Raises BadUri. The message contains the scheme, never the whole text, which may have a password.
     """
     if not uri or "\x00" in uri:
-        raise BadUri(f"the URI is empty; {_ACCEPTED}")
-    found = _SCHEME.match(uri)
-    if found is None:
-        return Place(bucket=None, path=str(Path(uri).expanduser().absolute()))
-    scheme = found.group(1).lower()
+        raise BadUri(f"an empty location; {_ACCEPTED}")
+    scheme_match = _SCHEME.match(uri)
+    if scheme_match is None:
+        return Location(bucket=None, path=str(Path(uri).expanduser().absolute()))
+    scheme = scheme_match.group(1).lower()
     if scheme == "file":
         return _parse_file(uri)
     if scheme == "s3":
@@ -49,16 +49,16 @@ def parse(uri: str) -> Place:
     raise BadUri(f"scheme {scheme!r} is not supported; {_ACCEPTED}")
 
 
-def _parse_file(uri: str) -> Place:
+def _parse_file(uri: str) -> Location:
     parts = urlsplit(uri)
     if "?" in uri or "#" in uri:  # a URL ends its path there: /data/run#1 would be /data/run
         raise BadUri("'?' and '#' end the path of a file: URL; write %3F and %23, or omit file:")
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise BadUri(f"file: needs an absolute path on this machine (file:///path); {_ACCEPTED}")
-    return Place(bucket=None, path=str(Path(unquote(parts.path)).absolute()))
+    return Location(bucket=None, path=str(Path(unquote(parts.path)).absolute()))
 
 
-def _parse_s3(uri: str) -> Place:
+def _parse_s3(uri: str) -> Location:
     rest = uri[len("s3:") :]
     if not rest.startswith("//"):
         raise BadUri(f"s3: needs two slashes (s3://bucket/prefix); {_ACCEPTED}")
@@ -67,7 +67,7 @@ def _parse_s3(uri: str) -> Place:
         raise BadUri("credentials do not belong into a URI: use the AWS environment variables")
     if not _BUCKET.match(bucket):
         raise BadUri(f"{bucket!r} is not a bucket name; {_ACCEPTED}")
-    return Place(bucket=bucket, path=_clean_key(prefix))
+    return Location(bucket=bucket, path=_clean_key(prefix))
 
 
 def _clean_key(key: str) -> str:
@@ -78,13 +78,15 @@ def _clean_key(key: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """Append parts to a URI: join("s3://b/runs", "x", "manifest.json") ->
+    """Append parts to a location: join("s3://b/runs", "x", "manifest.json") ->
     "s3://b/runs/x/manifest.json"."""
-    place = parse(uri)
+    location = parse(uri)
     tail = _clean_key("/".join(parts))
-    head = place.path.rstrip("/") if place.bucket is None else place.path
+    head = location.path.rstrip("/") if location.bucket is None else location.path
     if not tail:
-        return str(place)
+        return str(location)
     return str(
-        Place(bucket=place.bucket, path=f"{head}/{tail}" if head or not place.bucket else tail)
+        Location(
+            bucket=location.bucket, path=f"{head}/{tail}" if head or not location.bucket else tail
+        )
     )

@@ -1,7 +1,7 @@
-"""What a study and a suite have in common: a command line, a plan, and where results go.
+"""Shared by studies and suites: options, the --plan table, and where results go.
 
-Both are many stages of one recipe in one run. Their tables and figures lie in the run's folder,
-beside the stages, and in MLflow as a run of their own.
+Both are many stages of one recipe in one run. Their tables and figures go to the run's folder,
+beside the stages, and to an MLflow run of their own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from pipelines.cli.options import Command, NoOptions, Options, check_run
 from pipelines.cli.place import CONFIG
 from pipelines.lineage.status import attempts_under, what_would_run
 from pipelines.planning.estimate import Estimate, check_sharing, estimate
-from pipelines.planning.hardware import default_kind, find_cluster
+from pipelines.planning.hardware import default_kind, find_node_kind
 from pipelines.planning.images import images_of
 from pipelines.recipes.stage import Recipe
 from pipelines.tracking.client import open_tracker
@@ -29,20 +29,21 @@ from storage.uri import join
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
-    """What `study.py` and `suite.py` take."""
+    """Options of `study.py` and `suite.py`."""
 
     run: str | None = None
-    """Name of the run that holds the stages."""
+    """Name of the run that holds the stages. Default: the name of the recipe."""
     config: Path = CONFIG
-    """Deployment settings."""
+    """YAML file with the deployment settings (--place.*)."""
     parallel: int | None = None
-    """Stages at once; on CPUs they share what one would have. Default: as many as fit."""
+    """Stages that train at the same time; on CPUs they share the cores. Default: as many as fit."""
     plan: bool = False
-    """Print the stages and what each takes, and stop; nothing is started."""
+    """Print the stages with the estimated time and cost of each, and exit."""
     on: str | None = None
-    """Kind of node that --plan counts with."""
+    """Kind of node for the estimates of --plan, as in plan.py --on. Default: this machine, or with
+    GPUs the nodes of cluster/aws.yaml."""
     out: Path | None = None
-    """Folder for a copy of the tables and figures."""
+    """Folder for another copy of the tables and figures."""
 
     def __post_init__(self) -> None:
         if self.run is not None:
@@ -50,7 +51,7 @@ class CampaignOptions:
 
 
 def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG) -> Command:
-    """The command that runs all stages of the recipe."""
+    """Make the command that runs all stages of the recipe."""
     options = Options(recipe=recipe.name, run=run, config=config)
     return Command(
         options=options, recipe=recipe, stages=recipe.stages, place=place, own=NoOptions()
@@ -58,51 +59,52 @@ def command_of(recipe: Recipe, run: str, place: Place, *, config: Path = CONFIG)
 
 
 def print_plan(command: Command, on: str | None) -> None:
-    """A line a stage: what it takes, and whether it is committed; then the sum of the rest."""
-    kind = on or default_kind(command.options.config)
-    cluster, place = find_cluster(kind), command.place
-    check_sharing(command.stages, place, cluster)
-    estimates = [estimate(one, place, cluster, images_of(one, place)) for one in command.stages]
-    found = attempts_under(place.storage_root, run=command.options.run)
-    states = {one.stage: one.state for one in what_would_run(command, found)}
+    """Print a row per stage with its estimate and state, and the sum of what is left to run."""
+    kind_name = on or default_kind(command.options.config)
+    kind, place = find_node_kind(kind_name), command.place
+    check_sharing(command.stages, place, kind)
+    estimates = [estimate(stage, place, kind, images_of(stage, place)) for stage in command.stages]
+    attempts = attempts_under(place.storage_root, run=command.options.run)
+    states = {verdict.stage: verdict.state for verdict in what_would_run(command, attempts)}
     table = Table(
-        title=f"{command.options.recipe}, run {command.options.run}, on {kind}",
+        title=f"{command.options.recipe}, run {command.options.run}, on {kind_name}",
         title_justify="left",
     )
     table.add_column("stage", no_wrap=True)
     for heading in ("parameters", "images", "exaFLOP", "time", "cost, $"):
         table.add_column(heading, justify="right")
     table.add_column("state")
-    for stage, one in zip(command.stages, estimates, strict=True):
+    for stage, expected in zip(command.stages, estimates, strict=True):
         images = stage.steps * stage.global_batch
-        table.add_row(one.stage, *_figures(one, images), states[one.stage])
+        table.add_row(stage.name, *_figures(expected, images), states[stage.name])
     console = console_for_tables()
     console.print(table)
-    left = [one for one in estimates if states[one.stage] != "committed"]
+    left = [entry for entry in estimates if states[entry.stage] != "committed"]
     console.print(
-        f"{len(left)} of {len(estimates)} stages to run: {sum(one.exaflops for one in left):,.4g}"
-        f" exaFLOP, {days_or_clock(sum(one.days for one in left))} one after the other,"
-        f" ${sum(one.dollars for one in left):,.0f}; peak x {cluster.mfu:.0%}, starting up and"
+        f"{len(left)} of {len(estimates)} stages to run:"
+        f" {sum(entry.exaflops for entry in left):,.4g} exaFLOP,"
+        f" {days_or_clock(sum(entry.days for entry in left))} one after the other,"
+        f" ${sum(entry.dollars for entry in left):,.0f}; peak x {kind.mfu:.0%}, starting up and"
         " few-shot evaluation not counted",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _figures(one: Estimate, images: int) -> tuple[str, ...]:
-    flops = f"{one.exaflops:,.3g}"
+def _figures(stage: Estimate, images: int) -> tuple[str, ...]:
+    flops = f"{stage.exaflops:,.3g}"
     return (
-        f"{one.parameters:,}",
+        f"{stage.parameters:,}",
         f"{images:,}",
         flops,
-        days_or_clock(one.days),
-        f"{one.dollars:,.0f}",
+        days_or_clock(stage.days),
+        f"{stage.dollars:,.0f}",
     )
 
 
 @contextmanager
 def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
-    """The MLflow run of the study or suite; with it the run exists that holds the stages."""
+    """Open the MLflow run of the study or suite; this also creates the parent run of the stages."""
     tracker = open_tracker(
         client,
         experiment=command.options.recipe,
@@ -119,13 +121,13 @@ def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
 def publish(
     command: Command, tracker: Tracker, files: Mapping[str, bytes], out: Path | None
 ) -> str:
-    """Write the files into the run's folder, to MLflow, and to `out`; return where they lie."""
-    place = join(command.place.storage_root, command.options.run)
-    store = open_store(place)
+    """Write the files to the run's folder, MLflow, and `out` if given; return the run's folder."""
+    folder = join(command.place.storage_root, command.options.run)
+    store = open_store(folder)
     for name, data in files.items():
         store.write(name, data)
         tracker.log_file(name, data)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(data)
-    return place
+    return folder

@@ -1,1 +1,1 @@
-"""Does this deployment work? `doctor.py`, and the proof that worker counts change no batch."""
+"""Check a deployment: `doctor.py`, and `verify_order.py`, which compares worker counts."""

@@ -1,6 +1,8 @@
-"""`pipelines/doctor.py`: a line a check, before a job is submitted; all at once, in bounded time.
+"""`pipelines/doctor.py`: check a deployment before submitting a job, with one line per check.
 
-0  nothing failed        1  something did        2  the command line is wrong
+All checks run at once, in bounded time. Exit codes:
+
+0  no check failed        1  a check failed        2  the command line is wrong
 """
 
 import sys
@@ -33,11 +35,11 @@ MACHINE: tuple[Check, ...] = (
     check_memory,
 )
 SECONDS = 30.0
-"""All checks together take no longer; one that does has failed."""
+"""Time limit of all checks together; a check that takes longer has failed."""
 
 
 def main(description: str) -> NoReturn:
-    """Check everything and exit."""
+    """Run all checks, print the findings and exit."""
     with errors_as_exits():
         command = read_command(sys.argv[1:], prog=program_name(), description=description)
     began = time.monotonic()
@@ -53,34 +55,34 @@ def main(description: str) -> NoReturn:
 
 @dataclass
 class _Running:
-    """A check under way."""
+    """A check that is running."""
 
     check: Check
-    found: Finding | None = None
+    finding: Finding | None = None
 
     @property
     def name(self) -> str:
-        """As the check itself calls what it finds."""
+        """Name of the check, as in its findings."""
         name = self.check.__name__.removeprefix("check_")
         return {"ray": "Ray", "mlflow": "MLflow"}.get(name, name)
 
     def run(self, command: Command) -> None:
         try:
-            self.found = self.check(command)
-        except Exception as error:  # a check that breaks has found something, and the rest go on
-            self.found = fail(self.name, f"{type(error).__name__}: {error}")
+            self.finding = self.check(command)
+        except Exception as error:  # a check that raises has failed; the others continue
+            self.finding = fail(self.name, f"{type(error).__name__}: {error}")
 
 
 def examine(command: Command, checks: Sequence[Check], *, seconds: float) -> list[Finding]:
-    """Run all checks side by side; the findings in the order of the checks."""
+    """Run all checks in parallel; return the findings in the order of the checks."""
     running = [_Running(check) for check in checks]
     threads = [
-        threading.Thread(target=one.run, args=(command,), daemon=True)  # may be left hanging
-        for one in running
+        threading.Thread(target=task.run, args=(command,), daemon=True)  # may be left hanging
+        for task in running
     ]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [one.found or fail(one.name, f"no answer within {seconds:g} s") for one in running]
+    return [task.finding or fail(task.name, f"no answer within {seconds:g} s") for task in running]

@@ -1,4 +1,4 @@
-"""What a check of `pipelines/doctor.py` found, in one line that holds no credentials."""
+"""The finding of a check of `pipelines/doctor.py`: one line, without credentials."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,22 +13,22 @@ class Finding:
     name: str
     status: Literal["ok", "warn", "FAIL"]
     text: str
-    """What was found; where something is wrong, what to do."""
+    """What was found, and if something is wrong, what to do."""
 
     def __str__(self) -> str:
         return f"{self.status:<4}  {self.name:<12} {scrub(self.text)}"
 
 
 def ok(name: str, text: str) -> Finding:
-    """All is well."""
+    """Report that a check passed."""
     return Finding(name, "ok", text)
 
 
 def warn(name: str, text: str) -> Finding:
-    """It will run, and not as it should."""
+    """Report that training will run, but not as it should."""
     return Finding(name, "warn", text)
 
 
 def fail(name: str, text: str) -> Finding:
-    """It will not run."""
+    """Report that training will not run."""
     return Finding(name, "FAIL", text)

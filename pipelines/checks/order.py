@@ -1,10 +1,10 @@
-"""`pipelines/verify_order.py`: the same global batches for every worker count, killed or not.
+"""`pipelines/verify_order.py`: check that every worker count gives the same batches, kills or not.
 
-Ranks are real processes that are fed as training workers are (`OrderedDataConfig`, the newest
-resume state as cursor), without a model. In a run with kills a rank is killed, now and then with a
-process that decodes; the whole group goes, and another of another size continues from the last
-cursor. Of each step the names of its samples and the checksums of its pixels are kept. Compared are
-the digests of all global batches in order; that an epoch holds each sample once is counted.
+Ranks are real processes that read data as training workers do (`OrderedDataConfig`, with the newest
+resume state as cursor), but without a model. In a test with kills, a rank is killed, sometimes with
+a decoding process. The whole group then ends, and a group of another size continues from the last
+cursor. Each step records the names of its samples and the checksums of its pixels. The digests of
+all global batches are compared in order, and each epoch must contain every sample exactly once.
 """
 
 import sys
@@ -38,29 +38,29 @@ from storage.uri import join
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is proven."""
+    """Options of `verify_order.py`."""
 
     recipe: str = "digits"
-    """Recipe whose data, batch, seed and crop are used."""
+    """Recipe that gives data, global batch, seed and crop."""
     stage: str | None = None
-    """Its stage; default: the first."""
+    """Stage of the recipe. Default: the first."""
     dataset: str | None = None
-    """Another place of the dataset: a directory or s3://bucket/prefix."""
+    """The packed dataset: a directory or s3://bucket/prefix. Default: that of the stage."""
     config: Path = CONFIG
-    """Deployment settings."""
+    """YAML file with the deployment settings (--place.*)."""
     steps: int | None = None
-    """Steps to read; default: two epochs, 200 at most."""
+    """Steps to read. Default: two epochs, but at most 200 steps."""
     workers: tuple[int, ...] = (1, 2, 4)
-    """Worker counts; each must divide the global batch."""
+    """Worker counts to compare; each must divide the global batch."""
     kills: int = 3
-    """Kills in each of the killed runs."""
+    """Number of kills in each test with kills."""
     seed: int = 0
-    """Chooses who is killed, and when."""
+    """Seed that chooses which process is killed, and when."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run saw, as digests."""
+    """Digests of the batches that one test saw."""
 
     workers: str
     kills: int
@@ -68,11 +68,11 @@ class Outcome:
     keys: str
     pixels: str
     once: str
-    """How often each sample came up in a whole epoch: `yes` for exactly once."""
+    """`yes` if every complete epoch had each sample exactly once; else how not."""
 
 
 def main(description: str) -> NoReturn:
-    """Prove it, print the table; exit 0 if all runs agree, 1 if not, 2 for a mistake."""
+    """Compare, print a table; exit 0 if all tests agree, 1 if not, 2 for a wrong option."""
     with errors_as_exits():
         settings, place = read_options(
             Settings, sys.argv[1:], prog=program_name(), description=description
@@ -83,7 +83,7 @@ def main(description: str) -> NoReturn:
 
 
 def prove(settings: Settings, place: Place) -> list[Outcome]:
-    """Every worker count unbroken, then one run with kills that begins with each of them."""
+    """Test each worker count, once without kills and once with kills, starting at that count."""
     recipe = find_recipe(settings.recipe)
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
     uri = init_place(settings.dataset) or join(place.data_root, stage.data.dataset)
@@ -92,14 +92,19 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
         if workers < 1 or stage.global_batch % workers:
             raise Mistake(
                 f"--workers {workers}: the global batch {stage.global_batch} of stage {stage.name}"
-                " does not divide by it"
+                " is not divisible by it"
             )
     spec = train_spec(stage, uri)
     order = order_of(spec)
     steps = settings.steps or min(2 * steps_per_epoch(order), 200)
     if steps < 1 or settings.kills < 0 or settings.kills >= steps:
-        raise Mistake(f"wanted at least 1 step and fewer kills than steps, found {steps} steps")
-    optim = replace(stage.optim, warmup_steps=0, cooldown_steps=0)  # would not fit few steps
+        raise Mistake(
+            f"--steps, --kills: wanted at least 1 step and fewer kills than steps,"
+            f" found {steps} steps and {settings.kills} kills"
+        )
+    optim = replace(
+        stage.optim, warmup_steps=0, cooldown_steps=0
+    )  # could be longer than the few steps read here
     reading = Reading(replace(stage, steps=steps, optim=optim), place, uri, attempt)
     outcomes: list[Outcome] = []
     print(f"{stage.name} of {settings.recipe}: {steps} steps; Ray reports the kills below")
@@ -111,7 +116,7 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
                 try:
                     history = follow(reading, sizes, killing)
                 finally:
-                    drop_states(attempt)  # nothing else is ever written there
+                    drop_states(attempt)  # only resume states are written there
                 name = "-".join(map(str, sizes))
                 outcomes.append(summarize(name, history, spec, order))
                 print(f"{name} workers: {steps} steps, {history.kills} kills", flush=True)
@@ -119,7 +124,7 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
 
 
 def summarize(workers: str, history: History, spec: StreamSpec, order: OrderSpec) -> Outcome:
-    """Digests of what a run saw."""
+    """Compute the digests of a test."""
     index = load_index(load_dataset(spec.dataset), spec.split)
     keys, pixels = sha256(), sha256()
     for step in history.steps:
@@ -138,7 +143,7 @@ def summarize(workers: str, history: History, spec: StreamSpec, order: OrderSpec
 
 
 def exactly_once(history: History, order: OrderSpec) -> str:
-    """`yes` if every epoch that was read whole holds each of its samples once; else how not."""
+    """Return `yes` if every complete epoch has each sample exactly once; else say how not."""
     positions = np.concatenate([step.positions for step in history.steps])
     epochs = np.concatenate([step.epochs for step in history.steps])
     for epoch in np.unique(epochs):
@@ -146,14 +151,16 @@ def exactly_once(history: History, order: OrderSpec) -> str:
         twice = len(seen) - len(np.unique(seen))
         if twice:
             return f"no: epoch {epoch} has {twice} twice"
-    whole = order.samples if order.tail == "carry" else steps_per_epoch(order) * order.global_batch
+    samples_per_epoch = (
+        order.samples if order.tail == "carry" else steps_per_epoch(order) * order.global_batch
+    )
     last = int(epochs.max())
-    short = [epoch for epoch in range(last) if (epochs == epoch).sum() != whole]
-    return f"no: epoch {short[0]} is not whole" if short else "yes"
+    short = [epoch for epoch in range(last) if (epochs == epoch).sum() != samples_per_epoch]
+    return f"no: epoch {short[0]} is not complete" if short else "yes"
 
 
 def print_table(runs: list[Outcome]) -> bool:
-    """The runs; whether all of them saw the same, each sample once."""
+    """Print the tests; return whether all saw the same batches, each sample once per epoch."""
     first = runs[0]
     table = Table(title="global batches", title_justify="left")
     for heading in ("workers", "kills", "samples", "keys", "pixels", "once", "equal"):
@@ -167,5 +174,5 @@ def print_table(runs: list[Outcome]) -> bool:
             "yes" if same else "NO",
         )
     Console(soft_wrap=True).print(table)
-    print("every run saw the same batches" if equal else "the runs DIFFER")
+    print("every worker count saw the same batches" if equal else "the batches DIFFER")
     return equal

@@ -1,4 +1,4 @@
-"""Groups of ranks that read a stage's stream, are killed, and go on at the last cursor."""
+"""Groups of ranks that read a stage's stream, are killed, and continue from the last cursor."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass
 class History:
-    """The steps that survived: what came after the last cursor is forgotten at a kill."""
+    """The steps that were read; a kill drops those after the last cursor."""
 
     steps: list[Step] = field(default_factory=list)
     kills: int = 0
@@ -42,14 +42,14 @@ class History:
 
 @dataclass(frozen=True)
 class Killing:
-    """How often, and a seed for when and whom."""
+    """Number of kills, and the seed that chooses when and which process."""
 
     kills: int
     seed: int
 
 
 class Rank:
-    """One rank: reads its batches as a training worker would, a few steps ahead of the driver."""
+    """One rank, which reads its batches as a training worker does, a few steps ahead."""
 
     def __init__(self, iterator: Any, rows: int) -> None:
         self._batches = iter(
@@ -57,7 +57,7 @@ class Rank:
         )
 
     def read(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-        """(step, epochs [b], positions [b], checksums [b]) of the next batch."""
+        """Return (step, epochs [b], positions [b], checksums [b]) of the next batch."""
         batch = next(self._batches)
         (step,) = set(batch["step"].tolist())
         checksums = np.array([zlib.crc32(image.tobytes()) for image in batch["image"]], np.uint32)
@@ -66,7 +66,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the groups read, and where they keep their cursor."""
+    """What the groups read, and where their cursor is kept."""
 
     stage: Stage
     place: Place
@@ -92,7 +92,7 @@ def follow(reading: Reading, sizes: tuple[int, ...], killing: Killing | None) ->
 def _group(
     reading: Reading, size: int, history: History, until: int | None, random: np.random.Generator
 ) -> None:
-    """One worker group: to the end, or to the step that it is killed at."""
+    """Run one worker group to the end, or to the step at which it is killed."""
     config = OrderedDataConfig(
         reading.stage,
         reading.place,
@@ -112,9 +112,9 @@ def _group(
                     ray.get(waiting, timeout=_STALL_SECONDS)
                 return
             parts = ray.get(waiting, timeout=_STALL_SECONDS)
-            found = {part[0] for part in parts}
-            if found != {len(history.steps)}:
-                raise RuntimeError(f"step {len(history.steps)} was fed as {sorted(found)}")
+            numbers = {part[0] for part in parts}
+            if numbers != {len(history.steps)}:
+                raise RuntimeError(f"step {len(history.steps)} was fed as {sorted(numbers)}")
             _, *columns = zip(*parts, strict=True)
             history.steps.append(Step(*map(np.concatenate, columns)))
             done = len(history.steps)
@@ -126,7 +126,7 @@ def _group(
 
 
 def _kill(ranks: list[Any], random: np.random.Generator) -> None:
-    """SIGKILL for one rank in the middle of its step; every other time for a decoder as well."""
+    """Kill one rank in the middle of its step; half of the time a decoding process as well."""
     if random.random() < 0.5:
         decoders = _decoders()
         if decoders:
@@ -137,7 +137,7 @@ def _kill(ranks: list[Any], random: np.random.Generator) -> None:
 
 
 def _decoders() -> list[int]:
-    """Process ids of the decoding tasks of a Ray that this process started."""
+    """Return process ids of the decoding tasks of the local Ray."""
     children = psutil.Process().children(recursive=True)
     names = [(child.pid, _title(child)) for child in children]
     return [pid for pid, name in names if name.startswith("ray::") and "_blocks" in name]

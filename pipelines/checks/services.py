@@ -1,4 +1,4 @@
-"""Checks of what a run talks to: Ray, storage and its clock, MLflow, the data."""
+"""Checks of the services a run uses: Ray, storage and its clock, MLflow, the data."""
 
 import json
 import os
@@ -35,8 +35,8 @@ from storage.store import ONE_WRITER, ObjectStore
 from storage.uri import join, parse
 
 RAY_SECONDS = 25.0
-_WARN_SKEW_SECONDS, _MOST_SKEW_SECONDS = 60.0, 900.0  # S3 refuses a request 15 minutes off
-# Connects as a run does, token and all, in a process that can be given up.
+_WARN_SKEW_SECONDS, _MOST_SKEW_SECONDS = 60.0, 900.0  # S3 refuses requests that are 15 minutes off
+# Connects like a training script, with token, in a process that can be abandoned.
 _CONNECT = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -51,7 +51,7 @@ print("resources {}")
 
 
 def check_ray(command: Command) -> Finding:
-    """Whether the cluster of RAY_ADDRESS answers, takes our token and has room."""
+    """Check that the cluster of RAY_ADDRESS answers, accepts the token and has room."""
     name, address = "Ray", os.environ.get("RAY_ADDRESS", "").strip()
     jobs = address.startswith(("http://", "https://"))
     variables: dict[str, str] = {}
@@ -73,11 +73,13 @@ def check_ray(command: Command) -> Finding:
             env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | variables,
         )
     except subprocess.TimeoutExpired:
-        return fail(name, f"{address} took no driver within {RAY_SECONDS:g} s - see `ray status`")
+        return fail(
+            name, f"{address} accepted no driver within {RAY_SECONDS:g} s - see `ray status`"
+        )
     answers = [line for line in done.stdout.splitlines() if line.startswith("resources ")]
     if done.returncode or not answers:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        text = scrub(said[-1])[:300]
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        text = scrub(lines[-1])[:300]
         token = any(word in done.stderr.lower() for word in ("authenticat", "token", "401"))
         do = (
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
@@ -86,27 +88,29 @@ def check_ray(command: Command) -> Finding:
         )
         return fail(name, f"{address} refuses: {text} - {do}")
     if script == _ASK_JOBS:
-        return ok(name, f"the job server at {address} answers and takes the token")
+        return ok(name, f"the job server at {address} answers and accepts the token")
     resources = json.loads(answers[0].removeprefix("resources "))
-    return _room(command, resources, f"{address} answers and takes the token")
+    return _room(command, resources, f"{address} answers and accepts the token")
 
 
 def _own_ray(command: Command) -> Finding:
-    """Whether a script can start a Ray of its own here."""
+    """Check that a script can start a local Ray."""
     folder = ray_folder_of_environment()
     try:
         used = ray_folder(quiet=True)
     except BadPlace as error:
         return fail("Ray", str(error))
     cpus = float(os.cpu_count() or 1)
-    found = _room(command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: own Ray")
-    if found.status == "ok" and used != str(folder):
-        return warn("Ray", f"{trouble(folder)}, so its files go to {used}; {found.text}")
-    return found
+    finding = _room(
+        command, {"CPU": cpus, "GPU": float("inf")}, "RAY_ADDRESS is not set: local Ray"
+    )
+    if finding.status == "ok" and used != str(folder):
+        return warn("Ray", f"{trouble(folder)}, so its files go to {used}; {finding.text}")
+    return finding
 
 
 def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
-    """Whether the fewest workers and a decoding task fit."""
+    """Check that the minimum of workers and a decoding task fit."""
     name, place = "Ray", command.place
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     shown = f"{text}, {cpus:g} CPUs" + (f", {gpus:g} GPUs" if 0 < gpus < float("inf") else "")
@@ -130,7 +134,7 @@ def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
 
 
 def check_storage(command: Command) -> Finding:
-    """Put, get, list, conditional put and delete under the storage root."""
+    """Check put, get, list, conditional put and delete under the storage root."""
     name, root = "storage", command.place.storage_root
     store = impatient_store(root)
     key = f".doctor-{secrets.token_hex(8)}"
@@ -141,17 +145,17 @@ def check_storage(command: Command) -> Finding:
         try:
             doing = "a read"
             if store.read(key) != first:
-                return fail(name, f"{root} gave back other bytes than were written")
+                return fail(name, f"{root} returned other bytes than were written")
             doing = "a listing"
             if isinstance(store, S3Store) and key not in store.list(key):
-                return fail(name, f"{root} does not list what was written - it needs s3:ListBucket")
+                return fail(name, f"{root} does not list what was written - grant s3:ListBucket")
             doing = "a conditional write"
             try:
                 store.write(key, second, if_absent=True)
                 return fail(
                     name,
-                    f"{root} overwrites in spite of If-None-Match: two writers of one manifest"
-                    f" would not notice each other - take a server with conditional writes, or"
+                    f"{root} ignores If-None-Match: two writers of one manifest would not notice"
+                    f" each other - use a server with conditional writes, or"
                     f" {ONE_WRITER}",
                 )
             except ObjectExists:
@@ -164,17 +168,17 @@ def check_storage(command: Command) -> Finding:
 
 
 def impatient_store(uri: str) -> ObjectStore:
-    """The store at a place, giving up soon."""
-    place = parse(uri)
-    if place.bucket is None:
-        return LocalStore(place.path)
+    """Open the store at a URI, with short timeouts."""
+    location = parse(uri)
+    if location.bucket is None:
+        return LocalStore(location.path)
     return S3Store(
-        place.bucket, place.path, request_attempts=2, connect_seconds=2.0, read_seconds=5.0
+        location.bucket, location.path, request_attempts=2, connect_seconds=2.0, read_seconds=5.0
     )
 
 
 def check_clock(command: Command) -> Finding:
-    """This machine's clock against the S3 server's: signatures carry the time."""
+    """Compare this machine's clock with the S3 server's, because signatures contain the time."""
     name = "clock"
     if not any(_on_s3(command.place)):
         return ok(name, "storage is local: nothing to compare with")
@@ -182,12 +186,12 @@ def check_clock(command: Command) -> Finding:
     try:
         with urllib.request.urlopen(endpoint, timeout=5) as reply:  # noqa: S310  # boto3's own URL
             date = reply.headers["Date"]
-    except urllib.error.HTTPError as refused:  # any answer has the time
+    except urllib.error.HTTPError as refused:  # every response has the date
         date = refused.headers["Date"]
     except OSError as error:
         return fail(name, f"{endpoint} does not answer ({error}) - see AWS_ENDPOINT_URL")
     if not date:
-        return warn(name, f"{endpoint} does not say what time it is")
+        return warn(name, f"{endpoint} sends no Date header")
     skew = time.time() - parsedate_to_datetime(date).timestamp()
     text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the storage's"
     if abs(skew) >= _MOST_SKEW_SECONDS:
@@ -202,7 +206,7 @@ def _on_s3(place: Place) -> list[bool]:
 
 
 def check_mlflow(command: Command) -> Finding:
-    """Whether the tracking server or database answers and lets us write."""
+    """Check that the tracking server or database answers and accepts writes."""
     name, uri = "MLflow", command.place.mlflow_uri
     if uri.startswith(SQLITE):
         path = Path(uri.removeprefix(SQLITE))
@@ -210,7 +214,7 @@ def check_mlflow(command: Command) -> Finding:
         if trouble is not None:
             return fail(name, trouble)
         if not path.exists():
-            return ok(name, f"{path} will be made by the first run")
+            return ok(name, f"{path} will be created by the first run")
     try:
         client = open_client(uri, experiment=command.options.recipe)
     except TrackingUnavailable as error:
@@ -218,44 +222,47 @@ def check_mlflow(command: Command) -> Finding:
     recipe = command.options.recipe
     experiment = client.get_experiment_by_name(recipe)
     if experiment is None:
-        return ok(name, f"{uri} answers; experiment {recipe!r} will be made by the first run")
-    try:  # a tag of ours: writes, and changes nothing that anybody reads
+        return ok(name, f"{uri} answers; experiment {recipe!r} will be created by the first run")
+    try:  # writing this tag changes nothing that anybody reads
         client.set_experiment_tag(experiment.experiment_id, "vit.doctor", str(int(time.time())))
     except Exception as error:  # MLflow's own, requests' and SQLAlchemy's
         text = scrub(error)[:200]
-        return fail(name, f"{uri} answers, but refuses a write: {text} - ask for EDIT on {recipe}")
-    return ok(name, f"{uri} answers and takes writes")
+        return fail(
+            name,
+            f"{uri} answers, but refuses a write: {text} - ask for EDIT permission on {recipe}",
+        )
+    return ok(name, f"{uri} answers and accepts writes")
 
 
 def check_data(command: Command) -> Finding:
-    """Each stage's dataset: there, whole, of the right classes, filling its batches."""
-    name, said = "data", []
+    """Check each stage's dataset: present, complete, with the right classes and enough images."""
+    name, lines = "data", []
     for stage in command.stages:
         try:
-            # `init` is read when the stage starts: it may be gigabytes
+            # skips `init`, which may be gigabytes and is read when the stage starts
             checked = check_stage(replace(stage, init=None), command.place)
         except (*MISTAKES, StorageError) as error:
             return fail(name, f"stage {stage.name}: {error}")
         shards = checked.dataset.shards(stage.data.train_split)
         most = checked.counts[-1]
         line = f"{checked.dataset.uri}: {len(shards)} shards for {most} workers"
-        said.append(line)
-    # Workers take ranges of samples, not whole shards: any number of either will do.
-    return ok(name, "; ".join(dict.fromkeys(said)) + " (read by ranges)")
+        lines.append(line)
+    # Workers read ranges of samples, not whole shards, so any number of shards will do.
+    return ok(name, "; ".join(dict.fromkeys(lines)) + " (read by ranges)")
 
 
 def check_init(command: Command) -> Finding:
-    """Whether the checkpoint that a stage starts from lies there."""
-    name, said = "init", []
+    """Check that the checkpoint a stage starts from exists."""
+    name, checkpoints = "init", []
     for stage in command.stages:
         if stage.init is None:
             continue
         local = "://" not in stage.init
-        found = Path(stage.init).exists() if local else _lies_at(stage.init)
-        if not found:
-            return fail(name, f"stage {stage.name}: nothing lies at {stage.init}")
-        said.append(stage.init)
-    return ok(name, ", ".join(said) or "no stage starts from a checkpoint")
+        exists = Path(stage.init).exists() if local else _lies_at(stage.init)
+        if not exists:
+            return fail(name, f"stage {stage.name}: init {stage.init} does not exist")
+        checkpoints.append(stage.init)
+    return ok(name, ", ".join(checkpoints) or "no stage starts from a checkpoint")
 
 
 def _lies_at(uri: str) -> bool:

@@ -1,1 +1,1 @@
-"""A script and its reader: options, the place, exit codes, what a terminal shows."""
+"""What every script shares: options, deployment settings, exit codes, terminal output, Ray."""

@@ -1,4 +1,4 @@
-"""What a person reads in a terminal or in a log: tables and times."""
+"""Tables and times, formatted for a terminal or a log."""
 
 from rich.console import Console
 
@@ -6,18 +6,18 @@ LOG_COLUMNS = 140
 
 
 def console_for_tables() -> Console:
-    """The terminal; or, for a log, which has no width, `LOG_COLUMNS` without colours."""
+    """Return a console: the terminal's, or for a log `LOG_COLUMNS` wide and without colours."""
     console = Console()
     return console if console.is_terminal else Console(width=LOG_COLUMNS, no_color=True)
 
 
 def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
+    """Format seconds as `1:02:03` or `2:03`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def days_or_clock(days: float) -> str:
-    """`3.5 days`, or below a day `1:02:03`."""
+    """Format days as `3.5 days`, or as `1:02:03` below one day."""
     return f"{days:,.3g} days" if days >= 1 else clock(days * 86400)

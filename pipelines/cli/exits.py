@@ -1,11 +1,11 @@
 """How an entry script ends: its exit code, and one line on stderr for what went wrong.
 
-0  done, or was done already
-1  the world failed (storage, cluster, tracking) after retries; or a fault of this code, whose
-   traceback is in a file that the line names
-2  a mistake of the user's: one line on stderr, nothing was trained
+0    finished, or was finished already
+1    storage, cluster or tracking failed after retries; or a bug in this code, whose traceback is in
+     a file that the error line names
+2    a configuration error: one line on stderr, nothing was trained
 130  stopped by Ctrl-C or SIGTERM (`ray job stop`)
-141  whoever read the output went away (`... | head`): nothing is said
+141  the reader of stdout closed it (`... | head`): nothing is printed
 """
 
 import atexit
@@ -25,15 +25,18 @@ from storage.errors import StorageError, Unavailable
 
 
 class Failed(Exception):
-    """The work ended without its result; the message is one line."""
+    """The work ended without a result. The message is one line."""
 
 
 @contextmanager
 def errors_as_exits(*, stopped: str = "stopped") -> Iterator[None]:
-    """Turn what the block raises into an exit; `stopped` is said at Ctrl-C.
+    """Turn exceptions of the block into an exit code and one line on stderr.
+
+    Args:
+        stopped: the line to print at Ctrl-C.
 
     Raises:
-        SystemExit: with the code above.
+        SystemExit: with one of the codes listed at the top of this file.
     """
     atexit.register(leave_closed_output)
     try:
@@ -46,7 +49,7 @@ def errors_as_exits(*, stopped: str = "stopped") -> Iterator[None]:
     except KeyboardInterrupt:
         _die(130, stopped)
     except BrokenPipeError as error:
-        if not leave_closed_output():  # of a connection, not of our output
+        if not leave_closed_output():  # a network connection broke, not stdout
             _die(1, _fault(error))
         sys.exit(141)
     except Exception as error:
@@ -54,7 +57,7 @@ def errors_as_exits(*, stopped: str = "stopped") -> Iterator[None]:
 
 
 def stop_at_sigterm() -> None:
-    """Let SIGTERM (`ray job stop`) end this process as Ctrl-C does."""
+    """Make SIGTERM (`ray job stop`) end this process like Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 
@@ -63,12 +66,12 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 
 def unwrapped(error: object) -> str:
-    """A message without its line breaks."""
+    """Return a message as one line."""
     return " ".join(str(error).split())
 
 
 def leave_closed_output() -> bool:
-    """Send what is still printed nowhere, if nobody reads stdout any more; return whether so."""
+    """If the reader of stdout is gone, discard further output. Return whether it is gone."""
     try:
         file = sys.stdout.fileno()
         poll = select.poll()
@@ -76,24 +79,24 @@ def leave_closed_output() -> bool:
         if not any(event & select.POLLERR for _, event in poll.poll(0)):
             return False
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file)  # what Python flushes at its end goes there, too
+        os.dup2(nowhere, file)  # also discards what Python flushes at exit
         os.close(nowhere)
-    except (OSError, ValueError):  # no stdout, or one without a file, as in tests
+    except (OSError, ValueError):  # no stdout, or one without a file descriptor, as in tests
         return False
     return True
 
 
 def _fault(error: Exception) -> str:
-    """The line for an error that nobody foresaw; its traceback goes into a file."""
+    """Write the traceback of an unexpected error to a file; return the line that names the file."""
     text = "".join(traceback.format_exception(error))
     what = f"{type(error).__name__}: {unwrapped(error)}"[:300]
     try:
         file, path = tempfile.mkstemp(prefix="vit-on-ray-error-", suffix=".log")
         with open(file, "w", encoding="utf-8", errors="replace") as log:
             log.write("\n".join(scrub(line, keep_spaces=True) for line in text.splitlines()) + "\n")
-    except OSError:  # a full disk: the terminal is what is left
-        return f"{text}error: {what} - not foreseen, please report it"
-    return f"error: {scrub(what)} - not foreseen; please report it, the traceback is in {path}"
+    except OSError:  # the disk is full: print the traceback instead
+        return f"{text}error: {what} - this is a bug, please report it"
+    return f"error: {scrub(what)} - this is a bug, please report it with the traceback in {path}"
 
 
 def _die(code: int, text: str) -> NoReturn:

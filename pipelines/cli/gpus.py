@@ -1,4 +1,4 @@
-"""Settles `workers.gpus: null` after Ray is connected: only the cluster knows its GPUs."""
+"""Decide `workers.gpus: null` once Ray is connected, when the cluster's GPUs are known."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -12,7 +12,7 @@ Own = TypeVar("Own")
 
 
 def with_gpus_settled(command: Command[Own]) -> Command[Own]:
-    """The command with `workers.gpus` as the connected cluster has them.
+    """Return the command with `workers.gpus` decided from the connected cluster.
 
     Prints a note if GPUs stay idle.
     """

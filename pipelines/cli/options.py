@@ -1,6 +1,6 @@
-"""The command line, made from the dataclasses by tyro: typed overrides, --help, one-line errors.
+"""Command lines that tyro makes from dataclasses: typed overrides, --help, one-line errors.
 
-Read twice: `--recipe` and `--config` first, because they decide the defaults of all the others.
+Arguments are read twice: first `--recipe` and `--config`, which decide the defaults of the others.
 """
 
 import argparse
@@ -28,20 +28,20 @@ Own = TypeVar("Own")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every entry script takes."""
+    """Options of every script that works on a recipe."""
 
     recipe: str
-    """Recipe: the stages and their science."""
+    """Recipe to run: its stages, with model, data, loss and optimizer of each."""
     run: str
-    """Name of the run; its stages find each other under <storage_root>/<run>."""
+    """Name of the run. Results go to <storage_root>/<run>; stages find their parents there."""
     config: Path = CONFIG
-    """Deployment settings."""
+    """YAML file with the deployment settings (--place.*)."""
     print_config: bool = False
-    """Print the resolved configuration and stop."""
+    """Print the resolved configuration as YAML and exit."""
     force: bool = False
-    """Train although it is committed already: a new attempt beside the old one."""
+    """Run again although the result is committed: make a new attempt and keep the old one."""
     parent: str | None = None
-    """Fingerprint of the parent to start from, where the run holds several."""
+    """Fingerprint or name of the parent attempt to start from, if the run has several."""
 
     def __post_init__(self) -> None:
         check_run(self.run)
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
-    """For a script that has no options of its own."""
+    """No options of its own, for scripts that need none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,16 @@ class Command(Generic[Own]):
 
     options: Options
     recipe: Recipe
-    """The recipe with the overrides in it."""
+    """The recipe, overrides applied."""
     stages: tuple[Stage, ...]
-    """What to run: one stage, or all of the recipe's."""
+    """Stages to run: one of the recipe's, or all."""
     place: Place
-    """The deployment, its roots absolute."""
+    """Deployment settings, with absolute roots."""
     own: Own
-    """What this script takes besides."""
+    """The script's own options."""
 
     def as_yaml(self) -> str:
-        """The resolved whole, for --print-config."""
+        """Return the resolved configuration, for --print-config."""
         shown = {
             "recipe": self.options.recipe,
             "run": self.options.run,
@@ -103,9 +103,10 @@ def read_command(
         argv: arguments without the script's name.
         prog: name of the script.
         description: for --help.
-        own: the script's own options, a dataclass with their defaults.
+        own: the script's own options: a dataclass instance that holds their defaults.
         stage_name: the one stage it works on, overridden by `--stage.FIELD`; None for all stages of
-            the recipe, each overridden by `--NAME.FIELD`. The deployment is `--place.FIELD`.
+            the recipe, each overridden by `--NAME.FIELD`. Deployment settings are overridden by
+            `--place.FIELD`.
 
     Raises:
         Mistake: one line for whatever is wrong with the arguments.
@@ -120,10 +121,16 @@ def read_command(
         else {"stage": recipe.stage(stage_name)}
     )
     members = [
-        (name, Annotated[Stage, tyro.conf.arg(help=f"The science of stage {stage.name!r}.")])
+        (
+            name,
+            Annotated[
+                Stage,
+                tyro.conf.arg(help=f"Model, data, loss and optimizer of stage {stage.name!r}."),
+            ],
+        )
         for name, stage in stages.items()
     ]
-    place_help = "The deployment, as in ray_config.yaml."
+    place_help = "Deployment settings, as in ray_config.yaml."
     shape = make_dataclass(
         "Arguments",
         [*members, ("place", Annotated[Place, tyro.conf.arg(help=place_help)])],
@@ -137,7 +144,7 @@ def read_command(
     chosen = {name: getattr(parsed, name) for name in stages}
     for name, stage in chosen.items():
         if stage.name != stages[name].name:
-            raise Mistake(f"--{name}.name cannot be changed: stages are found by their name")
+            raise Mistake(f"--{name}.name cannot be changed: stages are looked up by name")
     known = {stage.name: stage for stage in chosen.values()}
     command = Command(
         options=parsed,
@@ -155,7 +162,7 @@ def read_command(
 def read_options(
     own: type[Own], argv: list[str], *, prog: str, description: str
 ) -> tuple[Own, Place]:
-    """Parse the arguments of a script that has options of its own and `--place.FIELD`.
+    """Parse the arguments of a script that takes its own options and `--place.FIELD`, no recipe.
 
     Raises:
         Mistake: one line for whatever is wrong with the arguments.
@@ -170,7 +177,7 @@ def read_options(
 
 
 def peek(argv: list[str], prog: str, **names: Any) -> argparse.Namespace:
-    """Some arguments that decide the defaults of the others: name -> its value or its default."""
+    """Read only the named arguments: those that decide the defaults of the others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, default in names.items():
         parser.add_argument(f"--{name}", default=default)
@@ -178,7 +185,7 @@ def peek(argv: list[str], prog: str, **names: Any) -> argparse.Namespace:
 
 
 def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: Any = None) -> Any:
-    """Let tyro make a command line of a type.
+    """Parse arguments into a dataclass with tyro.
 
     Raises:
         Mistake: one line for whatever is wrong with the arguments.
@@ -199,23 +206,23 @@ def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: 
 
 
 def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
-    """Run a parser; turn its boxed message into one line."""
-    said = io.StringIO()
+    """Run a parser; turn its boxed error message into one line."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             return parse()
     except argparse.ArgumentError as error:
         raise Mistake(str(error)) from None
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise Mistake(f"{parser_message(said.getvalue())} - see {prog} --help") from None
+        raise Mistake(f"{parser_message(output.getvalue())} - see {prog} --help") from None
 
 
 def parser_message(message: str) -> str:
-    """What a message of tyro's says is wrong, and the options it suggests.
+    """Extract from tyro's error message what is wrong, and the options it suggests.
 
-    It comes as sections between rules: in a box, or, where the terminal cannot draw one, as plain
+    The message has sections between rules: in a box, or on terminals that cannot draw one, as plain
     lines under a title.
     """
     boxed = "╭" in message
@@ -228,12 +235,12 @@ def parser_message(message: str) -> str:
             else:
                 sections[-1].append(text)
     first = 0 if boxed or len(sections) == 1 else 1
-    said = " ".join(sections[first])
+    problem = " ".join(sections[first])
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
-    if similar and "Unrecognized" in said:
-        said += f" - perhaps {' or '.join(similar[:2])}"
-    return said
+    if similar and "Unrecognized" in problem:
+        problem += f" - perhaps {' or '.join(similar[:2])}"
+    return problem
 
 
 def check_run(name: str) -> None:
@@ -246,5 +253,5 @@ def check_run(name: str) -> None:
 
 
 def program_name() -> str:
-    """The script as the user called it."""
+    """Return the script's file name, as the user called it."""
     return Path(sys.argv[0]).name

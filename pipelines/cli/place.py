@@ -1,4 +1,4 @@
-"""The place of a script: ray_config.yaml with its overrides, its roots absolute."""
+"""Deployment settings of a script: ray_config.yaml with overrides and absolute roots."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ CONFIG = Path("ray_config.yaml")
 
 
 def place_of(config: Path) -> Place:
-    """The deployment settings in a file; the defaults where `ray_config.yaml` is not there."""
+    """Read the deployment settings of a file; use the defaults if `ray_config.yaml` is missing."""
     return Place() if config == CONFIG and not CONFIG.exists() else read_place(config)
 
 
@@ -20,8 +20,8 @@ def resolve_place(place: Place, *, cwd: Path) -> Place:
     """Make relative roots absolute: workers have working directories of their own.
 
     Raises:
-        BadPlace: a root is relative in a job's uploaded copy of the working directory, where
-            results would be lost with it.
+        BadPlace: a root is relative, and the job runs in an uploaded copy of the working directory,
+            which Ray deletes with everything written there.
     """
     uploaded = "runtime_resources" in cwd.parts
 
@@ -30,8 +30,8 @@ def resolve_place(place: Place, *, cwd: Path) -> Place:
             return prefix + root
         if uploaded:
             raise BadPlace(
-                f"{name} {root!r} is relative, and this job runs in an uploaded copy of the working"
-                f" directory, which Ray deletes - set it to an absolute path or s3://, for example"
+                f"{name} {root!r} is relative, but this job runs in an uploaded copy of the working"
+                f" directory, which Ray deletes - set an absolute path or s3:// URL, for example"
                 f" --place.{name.replace('_', '-')} {prefix}{Path.home() / 'vit-on-ray' / root}"
             )
         return f"{prefix}{cwd / root}"
@@ -45,12 +45,12 @@ def resolve_place(place: Place, *, cwd: Path) -> Place:
 
 
 def check_root(place: Place) -> None:
-    """Whether results can be written. Raises a StorageError that says why not."""
+    """Check that results can be written. Raises a StorageError that gives the reason if not."""
     open_store(place.storage_root).check_writable()
 
 
 def shard_cache(settings: ShardCache) -> Cache | None:
-    """The cache that the deployment asks for."""
+    """Return the shard cache of the deployment settings; None if it is switched off."""
     if settings.folder is None:
         return None
     return Cache(folder=settings.folder, bytes=int(settings.gibibytes * 2**30))

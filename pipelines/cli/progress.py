@@ -1,4 +1,4 @@
-"""What a person sees while it trains: a live line on a terminal, plain lines in a log."""
+"""Progress of a stage: a live line on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ LOG_SECONDS = 10.0
 
 
 class Progress:
-    """Prints a stage's progress: rewrites one line on a terminal, else one line in 10 s at most."""
+    """Prints progress: rewrites one line on a terminal, else prints a line every 10 s at most."""
 
     def __init__(
         self, name: str, *, steps: int, global_batch: int, stream: TextIO | None = None
@@ -25,7 +25,7 @@ class Progress:
         self._open_line = False
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if self._open_line:
             self.stream.write("\r\x1b[K")
             self._open_line = False
@@ -33,7 +33,7 @@ class Progress:
         self.stream.flush()
 
     def show(self, record: Mapping[str, Any]) -> None:
-        """The newest step's metrics, as `Worker.report` makes them."""
+        """Show the newest step's metrics, a record of `Worker.report`."""
         line = progress_line(record, steps=self.steps, global_batch=self.global_batch)
         now = time.monotonic()
         if self.live:
@@ -45,7 +45,7 @@ class Progress:
             self._printed = now
 
     def end(self) -> None:
-        """Leave the last live line where it is."""
+        """Keep the last live line and end it with a line break."""
         if self._open_line:
             self.stream.write("\n")
             self.stream.flush()
@@ -53,7 +53,7 @@ class Progress:
 
 
 def progress_line(record: Mapping[str, Any], *, steps: int, global_batch: int) -> str:
-    """`step 120/400  epoch 10.0  loss 0.4312  1534 img/s  ETA 0:12`."""
+    """Format a line such as `step 120/400  epoch 10.0  loss 0.4312  1534 img/s  ETA 0:12`."""
     step, rate = int(record["step"]), float(record["train/images_per_second"])
     left = (steps - step) * global_batch / rate
     return (

@@ -1,6 +1,6 @@
-"""RAY_ADDRESS: what it may say, and whether a Ray head answers there, found out in seconds.
+"""Check RAY_ADDRESS within seconds: is it valid, and does a Ray head answer there?
 
-Ray itself tries an address for minutes, and for some wrong ones without end.
+Ray itself tries an address for minutes, and some wrong ones forever.
 """
 
 import os
@@ -15,22 +15,23 @@ from pipelines.cli.ray_token import MODE, find_token
 LOCAL, AUTO = "local", "auto"
 REACH_SECONDS, ANSWER_SECONDS = 5.0, 20.0
 UNSET = "unset RAY_ADDRESS to run on this machine alone"
-_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # what `ray health-check` asks, too
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # `ray health-check` asks the same
 
 
 class Answer(Enum):
-    """What a port says to the question whether it is a Ray head."""
+    """Reply of a port that was asked whether it is a Ray head."""
 
     HEAD = "a Ray head"
-    REFUSES = "a Ray head that wants another token, or one at all"
+    REFUSES = "a Ray head that requires a token, or a different one"
     OTHER = "no Ray head"
 
 
 def read_address() -> str:
-    """`local`, or the HOST:PORT that RAY_ADDRESS names or means; an empty one counts as unset.
+    """Return `local`, or the HOST:PORT that RAY_ADDRESS stands for. Empty counts as unset.
 
     Raises:
-        BadPlace: it is neither of these nor `auto`, or no Ray runs here that `auto` could mean.
+        BadPlace: RAY_ADDRESS is none of `local`, `auto` and HOST:PORT, or it is `auto` and no Ray
+            runs on this machine.
     """
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if address in ("", LOCAL):
@@ -39,12 +40,12 @@ def read_address() -> str:
         return _running_here()
     if address.startswith("ray://"):
         raise BadPlace(
-            f"RAY_ADDRESS={address} is Ray Client's, which cannot train - on a node of the cluster"
+            f"RAY_ADDRESS={address} uses Ray Client, which cannot train - on a node of the cluster"
             f" set HOST:6379 or auto; from elsewhere use `ray job submit`; or {UNSET}"
         )
     if address.startswith(("http://", "https://")):
         raise BadPlace(
-            f"RAY_ADDRESS={address} is a job server's - use `ray job submit`, or on a node of the"
+            f"RAY_ADDRESS={address} is a job server - use `ray job submit`, or on a node of the"
             f" cluster set HOST:6379 or auto; or {UNSET}"
         )
     host, _, port = address.rpartition(":")
@@ -56,8 +57,10 @@ def read_address() -> str:
 
 
 def _running_here() -> str:
-    """HOST:PORT of the Ray that was started on this machine last."""
-    from ray._private.services import canonicalize_bootstrap_address  # nothing public finds it
+    """Return HOST:PORT of the Ray that was started last on this machine."""
+    from ray._private.services import (
+        canonicalize_bootstrap_address,
+    )  # there is no public function for it
 
     try:
         address = canonicalize_bootstrap_address(AUTO)
@@ -69,7 +72,7 @@ def _running_here() -> str:
 
 
 def check_reachable(address: str) -> None:
-    """Look at HOST:PORT for a few seconds.
+    """Try for a few seconds to connect to HOST:PORT.
 
     Raises:
         BadPlace: nothing answers there.
@@ -84,14 +87,15 @@ def check_reachable(address: str) -> None:
 
 
 def variables_of_head(address: str) -> dict[str, str]:
-    """What a driver needs to be let in at HOST:PORT: RAY_AUTH_MODE, where the head wants a token.
+    """Return the environment variables a driver needs to connect: RAY_AUTH_MODE, if a token is.
 
     Raises:
-        BadPlace: nothing answers, it is no Ray head, or there is no token that it takes.
+        BadPlace: nothing answers at HOST:PORT, it is not a Ray head, or it accepts no token that
+            this machine has.
     """
     check_reachable(address)
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        return {}  # certificates are Ray's to read; it says itself what is wrong with them
+        return {}  # Ray reads the certificates, and reports what is wrong with them
     mode = os.environ.get(MODE)
     token = find_token() if mode is not None and mode.lower() == "token" else None
     answer = ask_head(address, token)
@@ -99,14 +103,14 @@ def variables_of_head(address: str) -> dict[str, str]:
         return {}
     if answer is Answer.OTHER:
         raise BadPlace(
-            f"what listens at RAY_ADDRESS={address} is no Ray head - its port is the one of `ray"
-            f" start --head` (6379), not the dashboard's (8265) or the client's (10001); or {UNSET}"
+            f"RAY_ADDRESS={address} is not a Ray head - use the port of `ray start --head` (6379),"
+            f" not the dashboard's (8265) or Ray Client's (10001); or {UNSET}"
         )
     token = find_token() if mode is None else None
     if token is not None and ask_head(address, token) is Answer.HEAD:
         return {MODE: "token"}
     raise BadPlace(
-        f"the Ray head at RAY_ADDRESS={address} wants a token, and takes none of ours - set"
+        f"the Ray head at RAY_ADDRESS={address} wants a token and accepts none found here - set"
         " RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
     )
 
@@ -114,9 +118,9 @@ def variables_of_head(address: str) -> dict[str, str]:
 def ask_head(address: str, token: str | None = None) -> Answer:
     """Ask HOST:PORT whether it is a Ray head, with a token or without."""
     metadata = (("authorization", f"Bearer {token}"),) if token else None
-    options = [("grpc.enable_http_proxy", 0)]  # as Ray's own channels
+    options = [("grpc.enable_http_proxy", 0)]  # like Ray's own channels
     with grpc.insecure_channel(address, options) as channel:
-        ask = channel.unary_unary(_ALIVE)  # bytes as they are: an empty request is a whole one
+        ask = channel.unary_unary(_ALIVE)  # no serializer: the empty request is valid
         try:
             ask(b"", timeout=ANSWER_SECONDS, metadata=metadata)
         except grpc.RpcError as error:

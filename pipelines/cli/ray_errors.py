@@ -1,4 +1,4 @@
-"""What to say of a training that failed, and whether a restart would meet the same again."""
+"""Turn the errors of a failed training into one line; decide whether a restart can help."""
 
 import builtins
 import re
@@ -15,7 +15,7 @@ _FAMILIES = (storage.errors, cluster.errors, vit.errors, pipelines.recipes.error
 
 
 def explain_failure(stage: str, error: Exception) -> Exception:
-    """What to say of a failed training: a mistake of the user's, or a failure of the world."""
+    """Return the error to raise for a failed training: BadInput for a mistake, else Failed."""
     causes = _causes(error)
     name, message = next((cause for cause in causes if _is_mistake(cause[0])), causes[0])
     if _is_mistake(name):
@@ -26,13 +26,13 @@ def explain_failure(stage: str, error: Exception) -> Exception:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether some worker met what a restart would meet again."""
-    names = {name for name, _ in _causes(error)} - {"CorruptWeights"}  # there is a state before it
+    """Return whether some worker raised an error that a restart would meet again."""
+    names = {name for name, _ in _causes(error)} - {"CorruptWeights"}  # an older state may be whole
     return any(map(_is_mistake, names))
 
 
 def _causes(error: Exception) -> list[tuple[str, str]]:
-    """Class name and message of what each worker raised: one did, others lost their peer."""
+    """Class name and message of each worker's error: often one failed and the rest lost a peer."""
     failures = getattr(error, "worker_failures", None)
     failures = failures or {0: getattr(error, "controller_failure", error)}
     return [root_cause(failure) for failure in failures.values()]
@@ -40,7 +40,7 @@ def _causes(error: Exception) -> list[tuple[str, str]]:
 
 def _is_mistake(name: str) -> bool:
     if name == NoCredentials.__name__:
-        return False  # the driver had some: a metadata service throttles now and then
+        return False  # the driver had credentials; metadata services throttle now and then
     kinds = [getattr(family, name, None) for family in _FAMILIES]
     return any(isinstance(kind, type) and issubclass(kind, MISTAKES) for kind in kinds)
 
@@ -50,9 +50,9 @@ _RAISED = re.compile(r"^(?P<name>(?:[a-z_][\w]*\.)*[A-Z]\w*): (?P<message>.+)$")
 
 
 def root_cause(error: BaseException) -> tuple[str, str]:
-    """Class name and message of the innermost failure in a nest of Ray's errors.
+    """Return class name and message of the innermost error in nested Ray errors.
 
-    Ray wraps what a task or worker raised into its own errors' text, and adds advice below it.
+    Ray puts the error of a task or worker into the text of its own, and adds advice below it.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for line in reversed(lines):
@@ -63,9 +63,9 @@ def root_cause(error: BaseException) -> tuple[str, str]:
 
 
 def _is_exception(name: str) -> bool:
-    """Whether a traceback would call an exception so: its module comes first, or it is built in.
+    """Return whether a name looks like an exception's: it has a module, or is built in.
 
-    `Note: ...` at the end of a message is none.
+    `Note: ...` at the end of a message is not an exception.
     """
     kind = getattr(builtins, name, None)
     return "." in name or (isinstance(kind, type) and issubclass(kind, BaseException))

@@ -1,7 +1,7 @@
-"""The folder of a Ray that a script starts: writable, and short enough for the sockets in it.
+"""Choose the folder of a local Ray: writable, and short enough for the sockets in it.
 
-Ray takes RAY_TMPDIR or TMPDIR for it. SLURM, CI systems and pytest make folders that are longer
-than a Unix socket's name may be (107 bytes), and containers some that cannot be written.
+Ray uses RAY_TMPDIR or TMPDIR. SLURM, CI systems and pytest set folders too long for the name of a
+Unix socket (107 bytes), and containers some that cannot be written.
 """
 
 import os
@@ -19,10 +19,12 @@ LONGEST_BYTES = SOCKET_BYTES - _BELOW
 
 
 def ray_folder(*, quiet: bool = False) -> str:
-    """Where Ray would put its files, or a short folder of this user's under /tmp, which is said.
+    """Return the folder Ray would use, or if that fails a short one of this user under /tmp.
+
+    Prints a note in the second case, unless `quiet`.
 
     Raises:
-        BadPlace: neither will do.
+        BadPlace: neither folder can be used.
     """
     wanted = ray_folder_of_environment()
     why = trouble(wanted)
@@ -31,8 +33,8 @@ def ray_folder(*, quiet: bool = False) -> str:
     other = Path("/tmp") / f"{_OWN}{os.getuid()}" / "ray"  # noqa: S108
     if trouble(other) is not None:
         raise BadPlace(
-            f"{why}; {trouble(other)} - set RAY_TMPDIR to a folder that can be written, of at most"
-            f" {LONGEST_BYTES - len('/ray')} letters"
+            f"{why}; {trouble(other)} - set RAY_TMPDIR to a writable folder of at most"
+            f" {LONGEST_BYTES - len('/ray')} characters"
         )
     if not quiet:
         print(f"note: {why}; Ray's files go to {other}", file=sys.stderr, flush=True)
@@ -40,19 +42,19 @@ def ray_folder(*, quiet: bool = False) -> str:
 
 
 def ray_folder_of_environment() -> Path:
-    """What Ray makes of the environment."""
+    """Return the folder that Ray takes from the environment."""
     base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
     return Path(base).absolute() / "ray"
 
 
 def trouble(folder: Path) -> str | None:
-    """Why Ray cannot have its files there; None if it can."""
+    """Return why Ray cannot use a folder; None if it can."""
     if len(os.fsencode(folder)) > LONGEST_BYTES:
         return f"{folder} is too long for Ray's sockets ({SOCKET_BYTES} bytes with their names)"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.parent.name.startswith(_OWN) and folder.parent.stat().st_uid != os.getuid():
-            return f"{folder.parent} is another user's"
+            return f"{folder.parent} belongs to another user"
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -1,7 +1,7 @@
 """Ray for a script: the cluster that RAY_ADDRESS names, else a local one; quiet by default.
 
-A job that was submitted has RAY_ADDRESS. Without it Ray would connect to whatever was started on
-this machine last, be it somebody else's or long dead.
+Submitted jobs have RAY_ADDRESS. Without it, Ray itself would connect to whichever Ray was started
+last on this machine, even another user's or a dead one.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ WORKER_ENV = {
     "WDS_SECURE": "1",  # no shell from `pipe:` URLs
 }
 START_SECONDS = 90.0
-_STARTS = 2  # times that a Ray of our own is tried; on a busy machine the first may be too slow
+_STARTS = 2  # attempts to start a local Ray
 
 
 @contextlib.contextmanager
 def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to RAY_ADDRESS, or start a local Ray for as long as the block lasts.
 
-    A Ray that this process is connected to already is used and left as it is. `num_cpus` makes a
-    local one pretend to that many.
+    If this process is connected to a Ray already, it uses that and leaves it running. `num_cpus`
+    sets how many CPUs a local Ray pretends to have.
 
     Raises:
-        BadPlace: RAY_ADDRESS is wrong, nothing answers there, or no folder will do for a local Ray.
+        BadPlace: RAY_ADDRESS is wrong, nothing answers there, or a local Ray has no usable folder.
         Failed: a local Ray does not start, or the cluster ended.
     """
     if ray.is_initialized():
@@ -70,7 +70,7 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
 
 
 def _start(*, num_cpus: int | None, level: int, verbose: bool) -> None:
-    """Start a local Ray; try again where it was too slow."""
+    """Start a local Ray; try once more if it was too slow."""
     folder = ray_folder()
     before = set(psutil.Process().children(recursive=True))
     for tried in range(1, _STARTS + 1):
@@ -89,21 +89,21 @@ def _start(*, num_cpus: int | None, level: int, verbose: bool) -> None:
             Exception
         ) as error:  # too slow is a plain Exception, a RuntimeError or a TimeoutError
             _end(set(psutil.Process().children(recursive=True)) - before)
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             if not isinstance(error, RuntimeError | OSError) and type(error) is not Exception:
                 raise
             if tried == _STARTS:
                 raise Failed(
-                    f"Ray did not start on this machine, {tried} times: {said} - the load average"
+                    f"Ray did not start on this machine, {tried} times: {reason} - the load average"
                     f" is {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs; run the same command"
-                    " again when less is going on (pipelines/doctor.py checks the rest)"
+                    " again when the machine is less busy (pipelines/doctor.py checks the rest)"
                 ) from error
-            print(f"Ray did not start ({said}); trying once more", file=sys.stderr, flush=True)
+            print(f"Ray did not start ({reason}); trying once more", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """Let Ray wait `START_SECONDS` for its raylet: 30 stand in its code, few on a busy machine."""
+    """Make Ray wait `START_SECONDS` for its raylet; its fixed 30 s are few on a busy machine."""
     ask = services.get_node
     deadline = time.monotonic() + START_SECONDS
 
@@ -124,7 +124,7 @@ def _patience() -> Iterator[None]:
 
 
 def _end(processes: set[psutil.Process]) -> None:
-    """End what a failed start left behind."""
+    """Kill the processes that a failed start left behind."""
     ray.shutdown()
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -133,7 +133,7 @@ def _end(processes: set[psutil.Process]) -> None:
 
 
 def _connect(address: str, *, level: int, verbose: bool) -> None:
-    """Connect to a head that answers."""
+    """Connect to a Ray head that is known to answer."""
     try:
         ray.init(
             address,
@@ -142,8 +142,8 @@ def _connect(address: str, *, level: int, verbose: bool) -> None:
             runtime_env={"env_vars": WORKER_ENV},
         )
     except (ConnectionError, RuntimeError) as error:
-        said = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise Failed(
-            f"the Ray head at {address} answers, but takes no driver from here: {said} - a driver"
+            f"the Ray head at {address} answers, but refuses this driver: {reason} - a driver"
             " must run on a node of the cluster: use `ray job submit` from elsewhere"
         ) from error

@@ -1,9 +1,9 @@
-"""The token by which a script and its Ray know each other.
+"""The authentication token between a script and its Ray.
 
 Ray 2.60 gives every local cluster a token and writes it into `~/.ray/auth_token`. From then on
 `ray start --head` demands that token on this machine, `ray job submit` does not send it unless
-RAY_AUTH_MODE=token is set, and a home that cannot be written ends the script. So a Ray that a
-script starts for itself gets a token in its environment: as safe, and gone when the script ends.
+RAY_AUTH_MODE=token is set, and a script whose home is not writable fails. So a Ray that a script
+starts gets its token from the environment instead: as safe, and gone when the script ends.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def find_token() -> str | None:
-    """The token that Ray itself would find: in the environment, in a file that it names, at home.
+    """Return the token that Ray itself would find: in the environment, a file named there, or home.
 
-    A file that cannot be read counts as none: Ray says so itself where it needs one.
+    An unreadable file counts as no token: Ray reports it where it needs one.
     """
     if os.environ.get(TOKEN):
         return os.environ[TOKEN]
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home folder
         default = Path.home() / ".ray" / "auth_token"
         text = Path(os.environ.get(TOKEN_PATH) or default).read_text()
         return text.strip() or None
@@ -30,7 +30,7 @@ def find_token() -> str | None:
 
 
 def variables_of_own_ray() -> dict[str, str]:
-    """What a Ray that this process starts needs, so that it writes no token into the home."""
+    """Return environment variables with which a local Ray writes no token file into the home."""
     if os.environ.get(MODE, "token").lower() != "token":
         return {}
     if find_token() is not None:
@@ -40,7 +40,7 @@ def variables_of_own_ray() -> dict[str, str]:
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process, its Ray and their children, and take them back afterwards."""
+    """Set variables for this process, its Ray and their children; restore them afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     _read_again()
@@ -56,7 +56,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _read_again() -> None:
-    """Let Ray forget what it read of these variables when it was imported, or last used."""
+    """Make Ray read these variables again; it caches them at import and at first use."""
     import ray._raylet as raylet  # there is no public way in 2.60
 
     raylet.Config.initialize("")  # type: ignore[attr-defined]  # compiled, without stubs

@@ -1,6 +1,7 @@
-"""A Ray that dies ends its driver by itself, a minute later, with a stack trace of C++ alone.
+"""Watch Ray and stop the driver with one clear line when Ray is gone.
 
-So somebody else looks at it: the processes of a local Ray, or the port of a head elsewhere.
+Left alone, Ray ends the driver a minute after its own death, with only a C++ stack trace. Watched
+are the processes of a local Ray, or the port of a remote head.
 """
 
 import contextlib
@@ -19,23 +20,23 @@ from pipelines.cli.exits import Failed
 from pipelines.cli.ray_address import check_reachable
 
 LOOK_SECONDS = 0.5
-HEAD_SECONDS = 5.0  # between two looks at a head elsewhere
-SILENT_LOOKS = 6  # in a row; a head that is restarted (Redis) is back before
-CLOSING_SECONDS = 20.0  # for MLflow to hear of the end; then the process goes
+HEAD_SECONDS = 5.0  # between two checks of a remote head
+SILENT_LOOKS = 6  # in a row; a head that restarts (Redis) is back earlier
+CLOSING_SECONDS = 20.0  # for reporting the end to MLflow; then the process exits
 _PARTS = {"gcs_server": "GCS", "raylet": "raylet"}
 _SIGNAL = signal.SIGUSR2
 
 
 @contextlib.contextmanager
 def watched(address: str | None) -> Iterator[None]:
-    """Raise Failed in the block, with one line, when the local Ray (or the head) is gone.
+    """Raise Failed in the block when the local Ray (or the remote head) is gone.
 
     Args:
-        address: HOST:PORT of a head elsewhere; None for a Ray that this process started.
+        address: HOST:PORT of a remote head; None for a Ray that this process started.
 
     Raises:
-        Failed: it is gone. Nothing is said where the block does not run on the main thread: no
-            signal could reach it.
+        Failed: it is gone. Only on the main thread: a signal cannot interrupt another one, so there
+            nothing is watched.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -46,7 +47,7 @@ def watched(address: str | None) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except Exception as error:  # Ray wraps what a signal's handler raises into a SystemError
+    except Exception as error:  # Ray wraps an error of a signal handler into a SystemError
         if watch.reason:
             raise Failed(watch.line()) from error
         raise
@@ -57,16 +58,16 @@ def watched(address: str | None) -> Iterator[None]:
 
 
 class _Watch:
-    """Looks, until it `ended`."""
+    """A loop on a thread that checks Ray until `ended` is set."""
 
     def __init__(self, address: str | None) -> None:
         self.address, self.ended = address, threading.Event()
         self._parts = _parts_of_own_ray() if address is None else {}
         self.reason = ""
-        """What is gone, in words; nothing while all is well."""
+        """What is gone, in words; empty while all is well."""
 
     def run(self) -> None:
-        """Look again and again; interrupt the main thread once something is gone."""
+        """Check repeatedly; interrupt the main thread once something is gone."""
         silent = 0
         while not self.ended.wait(LOOK_SECONDS if self.address is None else HEAD_SECONDS):
             if self.address is None:
@@ -83,21 +84,21 @@ class _Watch:
                 return
 
     def interrupt(self, signum: int, frame: FrameType | None) -> NoReturn:
-        """The signal's handler, on the main thread."""
+        """Handle the signal on the main thread."""
         raise Failed(self.line())
 
     def line(self) -> str:
-        """What happened, and what to do."""
+        """Return what happened and what to do, in one line."""
         return f"{self.reason} - run the same command again to continue from the last save"
 
     def _give_up(self) -> NoReturn:
-        """What waits for a dead cluster may wait forever."""
+        """End the process: code that waits for a dead cluster may wait forever."""
         print(f"error: {self.line()}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
 def _parts_of_own_ray() -> dict[str, psutil.Process]:
-    """GCS and raylet among this process's children."""
+    """Find GCS and raylet among this process's children."""
     children = psutil.Process().children(recursive=True)
     named = {child: _name(child) for child in children}
     return {_PARTS[name]: child for child, name in named.items() if name in _PARTS}
@@ -110,7 +111,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def _dead(parts: dict[str, psutil.Process]) -> str:
-    """What died, in words; nothing if all live."""
+    """Return what died, in words; empty if everything is alive."""
     for part, process in parts.items():
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -1,4 +1,4 @@
-"""Credentials stay out of logs, MLflow and manifests."""
+"""Keep credentials out of logs, MLflow and manifests."""
 
 import os
 import re
@@ -27,7 +27,7 @@ _USERINFO = re.compile(r"//[^/@\s]+@")
 
 
 def scrub(text: object, *, keep_spaces: bool = False) -> str:
-    """One line, without user and password of URLs and without the secrets of the environment."""
+    """Return text as one line, without credentials in URLs or secrets of the environment."""
     line = _USERINFO.sub("//***@", str(text) if keep_spaces else " ".join(str(text).split()))
     for name in _SECRETS:
         secret = os.environ.get(name, "")

@@ -1,17 +1,15 @@
-"""What a network is worth: metrics over arrays, and `pipelines/evaluate.py`, which computes them.
+"""Evaluate networks: metrics over arrays, and `pipelines/evaluate.py`, which computes them.
 
-answers         what a classifier said of each image
+answers         what a classifier answered for each image
 classification  accuracy, calibration, per class, several right labels (ReaL): over answers
-mistakes        which class is taken for which, the worst answers: tables; figures draws them
+mistakes        tables of confusions and of the worst answers; figures draws them
 fewshot         closed-form few-shot linear regression on frozen features
 neighbours      k nearest neighbours on frozen features
 probe           logistic regression on frozen features
-real            reads the several right labels
-protocol        what is measured how: the value that names an evaluation
-source          the weights: a stage's or a public checkpoint's
-planning        the command line, and every check that needs no cluster
+real_labels     reads files with several right labels per image
+protocol        what is measured and how: the value that names an evaluation
+evaluation      options, and every check that needs no cluster
 extract         images -> answers and features, computed by Ray
-measuring       the evaluators of a plan, one after the other
-run             what the entry script calls
-while_training  accuracy and loss on the validation split, by the workers that train
+evaluators      run the evaluators one after the other
+command         what the entry script calls
 """

@@ -1,6 +1,6 @@
-"""What a network answered for each image of a split: all that the metrics of a classifier need.
+"""A network's answers for the images of a split: all that the metrics of a classifier need.
 
-Kept are five classes and two numbers an image, not its logits: 50,000 images x 21,843 classes would
+Each image keeps five classes and two numbers, not its logits: 50,000 images x 21,843 classes would
 be 4 GB.
 """
 
@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KEPT = 5  # classes an image
+KEPT = 5  # classes per image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """One row an image, in the order of `index`."""
+    """Answers with one row per image, in the order of `index`."""
 
     index: np.ndarray
     """Position in the split: int64 [N], ascending."""
     label: np.ndarray
     """The right class: int64 [N]."""
     top: np.ndarray
-    """The likeliest classes, likeliest first: int64 [N, min(5, C)]. Of equals the first."""
+    """The likeliest classes, likeliest first, ties by class: int64 [N, min(5, C)]."""
     confidence: np.ndarray
     """Softmax probability of the likeliest: float64 [N]."""
     loss: np.ndarray
@@ -43,16 +43,16 @@ class Answers:
 
     @classmethod
     def of(cls, columns: dict[str, Any]) -> "Answers":
-        """From columns in any order of rows, with others beside them."""
+        """Make answers from columns with rows in any order; other columns are ignored."""
         rows = np.argsort(columns["index"], kind="stable")
         return cls(**{field.name: columns[field.name][rows] for field in fields(cls)})
 
 
 def answer(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-    """Columns of `Answers` but for the index, of logits [b, C] and labels [b], -1 for padding."""
+    """Compute the columns of `Answers`, except index: logits [b, C], labels [b] (-1: padding)."""
     known = labels.clamp(min=0)
     scores = torch.log_softmax(logits.double(), dim=1)  # [b, C]
-    top = scores.sort(dim=1, descending=True, stable=True)  # topk leaves open which of equals
+    top = scores.sort(dim=1, descending=True, stable=True)  # topk does not define the order of ties
     return {
         "label": labels.cpu().numpy(),
         "top": top.indices[:, :KEPT].cpu().numpy(),

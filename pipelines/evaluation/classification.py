@@ -1,7 +1,7 @@
-"""Metrics of a classifier: generators of (name, value) over what it answered.
+"""Metrics of a classifier: generators of (name, value) over its answers.
 
-Means are taken in float64 over images in the order of the split, so that they do not depend on who
-computed which image.
+Means are taken in float64 over images in the order of the split, so that they do not depend on
+which worker computed which image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ Metrics = Iterator[tuple[str, float]]
 
 
 def top_k(answers: Answers, num_classes: int) -> Metrics:
-    """Accuracy in [0, 1], top-5 accuracy where there are more than five classes, mean loss."""
+    """Yield accuracy in [0, 1], top-5 accuracy if there are more than five classes, mean loss."""
     yield "accuracy", float(answers.right.mean())
     if num_classes > KEPT:
         yield "top_5", float((answers.top == answers.label[:, None]).any(axis=1).mean())
@@ -36,7 +36,7 @@ def calibration(answers: Answers, *, bins: int = BINS) -> Metrics:
 
 
 def class_accuracy(answers: Answers, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of each class and the share that was right, NaN where there are none: [C], [C]."""
+    """Return images per class and the fraction that was right, NaN for no images: [C], [C]."""
     images = np.bincount(answers.label, minlength=num_classes)
     right = np.bincount(answers.label[answers.right], minlength=num_classes)
     share = np.full(num_classes, np.nan)
@@ -45,17 +45,17 @@ def class_accuracy(answers: Answers, num_classes: int) -> tuple[np.ndarray, np.n
 
 
 def per_class(answers: Answers, num_classes: int) -> Metrics:
-    """Accuracy of each class that has images, by its number; their mean and the worst."""
+    """Yield mean and lowest accuracy over classes with images, and each class's accuracy."""
     images, share = class_accuracy(answers, num_classes)
-    there = np.flatnonzero(images)
-    yield "class_accuracy/mean", float(share[there].mean())
-    yield "class_accuracy/worst", float(share[there].min())
-    for number in there.tolist():
+    present = np.flatnonzero(images)
+    yield "class_accuracy/mean", float(share[present].mean())
+    yield "class_accuracy/worst", float(share[present].min())
+    for number in present.tolist():
         yield f"class_accuracy/{number}", float(share[number])
 
 
 def real(answers: Answers, labels: Sequence[frozenset[int]]) -> Metrics:
-    """Share of the images whose answer is one of several right labels (arXiv:2006.07159).
+    """Yield the fraction of images whose answer is one of several right labels (arXiv:2006.07159).
 
     Args:
         answers: of a split.

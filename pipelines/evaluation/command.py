@@ -1,4 +1,4 @@
-"""What `pipelines/evaluate.py` calls: plan, measure, commit, say what came out."""
+"""`pipelines/evaluate.py`: resolve the options, measure, commit, print the metrics."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import program_name, read_command
 from pipelines.cli.ray_errors import explain_failure
 from pipelines.cli.ray_session import ray_session
+from pipelines.evaluation.evaluation import STAGE, Evaluation, EvaluationOptions, make_evaluation
 from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
-from pipelines.evaluation.plan import STAGE, EvaluationOptions, Plan, make_plan
 from pipelines.lineage.manifest import File, Manifest
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import open_client, open_tracker, settle
@@ -31,86 +31,96 @@ from storage import weights
 from storage.errors import BadInput, ObjectExists, WeightsExist
 from storage.objects import open_store
 
-_MANY = 100  # classes whose accuracies are metrics too; of more, the table has them
+_MANY = 100  # with more classes, accuracies of single classes are only in the table
 
 
 def main(description: str) -> NoReturn:
-    """Evaluate what the command line says; exit as `pipelines.cli.exits` says."""
+    """Evaluate the weights of the command line; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         stop_at_sigterm()
         command = read_command(
             sys.argv[1:], prog=program_name(), description=description, own=EvaluationOptions()
         )
-        plan = make_plan(command)
+        evaluation = make_evaluation(command)
         client = open_client(command.place.mlflow_uri)
-        manifest = plan.attempt.manifest
+        manifest = evaluation.attempt.manifest
         if manifest is not None:
-            print(f"{STAGE}: committed already in {plan.attempt.uri} (--force measures it again)")
+            print(
+                f"{STAGE}: committed already in {evaluation.attempt.uri}"
+                " (--force evaluates it again)"
+            )
             for line in settle(client, manifest.to_json()):
                 print(f"{STAGE}: {line}")
         else:
             with ray_session(verbose=command.place.verbose):
                 stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
                 place = with_gpus_settled(command).place
-                plan = replace(plan, place=place)
-                manifest = evaluate(plan, client)
-    print_metrics(plan, manifest.metrics)
+                evaluation = replace(evaluation, place=place)
+                manifest = evaluate(evaluation, client)
+    print_metrics(evaluation, manifest.metrics)
     sys.exit(0)
 
 
-def evaluate(plan: Plan, client: Any) -> Manifest:
-    """Measure under an MLflow run of its own, commit, return the manifest.
+def evaluate(evaluation: Evaluation, client: Any) -> Manifest:
+    """Measure in an MLflow run, commit, and return the manifest.
 
     Raises:
-        BadInput: the images or the cluster do not do.
+        BadInput: the images or the cluster are unsuitable.
         Failed: the cluster failed.
     """
     began = time.monotonic()
     tracker = open_tracker(
         client,
-        experiment=plan.recipe,
-        run=plan.run,
+        experiment=evaluation.recipe,
+        run=evaluation.run,
         stage=STAGE,
-        attempt=plan.attempt.uri,
-        tags=_tags(plan),
-        params=flatten(asdict(plan.protocol)),
+        attempt=evaluation.attempt.uri,
+        tags=_tags(evaluation),
+        params=flatten(asdict(evaluation.protocol)),
     )
     with tracker.running(_note):
-        _note(f"{plan.source.name} ({plan.source.average} weights) on {plan.dataset.uri}")
-        for line in plan.source.notes:
+        _note(
+            f"{evaluation.source.name} ({evaluation.source.average} weights)"
+            f" on {evaluation.dataset.uri}"
+        )
+        for line in evaluation.source.notes:
             _note(line)
         try:
             extraction = Extraction(
-                plan.source.config, plan.source.tensors(), plan.protocol, plan.place, _note
+                evaluation.source.config,
+                evaluation.source.tensors(),
+                evaluation.protocol,
+                evaluation.place,
+                _note,
             )
-            measured = measure(plan, extraction, _note)
+            measured = measure(evaluation, extraction, _note)
         except RayError as error:
             raise explain_failure(STAGE, error) from None
-        manifest = commit(plan, measured, tracker)
-    _note(f"done in {clock(time.monotonic() - began)}, in {plan.attempt.uri}")
+        manifest = commit(evaluation, measured, tracker)
+    _note(f"done in {clock(time.monotonic() - began)}, in {evaluation.attempt.uri}")
     return manifest
 
 
-def commit(plan: Plan, measured: Measured, tracker: Tracker) -> Manifest:
-    """Write tables and pictures, then the manifest; log all of it.
+def commit(evaluation: Evaluation, measured: Measured, tracker: Tracker) -> Manifest:
+    """Write tables and pictures, then the manifest; log them all.
 
     Raises:
-        BadInput: a metric is no number, because the weights or what they make of an image are none.
+        BadInput: a metric is NaN or infinite, because weights or outputs are non-finite.
         WeightsExist: another process committed the same attempt in the meantime.
     """
-    no_number = [name for name, value in measured.metrics.items() if not math.isfinite(value)]
-    if no_number:
-        raise BadInput(f"{plan.source.uri}: {', '.join(no_number)} came out as no number")
-    store, split = open_store(plan.attempt.uri), plan.protocol.split
+    non_finite = [name for name, value in measured.metrics.items() if not math.isfinite(value)]
+    if non_finite:
+        raise BadInput(f"{evaluation.source.uri}: non-finite {', '.join(non_finite)}")
+    store, split = open_store(evaluation.attempt.uri), evaluation.protocol.split
     metrics = {
         f"{split}/{name}": value
         for name, value in measured.metrics.items()
-        if len(plan.class_names) <= _MANY or not _is_of_one_class(name)
+        if len(evaluation.class_names) <= _MANY or not _is_of_one_class(name)
     }
     for name, data in measured.files.items():
         store.write(name, data)
     manifest = replace(
-        plan.lineage(),
+        evaluation.lineage(),
         mlflow_run_id=tracker.run_id,
         metrics=metrics,
         files={
@@ -123,16 +133,18 @@ def commit(plan: Plan, measured: Measured, tracker: Tracker) -> Manifest:
         store.write(weights.MANIFEST, text, if_absent=True)
     except ObjectExists:
         raise WeightsExist(f"{store.uri} was committed by another process meanwhile") from None
-    tracker.log_steps([{"step": plan.source.step, **metrics}])
+    tracker.log_steps([{"step": evaluation.source.step, **metrics}])
     for name, data in measured.files.items():
         tracker.log_file(name, data)
     tracker.log_file(weights.MANIFEST, text)
     return manifest
 
 
-def print_metrics(plan: Plan, metrics: Mapping[str, float]) -> None:
-    """The numbers but those of single classes, which a table has."""
-    table = Table(title=f"{plan.source.name} on {plan.protocol.dataset}", title_justify="left")
+def print_metrics(evaluation: Evaluation, metrics: Mapping[str, float]) -> None:
+    """Print the metrics except those of single classes, which are in a table file."""
+    table = Table(
+        title=f"{evaluation.source.name} on {evaluation.protocol.dataset}", title_justify="left"
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
@@ -147,15 +159,15 @@ def _is_of_one_class(name: str) -> bool:
     return kind == "class_accuracy" and number.isdigit()
 
 
-def _tags(plan: Plan) -> dict[str, str]:
-    lineage = plan.lineage()
+def _tags(evaluation: Evaluation) -> dict[str, str]:
+    lineage = evaluation.lineage()
     tags = {
-        "fingerprint": plan.fingerprint,
-        "weights": plan.source.uri,
-        "weights_sha256": plan.source.sha256,
-        "average": plan.source.average,
-        "dataset": plan.dataset.uri,
-        "dataset_digest": plan.dataset.digest,
+        "fingerprint": evaluation.fingerprint,
+        "weights": evaluation.source.uri,
+        "weights_sha256": evaluation.source.sha256,
+        "average": evaluation.source.average,
+        "dataset": evaluation.dataset.uri,
+        "dataset_digest": evaluation.dataset.digest,
         "ray_job_id": ray.get_runtime_context().get_job_id(),
     }
     return tags | lineage.tags()

@@ -1,4 +1,4 @@
-"""The evaluators of a plan, one after the other: metrics, tables and pictures."""
+"""Run the evaluators one after the other: metrics, tables and pictures."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.evaluation import classification
 from pipelines.evaluation.answers import Answers
+from pipelines.evaluation.evaluation import Evaluation
 from pipelines.evaluation.extract import Columns, Extraction, spread
 from pipelines.evaluation.fewshot import few_shot
 from pipelines.evaluation.figures import confusion_picture, wrong_picture
@@ -21,23 +22,24 @@ from pipelines.evaluation.mistakes import (
     wrong_table,
 )
 from pipelines.evaluation.neighbours import knn
-from pipelines.evaluation.plan import Plan
 from pipelines.evaluation.probe import linear_probe
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out."""
+    """Results of an evaluation."""
 
     metrics: dict[str, float]
-    """By name, without the split."""
+    """Metrics by name, without the split."""
     files: dict[str, bytes]
     """Tables and pictures by name."""
 
 
-def measure(plan: Plan, extraction: Extraction, note: Callable[[str], None]) -> Measured:
-    """Run the network over the images, and the evaluators over what it said."""
-    protocol, uri = plan.protocol, plan.dataset.uri
+def measure(
+    evaluation: Evaluation, extraction: Extraction, note: Callable[[str], None]
+) -> Measured:
+    """Run the network on the images, and the evaluators on its outputs."""
+    protocol, uri = evaluation.protocol, evaluation.dataset.uri
     test = extraction.columns(
         protocol.test_spec(uri), answers=protocol.answers, features=protocol.features
     )
@@ -46,27 +48,27 @@ def measure(plan: Plan, extraction: Extraction, note: Callable[[str], None]) -> 
     files: dict[str, bytes] = {}
     if protocol.answers:
         answers = Answers.of(test)
-        metrics |= dict(of_classifier(plan, answers))
-        files |= files_of_classifier(plan, answers)
+        metrics |= dict(of_classifier(evaluation, answers))
+        files |= files_of_classifier(evaluation, answers)
     if protocol.features:
         train = extraction.union(protocol.train_specs(uri))
         note(f"{len(train['index'])} images of {protocol.train_split}")
-        metrics |= dict(of_features(plan, train, test, note))
+        metrics |= dict(of_features(evaluation, train, test, note))
     return Measured(metrics, files)
 
 
-def of_classifier(plan: Plan, answers: Answers) -> classification.Metrics:
-    """What the head is worth."""
-    yield from classification.top_k(answers, len(plan.class_names))
+def of_classifier(evaluation: Evaluation, answers: Answers) -> classification.Metrics:
+    """Yield the metrics of the classification head."""
+    yield from classification.top_k(answers, len(evaluation.class_names))
     yield from classification.calibration(answers)
-    yield from classification.per_class(answers, len(plan.class_names))
-    if plan.real is not None:
-        yield from classification.real(answers, plan.real)
+    yield from classification.per_class(answers, len(evaluation.class_names))
+    if evaluation.real is not None:
+        yield from classification.real(answers, evaluation.real)
 
 
-def files_of_classifier(plan: Plan, answers: Answers) -> dict[str, bytes]:
-    """Its answers and mistakes."""
-    names = plan.class_names
+def files_of_classifier(evaluation: Evaluation, answers: Answers) -> dict[str, bytes]:
+    """Make the files of answers and mistakes."""
+    names = evaluation.class_names
     pairs = confusion_pairs(answers, len(names))
     kept = io.BytesIO()
     np.savez_compressed(kept, allow_pickle=False, **answers.columns())
@@ -78,19 +80,19 @@ def files_of_classifier(plan: Plan, answers: Answers) -> dict[str, bytes]:
     }
     rows = most_wrong(answers)
     if len(rows):
-        spec = plan.protocol.test_spec(plan.dataset.uri)
-        picture, keys = wrong_picture(spec, plan.dataset.digest, answers.index[rows])
+        spec = evaluation.protocol.test_spec(evaluation.dataset.uri)
+        picture, keys = wrong_picture(spec, evaluation.dataset.digest, answers.index[rows])
         files["most-wrong.csv"] = wrong_table(answers, rows, keys, names)
         files["pictures/most-wrong.png"] = picture
     return files
 
 
 def of_features(
-    plan: Plan, train: Columns, test: Columns, note: Callable[[str], None]
+    evaluation: Evaluation, train: Columns, test: Columns, note: Callable[[str], None]
 ) -> Iterator[tuple[str, float]]:
-    """What the features before the head are worth; as tasks, whose threads are counted."""
-    protocol, gpus = plan.protocol, plan.place.workers.gpus_each
-    classes = len(plan.class_names)
+    """Yield the metrics of the features before the head, computed by Ray tasks."""
+    protocol, gpus = evaluation.protocol, evaluation.place.workers.gpus_each
+    classes = len(evaluation.class_names)
     arrays = train["features"], train["label"], test["features"], test["label"]
     if "knn" in protocol.evaluators:
         settings = protocol.knn
@@ -101,19 +103,19 @@ def of_features(
             temperature=settings.temperature,
             spread=spread,
         )
-    settled: dict[str, Any] = {"num_classes": classes, "train_index": train["index"]}
+    common: dict[str, Any] = {"num_classes": classes, "train_index": train["index"]}
     if "few-shot" in protocol.evaluators:
         settings = protocol.few_shot
         call = partial(
-            few_shot, **settled, shots=settings.shots, l2=settings.l2, seeds=settings.seeds
+            few_shot, **common, shots=settings.shots, l2=settings.l2, seeds=settings.seeds
         )
-        (found,) = spread(partial(_unpacked, call), [()], arrays)
-        for line in found.notes:
+        (result,) = spread(partial(_unpacked, call), [()], arrays)
+        for line in result.notes:
             note(f"few-shot: {line}")
-        yield from found.metrics()
+        yield from result.metrics()
     if "probe" in protocol.evaluators:
         device = "cuda" if gpus else "cpu"
-        call = partial(_probe, **settled, l2=protocol.probe.l2, device=device)
+        call = partial(_probe, **common, l2=protocol.probe.l2, device=device)
         (pairs,) = spread(partial(_unpacked, call), [()], arrays, gpus=gpus)
         yield from pairs
 

@@ -1,8 +1,7 @@
-"""Images of a split -> what the network says of them, computed by Ray, the same on any number of
-workers.
+"""Compute answers and features of a split's images on Ray, the same for any number of workers.
 
-Batch k is always the same rows, padded at the end; a worker uses one CPU thread or one GPU. So the
-same arithmetic is done whoever does it, and the rows come back in the order of the split.
+Batch k always has the same rows, padded at the end, and a worker uses one CPU thread or one GPU. So
+the arithmetic is the same on every worker. Rows are returned in the order of the split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +29,20 @@ _NAMED = 5  # damaged samples that are shown
 
 
 class Forward:
-    """An actor's model; called with a batch of the stream.
+    """The model of an actor; called with batches of the stream.
 
     Args:
         config: the model.
         weights: reference to its tensors, as arrays by name.
         precision: of the arithmetic.
-        answers: return what the head says.
-        features: return what goes into the head.
+        answers: return the outputs of the head.
+        features: return the inputs of the head.
     """
 
     def __init__(
         self, config: Config, weights: Any, precision: str, *, answers: bool, features: bool
     ) -> None:
-        torch.set_num_threads(1)  # their number would show in the last bits
+        torch.set_num_threads(1)  # the number of threads would change the last bits
         torch.backends.cudnn.deterministic = True
         set_arithmetic("bfloat16" if precision == "bfloat16" else "float32")
         self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
@@ -56,17 +55,17 @@ class Forward:
 
     @torch.inference_mode()
     def __call__(self, batch: Columns) -> Columns:
-        """Columns index, label, quarantined, and those asked for, of as many rows."""
+        """Return columns index, label, quarantined and the requested ones, for the same rows."""
         images = normalize(torch.tensor(batch["image"]).to(self.device)).to(self.dtype)
-        found = {name: batch[name] for name in ("index", "label", "quarantined")}
+        columns = {name: batch[name] for name in ("index", "label", "quarantined")}
         tokens = self.model.forward_features(images)
         features = self.model.forward_head(tokens, pre_logits=True)  # [b, D]
         if self.features:
-            found["features"] = features.float().cpu().numpy()
+            columns["features"] = features.float().cpu().numpy()
         if self.answers:
             logits = self.model.head(features).float()  # [b, C]
-            found |= answer(logits, torch.tensor(batch["label"]).to(self.device))
-        return found
+            columns |= answer(logits, torch.tensor(batch["label"]).to(self.device))
+        return columns
 
 
 class Extraction:
@@ -101,7 +100,7 @@ class Extraction:
         self.weights = ray.put({name: tensor.numpy() for name, tensor in tensors.items()})
 
     def columns(self, spec: StreamSpec, *, answers: bool, features: bool) -> Columns:
-        """Rows of all samples of the stream that can be used, in the order of the split.
+        """Return rows of all usable samples of the stream, in the order of the split.
 
         Raises:
             BadInput: more are damaged than `max_bad_fraction` allows.
@@ -117,7 +116,7 @@ class Extraction:
             nodes=self.nodes,
         )
         forward: Any = Forward  # Ray's type for classes leaves out their arguments
-        said = stream.map_batches(
+        outputs = stream.map_batches(
             forward,
             fn_constructor_args=(self.config, self.weights, self.protocol.precision),
             fn_constructor_kwargs={"answers": answers, "features": features},
@@ -129,22 +128,24 @@ class Extraction:
         )
         parts: list[Columns] = []
         damaged: list[int] = []
-        batches: Any = said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4)
+        batches: Any = outputs.iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=4
+        )
         for batch in batches:
             damaged += batch["quarantined"][batch["quarantined"] >= 0].tolist()
             known = batch["index"] >= 0
             parts.append({name: column[known] for name, column in batch.items()})
         self._check_damaged(spec, damaged)
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        order = np.argsort(found["index"], kind="stable")
-        return {name: column[order] for name, column in found.items() if name != "quarantined"}
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        order = np.argsort(rows["index"], kind="stable")
+        return {name: column[order] for name, column in rows.items() if name != "quarantined"}
 
     def union(self, specs: Sequence[StreamSpec]) -> Columns:
-        """Features of the samples of several streams of one split, each sample once."""
+        """Return features of the samples of several streams of one split, each sample once."""
         each = [self.columns(spec, answers=False, features=True) for spec in specs]
-        found = {name: np.concatenate([part[name] for part in each]) for name in each[0]}
-        _, first = np.unique(found["index"], return_index=True)
-        return {name: column[first] for name, column in found.items()}
+        rows = {name: np.concatenate([part[name] for part in each]) for name in each[0]}
+        _, first = np.unique(rows["index"], return_index=True)
+        return {name: column[first] for name, column in rows.items()}
 
     def _check_damaged(self, spec: StreamSpec, damaged: list[int]) -> None:
         if not damaged:
@@ -156,8 +157,8 @@ class Extraction:
         if len(damaged) > share * samples:
             raise BadInput(
                 f"{len(damaged)} of {samples} samples of {spec.dataset} ({spec.split}) cannot be"
-                f" used, more than max_bad_fraction {share:g} allows - pack the dataset again, or"
-                " raise place.max_bad_fraction"
+                f" used, more than --place.max-bad-fraction {share:g} allows - pack the dataset"
+                " again, or raise it"
             )
 
 
@@ -166,7 +167,7 @@ def spread(
 ) -> list[Any]:
     """Call for each piece, as tasks of one CPU thread: results in the order of the pieces."""
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(_alone)
-    common = [ray.put(one) for one in shared]
+    common = [ray.put(array) for array in shared]
     return ray.get([task.remote(call, piece, *common) for piece in pieces])
 
 

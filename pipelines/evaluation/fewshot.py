@@ -30,12 +30,12 @@ Setting = tuple[int, float, int]
 
 @dataclass(frozen=True)
 class FewShot:
-    """What came out."""
+    """Results of few-shot regression."""
 
     accuracy: dict[Setting, float]
     """Test accuracy in [0, 1] by (shots, l2, seed)."""
     notes: tuple[str, ...]
-    """One line for each number of shots that some class does not have."""
+    """One line per number of shots for which some class has too few images."""
 
     def mean(self, shots: int, l2: float) -> float:
         """Mean accuracy over seeds."""
@@ -43,12 +43,12 @@ class FewShot:
 
     def spread(self, shots: int, l2: float) -> float:
         """Standard deviation over seeds (of the sample: n - 1); 0 for one seed."""
-        found = self._over_seeds(shots, l2)
-        return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+        accuracies = self._over_seeds(shots, l2)
+        return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        """`few_shot/5`: mean over seeds; beside it the spread and each seed. The name carries l2
-        where there are several."""
+        """`few_shot/5`: mean over seeds; beside it the spread and each seed. The name includes l2
+        if there are several."""
         several = len({l2 for _, l2, _ in self.accuracy}) > 1
         for shots, l2 in dict.fromkeys((shots, l2) for shots, l2, _ in self.accuracy):
             name = f"few_shot/{shots}" + (f"_l2_{l2:g}" if several else "")
@@ -84,7 +84,7 @@ def few_shot(
         num_classes: outputs of the map; a class without a training image is never right.
         train_index: int [N], distinct: the position of each row in its split, which the draw
             depends on. Default: the row.
-        shots: images a class; a class that has fewer gives all it has, and a note says so.
+        shots: images per class; a class with fewer gives all it has, and a note reports it.
         l2: strengths of the regularisation; big_vision's is 2^10.
         seeds: of the draw.
 
@@ -134,11 +134,11 @@ class Ridge:
     def predict(self, features: np.ndarray, l2: float) -> np.ndarray:
         """Classes of features [M, D]: int64 [M]."""
         weights = self.weights(l2)
-        found = [
+        classes = [
             (self._standardised(features[at : at + _ROWS].astype(np.float64)) @ weights).argmax(1)
             for at in range(0, len(features), _ROWS)
         ]
-        return np.concatenate(found)
+        return np.concatenate(classes)
 
     def _standardised(self, x: np.ndarray) -> np.ndarray:
         """[n, D] -> [n, D + 1]."""
@@ -192,7 +192,7 @@ def _check(
                 f"{num_classes - 1}"
             )
         if not np.isfinite(features).all():
-            raise ValueError(f"few-shot: {name} features hold values that are no numbers")
+            raise ValueError(f"few-shot: {name} features hold non-finite values")
     if train.shape[1] != test.shape[1]:
         raise ValueError(
             f"few-shot: {train.shape[1]} features to train on, {test.shape[1]} to test on"

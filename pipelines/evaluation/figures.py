@@ -1,4 +1,4 @@
-"""Answers -> PNG: the confusions of the most confused classes, and the worst mistakes."""
+"""Draw answers as PNG: confusions of the most confused classes, and the worst mistakes."""
 
 import io
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _DIAGONAL, _MISTAKE, _INK, _FAINT = (31, 111, 178), (200, 60, 40), (20, 20, 20),
 def confusion_picture(answers: Answers, pairs: Sequence[Pair], names: Sequence[str]) -> bytes:
     """Share of each class's images (row) by what they were taken for (column), in percent.
 
-    All classes where there are at most 20, else those of the most frequent confusions.
+    Shows all classes if there are at most 20, else those with the most frequent confusions.
     """
     if len(names) <= MOST_CLASSES:
         shown = list(range(len(names)))
@@ -52,8 +52,8 @@ def confusion_picture(answers: Answers, pairs: Sequence[Pair], names: Sequence[s
             draw.rectangle(box, fill=_tinted(colour, float(value)))
             if round(100 * value):
                 ink = "white" if value > 0.5 else _INK
-                place = (left + _CELL // 2 - 1, upper + _CELL // 2 - 1)
-                draw.text(place, f"{100 * value:.0f}", ink, font, anchor="mm")
+                centre = (left + _CELL // 2 - 1, upper + _CELL // 2 - 1)
+                draw.text(centre, f"{100 * value:.0f}", ink, font, anchor="mm")
     draw.text((10, 10), "row: label\ncolumn: answer\n% of the row's images", _INK, font)
     return _png(picture)
 
@@ -77,8 +77,8 @@ def wrong_picture(
     images = np.zeros((len(positions), *[spec.crop.image_size] * 2, 3), np.uint8)
     keys = [("", "")] * len(positions)
     for raw in read_samples(opened.store, opened.index, positions):
-        place = {"seed": 0, "epoch": 0, "index": int(positions[raw.request])}
-        images[raw.request] = decode(raw.data, spec.crop, **place)
+        randomness = {"seed": 0, "epoch": 0, "index": int(positions[raw.request])}
+        images[raw.request] = decode(raw.data, spec.crop, **randomness)
         keys[raw.request] = raw.shard, raw.key
     return image_grid(normalize(torch.from_numpy(images))), keys
 

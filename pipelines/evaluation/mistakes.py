@@ -1,4 +1,4 @@
-"""Which class is taken for which, and the worst mistakes: tables."""
+"""Tables of confused classes and of the worst mistakes."""
 
 import csv
 import io

@@ -40,15 +40,15 @@ def knn(
         test: features [M, D].
         test_labels: int [M].
         num_classes: classes that are voted for; of equals the first wins.
-        k: neighbours; all where there are fewer.
+        k: neighbours; all if there are fewer.
         temperature: of the weights.
         spread: computes the pieces of the test images, perhaps elsewhere.
     """
     unit = normalized(train)
     pieces = [normalized(test[at : at + _ROWS]) for at in range(0, len(test), _ROWS)]
-    found = spread(nearest, pieces, (unit, min(k, len(train))))
-    similarity = np.concatenate([part[0] for part in found]).astype(np.float64)  # [M, k]
-    labels = train_labels[np.concatenate([part[1] for part in found])]  # [M, k]
+    neighbours = spread(nearest, pieces, (unit, min(k, len(train))))
+    similarity = np.concatenate([part[0] for part in neighbours]).astype(np.float64)  # [M, k]
+    labels = train_labels[np.concatenate([part[1] for part in neighbours])]  # [M, k]
     # The largest weight is 1: exp(1 / 0.01) would still fit, 1 / 0.001 would not.
     weights = np.exp((similarity - similarity[:, :1]) / temperature)
     weighted = votes(labels, weights, num_classes).argmax(axis=1)
@@ -63,9 +63,9 @@ def nearest(test: np.ndarray, train: np.ndarray, k: int) -> Piece:
     best = np.full((len(test), 0), 0, np.float32)
     at = np.zeros((len(test), 0), np.int64)
     for start in range(0, len(train), _COLUMNS):
-        found = test @ train[start : start + _COLUMNS].T  # [b, n]
-        best = np.concatenate([best, found], axis=1)
-        numbers = np.broadcast_to(np.arange(start, start + found.shape[1]), found.shape)
+        similarity = test @ train[start : start + _COLUMNS].T  # [b, n]
+        best = np.concatenate([best, similarity], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + similarity.shape[1]), similarity.shape)
         at = np.concatenate([at, numbers], axis=1)
         keep = np.argpartition(-best, min(k, best.shape[1]) - 1, axis=1)[:, :k]
         best, at = best[rows, keep], at[rows, keep]

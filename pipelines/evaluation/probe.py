@@ -43,14 +43,14 @@ def linear_probe(
     """
     index = np.arange(len(train)) if train_index is None else train_index
     with np.errstate(over="ignore"):
-        held = mix64(mix64(index.astype(np.uint64))) % np.uint64(_HELD_OUT) == 0
+        held_out = mix64(mix64(index.astype(np.uint64))) % np.uint64(_HELD_OUT) == 0
     chosen = l2[0]
-    if len(l2) > 1 and held.any() and not held.all():
+    if len(l2) > 1 and held_out.any() and not held_out.all():
         accuracy = [
-            fit(train[~held], train_labels[~held], num_classes, l2=one, device=device).accuracy(
-                train[held], train_labels[held]
-            )
-            for one in l2
+            fit(
+                train[~held_out], train_labels[~held_out], num_classes, l2=strength, device=device
+            ).accuracy(train[held_out], train_labels[held_out])
+            for strength in l2
         ]
         chosen = l2[int(np.argmax(accuracy))]
         yield "probe_held_out", max(accuracy)
@@ -72,8 +72,8 @@ class Probe:
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
         """Share of the features [M, D] that are mapped to their label, int [M]."""
-        found = self.logits(features).argmax(dim=1).cpu().numpy()
-        return float((found == labels).mean())
+        classes = self.logits(features).argmax(dim=1).cpu().numpy()
+        return float((classes == labels).mean())
 
 
 def fit(

@@ -1,7 +1,7 @@
-"""What is measured, on which images, how: one frozen value, all that the numbers depend on.
+"""The protocol: what is measured, on which images and how, as one frozen value.
 
-Together with the weights and the dataset's digest it names an evaluation, as its config names a
-stage.
+The numbers depend on it, the weights and the dataset's digest; these name an evaluation, as its
+settings name a stage.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ class Knn:
     """k nearest neighbours."""
 
     k: int = neighbours.K
-    """Neighbours that vote."""
+    """Number of neighbours that vote."""
     temperature: float = neighbours.TEMPERATURE
-    """Their weights are exp(cosine similarity / temperature)."""
+    """Each vote has weight exp(cosine similarity / temperature)."""
 
     def __post_init__(self) -> None:
         if self.k < 1 or not self.temperature > 0:
@@ -43,11 +43,11 @@ class FewShot:
     """Few-shot linear regression."""
 
     shots: tuple[int, ...] = fewshot.SHOTS
-    """Images a class to fit with."""
+    """Training images per class."""
     seeds: tuple[int, ...] = fewshot.SEEDS
     """Seeds of the draw of those images."""
     l2: tuple[float, ...] = (fewshot.L2,)
-    """Strengths of the regularisation; each is reported."""
+    """Strengths of the l2 regularisation; results are reported for each."""
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or not self.seeds:
@@ -64,7 +64,7 @@ class Probe:
     """Linear probe."""
 
     l2: tuple[float, ...] = probe.L2
-    """Strengths of the regularisation to choose from, on held-out training images."""
+    """Strengths of the l2 regularisation; the best on held-out training images is used."""
 
     def __post_init__(self) -> None:
         if not self.l2 or not min(self.l2) > 0:
@@ -130,12 +130,14 @@ class Protocol:
         if not self.features:
             return []
         classes = Selection(classes=self.selection.classes, labels=self.selection.labels)
-        whole = replace(self.test_spec(dataset_uri), split=self.train_split, selection=classes)
+        every_image = replace(
+            self.test_spec(dataset_uri), split=self.train_split, selection=classes
+        )
         if {"knn", "probe"} & set(self.evaluators):
-            return [whole]
+            return [every_image]
         most = max(self.few_shot.shots)
         return [
-            replace(whole, selection=replace(classes, per_class=most, seed=seed))
+            replace(every_image, selection=replace(classes, per_class=most, seed=seed))
             for seed in self.few_shot.seeds
         ]
 

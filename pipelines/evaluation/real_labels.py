@@ -1,4 +1,4 @@
-"""Several right labels an image, from a JSON file such as reassessed-imagenet's `real.json`.
+"""Read several right labels per image from a JSON file such as reassessed-imagenet's `real.json`.
 
 The file is a list: entry i holds the labels of the i-th image. Where the split's samples are named
 as ImageNet's (`ILSVRC2012_val_00000001`, ...) the i-th image is the one of that number, in whatever
@@ -29,17 +29,17 @@ def read_real(path: Path, index: SampleIndex) -> tuple[frozenset[int], ...]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise Mistake(f"{path}: no such file - give the JSON of labels with --real") from None
+        raise Mistake(f"--real {path}: no such file") from None
     except (OSError, ValueError) as error:
         raise Mistake(f"{path}: wanted JSON, a list of lists of labels: {error}") from None
     if isinstance(content, dict):
-        found = _by_key(path, content, index)
+        labels = _by_key(path, content, index)
     elif isinstance(content, list):
-        found = _by_number(path, content, index)
+        labels = _by_number(path, content, index)
     else:
         raise Mistake(f"{path}: wanted a list of lists of labels, found {type(content).__name__}")
-    _check_agreement(path, found, index)
-    return found
+    _check_agreement(path, labels, index)
+    return labels
 
 
 def _by_key(
@@ -50,13 +50,13 @@ def _by_key(
         for key, labels in content.items()
         for suffix in _SUFFIXES
     }
-    found = tuple(by_name.get(name, frozenset()) for name in index.rows["name"].tolist())
-    if not any(found):
+    by_position = tuple(by_name.get(name, frozenset()) for name in index.rows["name"].tolist())
+    if not any(by_position):
         raise Mistake(
             f"{path}: none of its {len(content)} keys, such as {next(iter(content), '')!r}, is the"
             f" key of a sample of split {index.split!r}"
         )
-    return found
+    return by_position
 
 
 def _by_number(
@@ -89,9 +89,9 @@ def _labels(path: Path, entry: object, labels: object, num_classes: int) -> froz
     return frozenset(labels)
 
 
-def _check_agreement(path: Path, found: Sequence[frozenset[int]], index: SampleIndex) -> None:
+def _check_agreement(path: Path, label_sets: Sequence[frozenset[int]], index: SampleIndex) -> None:
     labels = index.labels.tolist()
-    own = [label in several for label, several in zip(labels, found, strict=True) if several]
+    own = [label in several for label, several in zip(labels, label_sets, strict=True) if several]
     if not own:
         raise Mistake(f"{path}: no entry has a label")
     if np.mean(own) < _LEAST_AGREEMENT:

@@ -28,22 +28,23 @@ class InspectionOptions:
     """Options of `inspect_weights.py`."""
 
     weights: str | None = None
-    """A stage's attempt or a public checkpoint (path or s3://), instead of the run's stages."""
+    """Weights to inspect instead of the run's stages (path or s3://): a stage's attempt or a public
+    checkpoint."""
     only: str | None = None
-    """Look at this stage alone; for a checkpoint: the stage whose model and data it is."""
+    """Inspect only this stage. For a checkpoint: the stage that gives model and data."""
     dataset: str | None = None
-    """Another dataset under place.data_root to look at."""
+    """Dataset under place.data_root to take images from. Default: that of the stage."""
     split: str | None = None
-    """Another split than the stage's validation split."""
+    """Split to take images from. Default: the stage's validation split."""
     images: int = IMAGES
-    """Images that attention distance is averaged over."""
+    """Number of images over which attention distance is averaged."""
     out: str = "inspection"
-    """Folder for the pictures; each stage gets a folder in it."""
+    """Folder for the pictures, with a subfolder per stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to look at, and where its pictures go."""
+    """Weights to inspect, and the folder for their pictures."""
 
     folder: str
     subjects: tuple[Subject, ...]
@@ -51,7 +52,7 @@ class Target:
 
 
 def main(description: str) -> NoReturn:
-    """Write the pictures; exit as `pipelines.cli.exits` says."""
+    """Write the pictures; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         command = read_command(
             sys.argv[1:],
@@ -67,10 +68,10 @@ def main(description: str) -> NoReturn:
 
 
 def targets(command: Command[InspectionOptions]) -> list[Target]:
-    """The weights that the command line names.
+    """Find the weights that the command line names.
 
     Raises:
-        Mistake: there are none; says where was looked and what makes them.
+        Mistake: there are none; says where they were looked for and what makes them.
     """
     uri, only = command.own.weights, command.own.only
     if uri is None:
@@ -78,37 +79,42 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
         newest = [attempt for stage in stages if (attempt := _newest(command, stage.name))]
         if not newest:
             options = command.options
-            asked = f" ({options.parent})" if options.parent else ""
+            requested = f" ({options.parent})" if options.parent else ""
             raise Mistake(
-                f"no committed weights of {', '.join(stage.name for stage in stages)}{asked} under"
-                f" {join(command.place.storage_root, options.run)} - run: pipelines/pipeline.py"
-                f" --recipe {options.recipe} --run {options.run}, or name others by --weights"
+                f"no committed weights of {', '.join(stage.name for stage in stages)}{requested}"
+                f" under {join(command.place.storage_root, options.run)}"
+                f" - run: pipelines/pipeline.py --recipe {options.recipe}"
+                f" --run {options.run}, or name others by --weights"
             )
         return [_committed(attempt.uri) for attempt in newest]
-    place = init_place(uri)
-    assert place is not None
-    if not is_file(place) and read_manifest(place) is not None:
-        return [_committed(place)]
+    location = init_place(uri)
+    assert location is not None
+    if not is_file(location) and read_manifest(location) is not None:
+        return [_committed(location)]
     stage = command.recipe.stage(only) if only else command.recipe.stages[0]
-    subject = imported_subject(place, stage)
+    subject = imported_subject(location, stage)
     return [Target(folder=Path(subject.name).stem, subjects=(subject,), data=stage.data)]
 
 
 def _newest(command: Command[InspectionOptions], stage: str) -> Attempt | None:
     """The attempt at a stage that was started last, of those that `--parent` allows."""
-    asked = command.options.parent
-    found = [
+    requested = command.options.parent
+    attempts = [
         attempt
         for attempt in committed_attempts(command.place.storage_root, command.options.run, stage)
-        if asked in (None, attempt.name, attempt.fingerprint)
+        if requested in (None, attempt.name, attempt.fingerprint)
     ]
-    return max(found, key=lambda one: one.manifest.started if one.manifest else "", default=None)
+    return max(
+        attempts,
+        key=lambda attempt: attempt.manifest.started if attempt.manifest else "",
+        default=None,
+    )
 
 
 def _committed(uri: str) -> Target:
     subject, manifest = committed_subject(uri), read_manifest(uri)
     assert manifest is not None
-    both = [one for one in (before_upscale(uri, manifest), subject) if one]
+    both = [subject_ for subject_ in (before_upscale(uri, manifest), subject) if subject_]
     attempt = uri.rstrip("/").rpartition("/")[2]
     return Target(folder=f"{subject.name}-{attempt}", subjects=tuple(both), data=manifest.data())
 
@@ -123,11 +129,11 @@ def _inspect(target: Target, command: Command[InspectionOptions]) -> Inspection:
     return inspect_weights(target.subjects, dataset, data, count=own.images)
 
 
-def _write(target: Target, found: Inspection, out: Path) -> None:
+def _write(target: Target, inspection: Inspection, out: Path) -> None:
     folder = out / target.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for note in found.notes:
+    for note in inspection.notes:
         print(note)
-    for name, content in found.files().items():
+    for name, content in inspection.files().items():
         (folder / name).write_bytes(content)
         print(f"wrote {folder / name}")

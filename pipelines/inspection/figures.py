@@ -1,7 +1,7 @@
-"""Numbers -> PNG. Two models, before and after, stand side by side on one scale.
+"""Draw the measurements as PNG; two models, before and after, share one scale side by side.
 
-Figures are made without pyplot, which keeps global state; text is
-never read as formulas, because class names are data.
+Figures are made without pyplot, which keeps global state. Text is never parsed as formulas,
+because class names are data.
 """
 
 import io
@@ -44,20 +44,21 @@ _BLUE, _GREY = "#1f6fb2", "#6b6b6b"
 
 def filters_picture(models: Sequence[Measured]) -> bytes | None:
     """Principal components of the patch embedding as colours; grey is zero."""
-    shown = [one for one in models if one.filters is not None and len(one.filters)]
+    shown = [model for model in models if model.filters is not None and len(model.filters)]
     if not shown:
         return None
 
-    def draw(axes: Axes, one: Measured) -> None:
-        assert one.filters is not None
-        count = len(one.filters)
-        largest = np.abs(one.filters).max(axis=(1, 2, 3), keepdims=True)
-        colours = one.filters / np.maximum(largest, 1e-30) / 2 + 0.5  # [n, 3, p, p] in [0, 1]
-        whole, _ = _mosaic(colours.transpose(0, 2, 3, 1), columns=7)
-        axes.imshow(whole, interpolation="nearest")
+    def draw(axes: Axes, model: Measured) -> None:
+        assert model.filters is not None
+        count = len(model.filters)
+        largest = np.abs(model.filters).max(axis=(1, 2, 3), keepdims=True)
+        colours = model.filters / np.maximum(largest, 1e-30) / 2 + 0.5  # [n, 3, p, p] in [0, 1]
+        mosaic, _ = _mosaic(colours.transpose(0, 2, 3, 1), columns=7)
+        axes.imshow(mosaic, interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(
-            f"{_text(one.title, 40)}: the first {count}, {one.filters_share:.0%} of the variance",
+            f"{_text(model.title, 40)}: the first {count},"
+            f" {model.filters_share:.0%} of the variance",
             loc="left",
         )
 
@@ -66,53 +67,55 @@ def filters_picture(models: Sequence[Measured]) -> bytes | None:
 
 def positions_picture(models: Sequence[Measured]) -> bytes | None:
     """Cosine similarity of each place's embedding to all others: a grid of grids."""
-    shown = [one for one in models if one.similarity is not None]
+    shown = [model for model in models if model.similarity is not None]
     if not shown:
         return None
 
-    def draw(axes: Axes, one: Measured) -> None:
-        assert one.similarity is not None
-        rows, columns = one.similarity.shape[:2]
+    def draw(axes: Axes, model: Measured) -> None:
+        assert model.similarity is not None
+        rows, columns = model.similarity.shape[:2]
         at_rows, at_columns = (_every(side) for side in (rows, columns))
-        tiles = one.similarity[np.ix_(at_rows, at_columns)]  # [r, c, h, w]
-        whole, apart = _mosaic(
+        tiles = model.similarity[np.ix_(at_rows, at_columns)]  # [r, c, h, w]
+        mosaic, apart = _mosaic(
             tiles.reshape(-1, rows, columns), columns=len(at_columns), fill=np.nan
         )
-        image = axes.imshow(whole, vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
+        image = axes.imshow(mosaic, vmin=-1, vmax=1, cmap="viridis", interpolation="nearest")
         axes.set_xticks([(i + 0.45) * apart[1] for i in range(len(at_columns))])
-        axes.set_xticklabels([str(place + 1) for place in at_columns])
+        axes.set_xticklabels([str(patch + 1) for patch in at_columns])
         axes.set_yticks([(i + 0.45) * apart[0] for i in range(len(at_rows))])
-        axes.set_yticklabels([str(place + 1) for place in at_rows])
+        axes.set_yticklabels([str(patch + 1) for patch in at_rows])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("column of the patch")
         axes.set_ylabel("row of the patch")
-        axes.set_title(_text(one.title, 40), loc="left")
+        axes.set_title(_text(model.title, 40), loc="left")
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("cosine similarity")
 
-    title = "Similarity of position embeddings: a tile for each place"
+    title = "Similarity of position embeddings: one tile per patch"
     return _panels(title, shown, draw, high=5.2)
 
 
 def distances_picture(models: Sequence[Measured]) -> bytes | None:
-    """Mean attention distance of every head against depth, a dot a head."""
-    shown = [one for one in models if one.distances is not None]
+    """Mean attention distance of every head against depth, one dot per head."""
+    shown = [model for model in models if model.distances is not None]
     if not shown:
         return None
     most = max(
-        max(one.uniform, float(one.distances.max())) for one in shown if one.distances is not None
+        max(model.uniform, float(model.distances.max()))
+        for model in shown
+        if model.distances is not None
     )
 
-    def draw(axes: Axes, one: Measured) -> None:
-        assert one.distances is not None
-        depth, heads = one.distances.shape
+    def draw(axes: Axes, model: Measured) -> None:
+        assert model.distances is not None
+        depth, heads = model.distances.shape
         x = np.repeat(np.arange(1, depth + 1), heads)
         size = 26 if depth <= 12 else 14
         axes.scatter(
-            x, one.distances.ravel(), s=size, color=_BLUE, alpha=0.75, lw=0, label="a head"
+            x, model.distances.ravel(), s=size, color=_BLUE, alpha=0.75, lw=0, label="a head"
         )
-        axes.axhline(one.uniform, color=_GREY, lw=1, ls="--", label="attending to all alike")
+        axes.axhline(model.uniform, color=_GREY, lw=1, ls="--", label="attending to all alike")
         axes.set_xlim(0.4, depth + 0.6)
         axes.set_ylim(0, most * 1.15 or 1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -120,19 +123,23 @@ def distances_picture(models: Sequence[Measured]) -> bytes | None:
         axes.set_ylabel("mean attention distance (pixels)")
         axes.grid(axis="y", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
-        axes.set_title(f"{_text(one.title, 40)}: {heads} heads, {one.samples} images", loc="left")
+        axes.set_title(
+            f"{_text(model.title, 40)}: {heads} heads, {model.samples} images", loc="left"
+        )
         axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
 
     return _panels("How far attention reaches", shown, draw, high=3.8)
 
 
 def rollout_picture(models: Sequence[Measured]) -> bytes | None:
-    """Attention rollout laid over sample images, a row a model under the images themselves."""
-    shown = [one for one in models if one.rollout is not None]
+    """Draw attention rollout over sample images: the images, then one row per model."""
+    shown = [model for model in models if model.rollout is not None]
     if not shown:
         return None
     count = len(shown[-1].images)
-    most = max(float(np.quantile(one.rollout, 0.995)) for one in shown if one.rollout is not None)
+    most = max(
+        float(np.quantile(model.rollout, 0.995)) for model in shown if model.rollout is not None
+    )
     with _styled():
         rows = 1 + len(shown)
         wide = max(1.15 * count, 5.0)
@@ -142,16 +149,16 @@ def rollout_picture(models: Sequence[Measured]) -> bytes | None:
             last = shown[-1]
             grid[0, at].imshow(last.images[at], interpolation="nearest")
             grid[0, at].set_title(_text(last.classes[at]))
-            for axes, one in zip(grid[1:, at], shown, strict=True):
-                assert one.rollout is not None
-                axes.imshow(_overlay(one.images[at], one.rollout[at] / most))
+            for axes, model in zip(grid[1:, at], shown, strict=True):
+                assert model.rollout is not None
+                axes.imshow(_overlay(model.images[at], model.rollout[at] / most))
         for axes in grid.ravel():
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
         grid[0, 0].set_ylabel("image")
-        for row, one in enumerate(shown, start=1):
-            grid[row, 0].set_ylabel(_text(one.title, 40).replace(", ", "\n"))
+        for row, model in enumerate(shown, start=1):
+            grid[row, 0].set_ylabel(_text(model.title, 40).replace(", ", "\n"))
         scale = ScalarMappable(Normalize(0, most), "inferno")
         bar = figure.colorbar(scale, ax=grid[1:, :].ravel().tolist(), fraction=0.02, pad=0.01)
         bar.set_label("times an even share")
@@ -165,17 +172,17 @@ def _panels(
     with _styled():
         size = (_PANEL_WIDTH * len(models), high + 0.35)
         figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(wspace=0.06))
-        for axes, one in zip(
+        for axes, model in zip(
             figure.subplots(1, len(models), squeeze=False)[0], models, strict=True
         ):
-            draw(axes, one)
+            draw(axes, model)
         figure.suptitle(title, x=0.01, ha="left")
         return _png(figure)
 
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """The style. matplotlib's is one a process, and stages may end side by side."""
+    """Apply the style under a lock: matplotlib has one per process, and stages may end together."""
     with _ONE_AT_A_TIME, matplotlib.rc_context(_STYLE):
         yield
 
@@ -200,11 +207,11 @@ def _mosaic(
     columns = min(columns, count)
     rows = -(-count // columns)
     shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
-    whole = np.full(shape, fill)
+    mosaic = np.full(shape, fill)
     for at, tile in enumerate(tiles):
         top, left = (at // columns) * (height + gap), (at % columns) * (width + gap)
-        whole[top : top + height, left : left + width] = tile
-    return whole, (height + gap, width + gap)
+        mosaic[top : top + height, left : left + width] = tile
+    return mosaic, (height + gap, width + gap)
 
 
 def _every(side: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Pictures for people who would rather look than read."""
+"""Draw a batch of images as a grid."""
 
 import io
 

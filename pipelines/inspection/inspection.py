@@ -1,4 +1,4 @@
-"""All pictures of some weights; and what a training run asks for after a stage."""
+"""Make all pictures of some weights, for the script and after a training stage."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ _MOST_FLOPS = 1e12
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was made."""
+    """Pictures and numbers of the inspected models."""
 
     pictures: dict[str, bytes]
     """File name -> PNG."""
     record: list[dict[str, Any]]
     """The numbers of each model."""
     notes: tuple[str, ...]
-    """A line for each thing that a model does not have."""
+    """One line per picture that a model cannot have, with the reason."""
 
     def files(self) -> dict[str, bytes]:
         """Pictures and numbers by name."""
@@ -70,8 +70,8 @@ def inspect_weights(
     }
     return Inspection(
         pictures={name: png for name, png in made.items() if png is not None},
-        record=[one.record() for one in models],
-        notes=tuple(note for one in models for note in one.notes),
+        record=[model.record() for model in models],
+        notes=tuple(note for model in models for note in model.notes),
     )
 
 
@@ -84,7 +84,7 @@ def inspect_after_stage(
 ) -> None:
     """Log the pictures of weights that were just committed, before and after an upscale.
 
-    It never fails: what goes wrong is one line, because the stage itself is done.
+    Never raises: an error is printed as one line, because the stage itself is finished.
     """
     try:
         manifest = read_manifest(attempt_uri)
@@ -99,8 +99,10 @@ def inspect_after_stage(
         subject = committed_subject(attempt_uri)
         count = max(8, min(IMAGES, int(_MOST_FLOPS / subject.model.cost().forward_flops)))
         subjects = [one for one in (before_upscale(attempt_uri, manifest), subject) if one]
-        found = inspect_weights(subjects, load_dataset(dataset_uri), manifest.data(), count=count)
-        for name, content in found.files().items():
+        inspection = inspect_weights(
+            subjects, load_dataset(dataset_uri), manifest.data(), count=count
+        )
+        for name, content in inspection.files().items():
             log_file(f"{FOLDER}/{name}", content)
     except Exception as error:  # whatever it is, the weights are committed
         note(f"warning: no pictures of the weights: {unwrapped(error)}")

@@ -1,4 +1,4 @@
-"""The numbers behind the pictures, of one model and its images. What a model lacks is a note."""
+"""Measure one model on its images; a note explains each picture that it cannot have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _BATCH_NUMBERS = 16 << 20  # of one block's maps at once: bounds memory
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Everything that can be drawn of one model; None where the model has no such thing."""
+    """Everything that can be drawn of one model; None for what the model does not have."""
 
     title: str
     filters: np.ndarray | None

@@ -1,6 +1,7 @@
-"""The images that are looked at: a fixed choice of a split, the same on every machine.
+"""Sample images for the pictures: a fixed choice from a split, the same on every machine.
 
-They are read once and cut for each model's size, so that before and after an upscale show the same.
+They are read once and cropped to each model's size, so that the pictures before and after an
+upscale show the same images.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Samples:
 def read_fixed_samples(
     dataset: Dataset, split: str, *, selection: Selection, count: int, crop: Crop
 ) -> Samples:
-    """`count` images spread evenly over the selected positions of a split; all where it has fewer.
+    """Read `count` images spread evenly over the selected positions of a split, or all if fewer.
 
     Damaged ones are left out.
 
@@ -48,19 +49,19 @@ def read_fixed_samples(
     at = np.unique(np.linspace(0, len(positions) - 1, count).round().astype(np.int64))
     chosen = positions[at]  # ascending, no two the same
     damaged: list[Damaged] = []
-    found: dict[int, bytes] = {}
+    readable: dict[int, bytes] = {}
     for sample in read_samples(dataset.shard_store(), index, chosen, damaged=damaged):
         try:
             decode(sample.data, crop, seed=0, epoch=0, index=0)
         except BadImage:
             continue
-        found[sample.request] = sample.data
-    if not found:
+        readable[sample.request] = sample.data
+    if not readable:
         raise BadDataset(f"no image of split {split!r} of {dataset.uri} can be read")
-    requests = sorted(found)
+    requests = sorted(readable)
     labels = index.labels[chosen[requests]]
     return Samples(
-        data=tuple(found[request] for request in requests),
+        data=tuple(readable[request] for request in requests),
         classes=tuple(dataset.classes[label] for label in labels),
         source=f"{dataset.uri.rstrip('/').rpartition('/')[2]}/{split}",
     )

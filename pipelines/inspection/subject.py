@@ -1,4 +1,4 @@
-"""The weights that are looked at, as a model with a name."""
+"""A model to inspect: weights with a name."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Subject:
     name: str
     model: ViT | BiT
     notes: tuple[str, ...] = ()
-    """What was changed while its weights were read."""
+    """What was changed when the weights were read."""
 
     @property
     def config(self) -> Config:
@@ -30,7 +30,9 @@ class Subject:
         """Side of the square images it takes, in pixels."""
         side = self.config.image_size
         if not isinstance(side, int):
-            raise BadInput(f"{self.name} takes images of {side} pixels; only square ones are cut")
+            raise BadInput(
+                f"{self.name} takes images of {side} pixels, but only square images are supported"
+            )
         return side
 
     @property
@@ -45,10 +47,10 @@ def committed_subject(uri: str) -> Subject:
     Raises:
         storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there is none, or damaged.
     """
-    found, values = weights.read_weights(uri)
+    tensors, values = weights.read_weights(uri)
     manifest = manifest_from_json(values, uri)
     model = build_model(manifest.config())
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     return Subject(name=manifest.stage_name, model=model.eval())
 
 
@@ -58,7 +60,7 @@ def imported_subject(uri: str, stage: Stage) -> Subject:
     Raises:
         ValueError: there is nothing, or it does not fit; names the place and the tensors.
     """
-    found, notes = start_weights(
+    tensors, notes = start_weights(
         uri,
         stage.model,
         image_size=stage.init_image_size,
@@ -66,13 +68,13 @@ def imported_subject(uri: str, stage: Stage) -> Subject:
         std=stage.init_std,
     )
     model = build_model(stage.model)
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     name = uri.rstrip("/").rpartition("/")[2]
     return Subject(name=name, model=model.eval(), notes=notes)
 
 
 def before_upscale(uri: str, manifest: Manifest) -> Subject | None:
-    """The parent of committed weights where its grid or patches were others, and it is still there.
+    """Return the parent of committed weights if its grid or patches differ and it still exists.
 
     A stage lies beside its parent: <root>/<run>/<stage>/<attempt>.
     """

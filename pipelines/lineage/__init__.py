@@ -1,1 +1,1 @@
-"""What lies in a storage root, and what came from what: attempts, manifests, states."""
+"""Attempts in a storage root and their parents: manifests, resume states, status."""

@@ -1,4 +1,4 @@
-"""`pipelines/status.py`: its command line and its tables."""
+"""`pipelines/status.py`: list what a storage root holds, and what a pipeline would run next."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from pipelines.cli.console import console_for_tables
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, peek, program_name, read_command
 from pipelines.lineage.attempts import is_attempt
-from pipelines.lineage.status import Found, Verdict, attempts_under, what_would_run
+from pipelines.lineage.status import StoredAttempt, Verdict, attempts_under, what_would_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,41 +19,41 @@ class StatusOptions:
     """Options of `status.py`."""
 
     json: bool = False
-    """Print JSON, for machines."""
+    """Print JSON instead of tables."""
 
 
 def main(description: str) -> NoReturn:
-    """Print the status; exit as `pipelines.cli.exits` says."""
+    """Print the status; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
-        found = attempts_under(command.place.storage_root, run=only_run)
-        verdicts = what_would_run(command, found)
+        attempts = attempts_under(command.place.storage_root, run=only_run)
+        verdicts = what_would_run(command, attempts)
         if command.own.json:
             content = {
                 "storage_root": command.place.storage_root,
-                "attempts": [one.record() for one in found],
-                "stages": [asdict(one) for one in verdicts],
+                "attempts": [attempt.record() for attempt in attempts],
+                "stages": [asdict(verdict) for verdict in verdicts],
             }
             print(json.dumps(content, indent=1))
         else:
-            print_status(found, verdicts, command)
+            print_status(attempts, verdicts, command)
     sys.exit(0)
 
 
 def read_status(
     argv: list[str], *, prog: str, description: str
 ) -> tuple[Command[StatusOptions], str | None]:
-    """The command line (that of `pipeline.py`), and the run it names, if it does."""
+    """Parse the options of `pipeline.py`; also return `--run` if it was given."""
     run = peek(argv, prog, run=None).run
     return read_command(argv, prog=prog, description=description, own=StatusOptions()), run
 
 
-def print_status(found: list[Found], verdicts: list[Verdict], command: Command) -> None:
-    """The attempts, and what a pipeline would do."""
+def print_status(attempts: list[StoredAttempt], verdicts: list[Verdict], command: Command) -> None:
+    """Print a table of the attempts, and one of what a pipeline would run."""
     console = console_for_tables()
     root = command.place.storage_root
-    if found:
-        console.print(_attempts(found, root))
+    if attempts:
+        console.print(_attempts(attempts, root))
     else:
         console.print(f"nothing is committed or saved under {root}", soft_wrap=True, markup=False)
     table = Table(
@@ -63,12 +63,12 @@ def print_status(found: list[Found], verdicts: list[Verdict], command: Command) 
     for heading in ("stage", "state", "fingerprint"):
         table.add_column(heading, no_wrap=True)
     table.add_column("why", overflow="fold")
-    for one in verdicts:
-        table.add_row(one.stage, one.state, one.fingerprint or "-", one.reason)
+    for verdict in verdicts:
+        table.add_row(verdict.stage, verdict.state, verdict.fingerprint or "-", verdict.reason)
     console.print(table)
 
 
-def _attempts(found: list[Found], root: str) -> Table:
+def _attempts(attempts: list[StoredAttempt], root: str) -> Table:
     table = Table(title=f"attempts under {root}", title_justify="left")
     for heading in ("run", "stage", "attempt", "state"):
         table.add_column(heading)
@@ -76,15 +76,15 @@ def _attempts(found: list[Found], root: str) -> Table:
         table.add_column(heading, justify="right")
     for heading in ("started", "parent", "MLflow run"):
         table.add_column(heading)
-    for one in found:
-        record = one.record()
+    for stored in attempts:
+        record = stored.record()
         accuracy = record["val_accuracy"]
         table.add_row(
-            one.run,
-            one.stage,
-            one.attempt.name,
+            stored.run,
+            stored.stage,
+            stored.attempt.name,
             ("committed" if record["committed"] else "unfinished")
-            + ("" if is_attempt(one.attempt.name) else ", but not by this name: not used"),
+            + ("" if is_attempt(stored.attempt.name) else ", not used: no attempt has such a name"),
             str(record["step"]),
             "-" if accuracy is None else f"{accuracy:.4f}",
             record["started"] or "-",

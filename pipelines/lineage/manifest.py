@@ -1,7 +1,7 @@
-"""What a committed attempt says of itself: a frozen value, read from and written as manifest.json.
+"""The manifest of a committed attempt: a frozen value, stored as manifest.json.
 
-A training stage and an evaluation write the same fields; an evaluation also says which model and
-weights it measured.
+Training stages and evaluations write the same fields; an evaluation also records the model and the
+weights that it measured.
 """
 
 import json
@@ -17,12 +17,12 @@ from storage.errors import CorruptWeights
 from vit import Config, config_from_dict
 
 WEIGHTS, AVERAGE = "weights.safetensors", "weights_ema.safetensors"
-_LENIENT = ConfigDict(extra="ignore")  # a later version may write more
+_LENIENT = ConfigDict(extra="ignore")  # later versions may add fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of the attempt."""
+    """Size and checksum of a file of the attempt."""
 
     __pydantic_config__ = _LENIENT
 
@@ -32,7 +32,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """What a child remembers of the attempt it started from."""
+    """The attempt that a stage started from."""
 
     __pydantic_config__ = _LENIENT
 
@@ -57,7 +57,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetName:
-    """The dataset that was trained or measured on."""
+    """The dataset that was trained on or evaluated on."""
 
     __pydantic_config__ = _LENIENT
 
@@ -79,7 +79,7 @@ class MeasuredWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The lineage of an attempt, its step, metrics and files."""
+    """Lineage, step, metrics and files of an attempt."""
 
     __pydantic_config__ = _LENIENT
 
@@ -87,9 +87,9 @@ class Manifest:
     recipe: str = ""
     run: str = ""
     stage: Mapping[str, Any]
-    """The whole stage (or the protocol of an evaluation) as JSON values, its name under `name`."""
+    """Settings of the stage (or an evaluation's protocol) as JSON values; `name` is its name."""
     model: Mapping[str, Any] | None = None
-    """The model that an evaluation measured; a training stage has it in `stage`."""
+    """The model that an evaluation measured; a training stage's is in `stage`."""
     fingerprint: str = ""
     attempt: str = ""
     parent: Parent | None = None
@@ -100,7 +100,7 @@ class Manifest:
     git_commit: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
-    """UTC, as in 2026-01-31T12:00:00+00:00."""
+    """Start time in UTC, such as 2026-01-31T12:00:00+00:00."""
     step: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
@@ -111,14 +111,14 @@ class Manifest:
         return str(self.stage.get("name", ""))
 
     def config(self) -> Config:
-        """The model. Raises CorruptWeights if it is of another version."""
+        """Return the model's config. Raises CorruptWeights if this version cannot read it."""
         try:
             return config_from_dict(dict(self.model or self.stage["model"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptWeights(f"manifest of {self.stage_name}: stage.model: {error}") from None
 
     def data(self) -> Data:
-        """The images it was trained and evaluated on. Raises CorruptWeights."""
+        """Return the data it was trained and evaluated on. Raises CorruptWeights."""
         try:
             return TypeAdapter(Data).validate_json(json.dumps(self.stage["data"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -126,13 +126,13 @@ class Manifest:
             raise CorruptWeights(f"manifest of {self.stage_name}: stage.data: {reason}") from None
 
     def tags(self) -> dict[str, str]:
-        """Tags of the MLflow run: the commit, and the parent's record."""
+        """Return tags for the MLflow run: the git commit, and the parent's fields."""
         commit = {"git_commit": self.git_commit} if self.git_commit else {}
         parent = asdict(self.parent) if self.parent else {}
         return commit | {f"parent.{name}": value for name, value in parent.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The values of manifest.json; what does not apply is left out."""
+        """Return the values of manifest.json, without fields that do not apply."""
         values = asdict(self)
         optional = {
             "model": self.model,
@@ -144,7 +144,7 @@ class Manifest:
 
 
 def manifest_from_json(values: Mapping[str, Any], where: str) -> Manifest:
-    """Check the values of a manifest.json. Raises CorruptWeights, which names `where` and field."""
+    """Check the values of a manifest.json. Raises CorruptWeights, naming `where` and the field."""
     try:
         return TypeAdapter(Manifest).validate_python(dict(values))
     except ValidationError as error:
@@ -156,7 +156,7 @@ def manifest_from_json(values: Mapping[str, Any], where: str) -> Manifest:
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """The manifest of an attempt, None where nothing is committed.
+    """Read the manifest of an attempt; None if the attempt is not committed.
 
     Raises:
         storage.errors.CorruptWeights, Unavailable: it cannot be read.

@@ -1,7 +1,7 @@
-"""What lies under a storage root, what came from what, and what a pipeline would do now.
+"""List the attempts under a storage root with their parents, and what a pipeline would run now.
 
-Only manifests are read: `<run>/<stage>/<attempt>/manifest.json` of what is committed, and the names
-of `.../resume/step-N/manifest.json` of what is not.
+Reads only manifests: `<run>/<stage>/<attempt>/manifest.json` of committed attempts, and the names
+of `.../resume/step-N/manifest.json` of unfinished ones.
 """
 
 from collections.abc import Iterable
@@ -23,21 +23,21 @@ from storage.errors import StorageError
 from storage.objects import open_store
 from storage.uri import join
 
-_NAMED = 4  # fields that differ, said in the table; --json names all
+_NAMED = 4  # differing fields named in the table; --json names all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """One attempt that lies in storage."""
+class StoredAttempt:
+    """An attempt in storage, committed or unfinished."""
 
     run: str
     stage: str
     attempt: Attempt
     resume_step: int | None
-    """Newest saved step of an attempt that is not committed."""
+    """Newest saved step of an unfinished attempt."""
 
     def record(self) -> dict[str, Any]:
-        """What is known of it, as plain values."""
+        """Return what is known of the attempt, as plain values."""
         manifest = self.attempt.manifest
         parent = manifest.parent if manifest else None
         return {
@@ -57,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What would become of a stage if the pipeline were run now."""
+    """What the pipeline would do with a stage if it were run now."""
 
     stage: str
     state: str
@@ -66,11 +66,11 @@ class Verdict:
     fingerprint: str | None
     reason: str
     changes: tuple[str, ...] = ()
-    """Inputs of the fingerprint that differ from the newest committed attempt's."""
+    """Inputs of the fingerprint that differ from those of the newest committed attempt."""
 
 
-def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
-    """All attempts under a root, or those of one run, by run, stage and name.
+def attempts_under(storage_root: str, *, run: str | None = None) -> list[StoredAttempt]:
+    """List the attempts under a root, or of one run, sorted by run, stage and name.
 
     Raises:
         storage.errors.Unavailable, AccessDenied: the storage cannot be listed.
@@ -80,38 +80,38 @@ def attempts_under(storage_root: str, *, run: str | None = None) -> list[Found]:
     for key in open_store(storage_root).list(f"{run}/" if run else ""):
         parts = key.split("/")
         if parts[-1] != weights.MANIFEST or parts[0].startswith("."):
-            continue  # a folder with a dot holds no run: verify_order.py keeps its cursor in one
+            continue  # a folder with a dot is not a run: verify_order.py keeps its cursor there
         if len(parts) == 4:
             committed.add((parts[0], parts[1], parts[2]))
         elif len(parts) == 6 and parts[3] == RESUME:
-            place = (parts[0], parts[1], parts[2])
+            path = (parts[0], parts[1], parts[2])
             step = step_of(parts[4])
             if step is not None:
-                saved[place] = max(saved.get(place, 0), step)
-    found = []
-    for place in sorted(committed | set(saved)):
-        uri = join(storage_root, *place)
-        manifest = read_manifest(uri) if place in committed else None
-        found.append(
-            Found(
-                run=place[0],
-                stage=place[1],
-                attempt=Attempt(place[2], uri, manifest),
-                resume_step=saved.get(place),
+                saved[path] = max(saved.get(path, 0), step)
+    stored = []
+    for path in sorted(committed | set(saved)):
+        uri = join(storage_root, *path)
+        manifest = read_manifest(uri) if path in committed else None
+        stored.append(
+            StoredAttempt(
+                run=path[0],
+                stage=path[1],
+                attempt=Attempt(path[2], uri, manifest),
+                resume_step=saved.get(path),
             )
         )
-    return found
+    return stored
 
 
-def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
-    """What the pipeline would do with each stage of the recipe, in order, and why."""
-    own_run = (one for one in found if one.run == command.options.run)
-    mine = [one for one in own_run if is_attempt(one.attempt.name)]
+def what_would_run(command: Command, stored: Iterable[StoredAttempt]) -> list[Verdict]:
+    """Return what the pipeline would do with each stage of the recipe, in order, and why."""
+    own_run = (entry for entry in stored if entry.run == command.options.run)
+    mine = [entry for entry in own_run if is_attempt(entry.attempt.name)]
     verdicts: list[Verdict] = []
-    own: dict[str, str | None] = {}  # fingerprints, where all ancestors are the recipe's
+    own: dict[str, str | None] = {}  # fingerprints, if all ancestors are stages of the recipe
     to_train: set[str] = set()
     for stage in command.recipe.stages:
-        attempts = [one for one in mine if one.stage == stage.name]
+        attempts = [entry for entry in mine if entry.stage == stage.name]
         verdict = _judge(stage, command, attempts, mine, own, to_train)
         verdicts.append(verdict)
         if verdict.state not in ("committed", "data missing"):
@@ -122,12 +122,12 @@ def what_would_run(command: Command, found: Iterable[Found]) -> list[Verdict]:
 def _judge(
     stage: Stage,
     command: Command,
-    attempts: list[Found],
-    mine: list[Found],
+    attempts: list[StoredAttempt],
+    mine: list[StoredAttempt],
     own: dict[str, str | None],
     to_train: set[str],
 ) -> Verdict:
-    """One stage; adds its fingerprint to `own`."""
+    """Judge one stage; add its fingerprint to `own`."""
     own[stage.name] = None
     try:
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest
@@ -145,7 +145,11 @@ def _judge(
     elif stage.parent:
         try:
             parent = choose_parent(
-                [one.attempt for one in mine if one.stage == stage.parent and one.attempt.manifest],
+                [
+                    entry.attempt
+                    for entry in mine
+                    if entry.stage == stage.parent and entry.attempt.manifest
+                ],
                 from_recipe=of_parent,
                 requested=command.options.parent,
                 looked_in=join(command.place.storage_root, command.options.run, stage.parent),
@@ -159,12 +163,12 @@ def _judge(
     if stage.parent and parent is None:
         return Verdict(stage=stage.name, state="would be trained", fingerprint=None, reason=after)
     name = fingerprint(stage, dataset_digest=digest, parent=parent, init=init)
-    done = [one.attempt for one in attempts if one.attempt.manifest]
-    there = newest(done, name)
-    if there is not None and not command.options.force and not after:
-        return Verdict(stage=stage.name, state="committed", fingerprint=name, reason=there.name)
+    done = [entry.attempt for entry in attempts if entry.attempt.manifest]
+    committed = newest(done, name)
+    if committed is not None and not command.options.force and not after:
+        return Verdict(stage=stage.name, state="committed", fingerprint=name, reason=committed.name)
     to_make = attempt_to_make(done, name)
-    begun = next((one.resume_step for one in attempts if one.attempt.name == to_make), None)
+    begun = next((entry.resume_step for entry in attempts if entry.attempt.name == to_make), None)
     if begun is not None:
         return Verdict(
             stage=stage.name,
@@ -172,7 +176,9 @@ def _judge(
             fingerprint=name,
             reason=f"{to_make} was saved after step {begun}",
         )
-    last = max(done, key=lambda one: one.manifest.started if one.manifest else "", default=None)
+    last = max(
+        done, key=lambda entry: entry.manifest.started if entry.manifest else "", default=None
+    )
     changes = (
         differences(last.manifest, stage, digest, parent, init) if last and last.manifest else ()
     )
@@ -195,7 +201,7 @@ def _judge(
 def differences(
     manifest: Manifest, stage: Stage, digest: str, parent: str | None, init: str | None = None
 ) -> tuple[str, ...]:
-    """What of a fingerprint's inputs is not as a committed manifest says: `field: old -> new`."""
+    """List the inputs of a fingerprint that differ from a manifest, as `field: old -> new`."""
     before, now = flatten(manifest.stage), flatten(plain(asdict(stage)))
     changed = [
         f"{name}: {before.get(name, 'none')} -> {now.get(name, 'none')}"

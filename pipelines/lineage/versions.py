@@ -1,4 +1,4 @@
-"""Which code made a result: the packages and the commit."""
+"""Record which code made a result: package versions and git commit."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "numpy", "safetensors")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result may depend on."""
+    """Return the versions of packages that a result may depend on."""
     return {name: version(name) for name in PACKAGES}
 
 
 def git_commit() -> str | None:
-    """Commit of the code, `+dirty` where files differ from it; None outside a checkout."""
+    """Return the git commit, with `+dirty` if files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

@@ -1,1 +1,1 @@
-"""Images into shards: `pack.py`, with progress, and as Ray tasks where it is worth it."""
+"""Pack images into shards: `pack.py`, its progress, and Ray tasks for large datasets."""

@@ -1,4 +1,4 @@
-"""`pipelines/pack.py`: its command line and its last words."""
+"""`pipelines/pack.py`: its command line and its summary."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -38,22 +38,22 @@ class _Target(ABC):
     out: str
     """Where the dataset goes: a directory or s3://bucket/prefix."""
     shard_mebibytes: int = 256
-    """About the size of a shard."""
+    """Approximate size of a shard in MiB."""
     force: bool = False
-    """Replace another dataset that is there."""
+    """Replace an existing dataset."""
     verify: bool = False
-    """Read everything again afterwards and compare it with the manifest."""
+    """Afterwards read everything again and compare it with the manifest."""
 
     def __post_init__(self) -> None:
         if self.shard_mebibytes < 1:
-            raise Mistake(f"shard_mebibytes {self.shard_mebibytes} must be at least 1")
+            raise Mistake(f"--shard-mebibytes: wanted at least 1, found {self.shard_mebibytes}")
 
     @abstractmethod
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
 
     def run(self) -> Dataset:
-        """Write shards, index and manifest."""
+        """Write shards, index and manifest; return the dataset."""
         source = self.source()
         with PackingProgress("pack") as progress:
             dataset = pack(
@@ -70,13 +70,13 @@ class _Target(ABC):
 @dataclass(frozen=True, kw_only=True)
 class _Files(_Target):
     max_pixels: int = MAX_PIXELS
-    """Leave out images of more pixels than this."""
+    """Leave out images with more pixels than this."""
     gray_bits: int = 16
-    """Bits that count in images of 16-bit grey levels, such as 12 for values up to 4095."""
+    """Significant bits of 16-bit greyscale images: 12 if values go up to 4095."""
 
     @property
     def rule(self) -> Rule:
-        """How images are taken."""
+        """Return the rule by which images are stored."""
         return Rule(max_pixels=self.max_pixels, gray_bits=self.gray_bits)
 
 
@@ -88,7 +88,7 @@ class PackDigits(_Target):
     """Where the dataset goes: a directory or s3://bucket/prefix."""
 
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
         return Digits()
 
 
@@ -97,10 +97,10 @@ class PackIdx(_Target):
     """MNIST or Fashion-MNIST as published: a folder of four idx files, gzipped or not."""
 
     folder: Path
-    """Folder with train-images-idx3-ubyte[.gz] and the other three."""
+    """Folder with train-images-idx3-ubyte[.gz] and the other three files."""
 
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
         return Idx(self.folder)
 
 
@@ -112,17 +112,17 @@ class PackFolder(_Files):
     """
 
     folder: Path
-    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) with class
-    folders each."""
+    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) that each
+    hold class folders."""
     validation_fraction: float | None = None
-    """Share of the training images that becomes the validation split. Default: 0.1 without a val/
-    or test/; the latter is the validation split unless a share is given."""
+    """Fraction of the training images that becomes the validation split. Default: val/ or test/ is
+    the validation split; without either, 0.1."""
     class_level: int | None = None
-    """How many levels below the class folders are; those of equal name are one class. Default: 1,
-    and each must hold an image itself."""
+    """Depth of the class folders; folders of the same name are one class. Default: 1; each
+    class folder must itself contain an image."""
 
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
         return Folder(
             self.folder,
             validation_fraction=self.validation_fraction,
@@ -139,7 +139,7 @@ class PackCifar(_Target):
     """cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, or the folder it unpacks to."""
 
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
         return Cifar(self.path)
 
 
@@ -148,33 +148,33 @@ class PackImageNet(_Files):
     """ImageNet from the official tars; nothing is unpacked to disk."""
 
     train_tar: Path
-    """ILSVRC2012_img_train.tar, a tar of one tar a class."""
+    """ILSVRC2012_img_train.tar, which holds one tar per class."""
     val_tar: Path
     """ILSVRC2012_img_val.tar."""
     val_labels: Path
-    """A line a validation image: its class."""
+    """Text file with the class of each validation image, one per line."""
 
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
         return ImageNet(self.train_tar, self.val_tar, self.val_labels, rule=self.rule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackHuggingFace(_Files):
-    """An image dataset of the Hugging Face Hub: its parquet files, downloaded."""
+    """An image dataset from the Hugging Face Hub, as downloaded parquet files."""
 
     folder: Path
     """Folder with data/train-00000-of-00005.parquet, train/*.parquet or the like."""
     image_column: str | None = None
-    """Column of the images. Default: the one whose feature is Image."""
+    """Column with the images. Default: the column whose feature is Image."""
     label_column: str | None = None
-    """Column of the class numbers or names. Default: the one whose feature is ClassLabel."""
+    """Column with class numbers or names. Default: the column whose feature is ClassLabel."""
     validation_fraction: float | None = None
-    """Share of the training images that becomes the validation split. Default: 0.1 without
-    validation or test files; the latter are the validation split unless a share is given."""
+    """Fraction of the training images that becomes the validation split. Default: validation or
+    test files are the validation split; without either, 0.1."""
 
     def source(self) -> Source:
-        """What is packed."""
+        """Return the source of the images."""
         return HuggingFace(
             self.folder,
             image_column=self.image_column,
@@ -186,32 +186,32 @@ class PackHuggingFace(_Files):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexTars:
-    """WebDataset tars that somebody else wrote: indexed where they lie, nothing rewritten."""
+    """Existing WebDataset tars: indexed in place, without rewriting them."""
 
     out: str
-    """Where the tars lie and the manifest goes: a directory or s3://bucket/prefix."""
+    """Folder of the tars, where the manifest goes too: a directory or s3://bucket/prefix."""
     train: tuple[str, ...] = ("train-*.tar",)
-    """Names of the training tars: shell patterns, or braces such as train-{0000..1023}.tar."""
+    """Names of the training tars: shell patterns, or ranges such as train-{0000..1023}.tar."""
     val: tuple[str, ...] = ("val-*.tar",)
-    """Names of the validation tars, likewise."""
+    """Names of the validation tars: shell patterns or ranges."""
     index: str | None = None
-    """Where manifest and index go instead, if the tars lie where nothing may be written."""
+    """Folder for manifest and index, if the folder of the tars is read-only."""
     classes: Path | None = None
-    """Text file with one class name per line, in the order of their numbers."""
+    """Text file with one class name per line, in the order of the class numbers."""
     label_key: str | None = None
-    """Member or JSON field that holds the label: `id` for KEY.id or {"id": 3}. Default: cls, label
-    or class."""
+    """Extension or JSON field that holds the label: `id` for KEY.id or {"id": 3}. Default: cls,
+    label or class."""
     image_key: str | None = None
-    """Member that holds the image, where a sample has several: `left.jpg` for KEY.left.jpg."""
+    """Extension of the image, if a sample has several: `left.jpg` for KEY.left.jpg."""
     max_pixels: int = MAX_PIXELS
-    """Leave out images of more pixels than this."""
+    """Leave out images with more pixels than this."""
     force: bool = False
-    """Replace an index that is there."""
+    """Replace an existing index."""
     verify: bool = False
-    """Read everything again afterwards and compare it with the manifest."""
+    """Afterwards read everything again and compare it with the manifest."""
 
     def run(self) -> Dataset:
-        """Read every tar once, write manifest and index."""
+        """Read every tar once; write manifest and index."""
         with PackingProgress("index") as progress:
             dataset = index_tars(
                 self.out,
@@ -230,13 +230,13 @@ class IndexTars:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read a packed dataset again and name every shard and sample that its manifest belies."""
+    """Read a packed dataset and list every shard and sample that does not match its manifest."""
 
     out: str
-    """Where the dataset lies: a directory or s3://bucket/prefix."""
+    """The dataset: a directory or s3://bucket/prefix."""
 
     def run(self) -> Dataset:
-        """Check every shard. Raises BadDataset with all that is wrong."""
+        """Check every shard. Raises BadDataset, listing all problems."""
         return verified(load_dataset(self.out))
 
 
@@ -253,8 +253,8 @@ Command = (
 
 
 def main(description: str) -> NoReturn:
-    """Pack a dataset as the command line says; exit as `pipelines.cli.exits` says."""
-    with errors_as_exits(stopped="stopped: the same command, run again, keeps what is done"):
+    """Pack the dataset of the command line; exit with a code of `pipelines.cli.exits`."""
+    with errors_as_exits(stopped="stopped: run the same command again to continue"):
         command = parse(Command, sys.argv[1:], prog=program_name(), description=description)
         dataset = command.run()
     counts = ", ".join(f"{dataset.samples(split)} {split}" for split in dataset.splits)
@@ -266,7 +266,7 @@ def main(description: str) -> NoReturn:
 
 
 def _print_left_out(dataset: Dataset) -> None:
-    """Some by name; where they are many, how many for which reason."""
+    """Print the first of the left out images by name, and if there are many, counts per reason."""
     for what, reason in dataset.left_out[:_LEFT_OUT_LINES]:
         print(f"left out {what}: {reason}")
     if len(dataset.left_out) > _LEFT_OUT_LINES:

@@ -1,4 +1,4 @@
-"""What a person sees while it packs: a live line on a terminal, plain lines in a log."""
+"""Progress of packing: a live line on a terminal, plain lines in a log."""
 
 import time
 from typing import Self, TextIO
@@ -11,13 +11,13 @@ from storage.pack.execute import Tally
 from storage.verify import verify
 
 _MUCH_SECONDS = 2.0
-"""A log hears of packing that takes longer than this; a rate is given once it is as old."""
+"""Packing that takes less prints nothing to a log; a rate is shown only after this time."""
 
 
 class PackingProgress(Progress):
-    """Prints how far packing is: rewrites one line on a terminal, else one line in 10 s at most.
+    """Prints progress: rewrites one line on a terminal, else prints a line every 10 s at most.
 
-    As a context it leaves the cursor on a line of its own, also where packing fails.
+    As a context manager it ends the live line, even if packing fails.
     """
 
     def __init__(self, name: str, *, stream: TextIO | None = None) -> None:
@@ -32,14 +32,17 @@ class PackingProgress(Progress):
         self.end()
 
     def __call__(self, tally: Tally) -> None:
-        """A `storage.pack.execute.Progress`."""
+        """Show a tally: implements `storage.pack.execute.Progress`."""
         now = time.monotonic()
         if self._first is None and tally.found_shards:
             self.note(
                 f"{tally.found_shards} of {tally.total_shards} shards were done by an earlier run"
             )
         if self._first is None or self._first[1].shards == tally.found_shards:
-            self._first = (now, tally)  # with the first shard of this run: a Ray has started
+            self._first = (
+                now,
+                tally,
+            )  # from the first shard of this run on, so that starting Ray does not count
         since, first = self._first
         line = packing_line(tally, first, seconds=now - since)
         if self.live:
@@ -52,8 +55,10 @@ class PackingProgress(Progress):
 
 
 def packing_line(tally: Tally, first: Tally, *, seconds: float) -> str:
-    """`12000/50000 images  5/20 shards  1534 img/s  ETA 0:25`; the rate is that of the time since
-    `first`."""
+    """Format a line such as `12000/50000 images  5/20 shards  1534 img/s  ETA 0:25`.
+
+    The rate is the mean since the tally `first`, `seconds` ago.
+    """
     line = (
         f"{tally.done:.0f}/{tally.total:.0f} {tally.unit}"
         f"  {tally.shards}/{tally.total_shards} shards"
@@ -66,13 +71,13 @@ def packing_line(tally: Tally, first: Tally, *, seconds: float) -> str:
 
 
 def verified(dataset: Dataset) -> Dataset:
-    """Read a dataset again, telling how far it got. Raises BadDataset with all that is wrong."""
+    """Read a dataset again, showing progress. Raises BadDataset, listing all problems."""
     sizes = {shard.name: shard.bytes for shards in dataset.splits.values() for shard in shards}
     seen: list[str] = []
 
     with PackingProgress("verify") as progress:
 
-        def tell(shard: str) -> None:
+        def show(shard: str) -> None:
             seen.append(shard)
             progress(
                 Tally(
@@ -86,9 +91,9 @@ def verified(dataset: Dataset) -> Dataset:
                 )
             )
 
-        problems = verify(dataset, progress=tell)
+        problems = verify(dataset, progress=show)
     if problems:
-        remedy = "" if dataset.in_place else ". To replace what is damaged, pack with --force"
+        remedy = "" if dataset.in_place else ". Pack with --force to replace the damaged files"
         raise BadDataset("; ".join(str(problem) for problem in problems) + remedy)
-    print(f"verified: {len(seen)} shards are as the manifest says")
+    print(f"verified: {len(seen)} shards match the manifest")
     return dataset

@@ -1,6 +1,6 @@
-"""Packing's tasks on Ray: the cluster that RAY_ADDRESS names, else a Ray on this machine.
+"""Run packing tasks on Ray: on the cluster of RAY_ADDRESS, else on a local Ray.
 
-Starting a Ray takes some seconds, so little work is done in this process.
+Starting Ray takes some seconds, so small datasets are packed in this process.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,16 +11,15 @@ from storage.errors import Unavailable
 from storage.pack.execute import Item, Result, Run, in_turn
 
 WORTH_RAY_BYTES = 2 << 30
-"""Below it, or where there is one task, a Ray takes longer to start (5 to 10 seconds) than it
-saves: one process packs 130 MiB/s of photographs."""
+"""For less work, or a single task, Ray takes longer to start (5 to 10 seconds) than it saves: one
+process packs 130 MiB/s of photographs."""
 _AHEAD = 2
-"""Tasks submitted a CPU: the second waits, so that no CPU does and a cluster sees a reason to
-grow."""
+"""Tasks submitted per CPU. The second one waits, so that no CPU is idle and an autoscaler sees
+demand."""
 _RETRIES = 3
 
 _task: tuple[str, Callable[[Any], Any]] | None = None
-"""In a worker: the newest task and its object's id. It is unpickled once a process, not once an
-item."""
+"""In a worker: the newest task and its object's id, so that it is unpickled once per process."""
 
 
 def on_ray(
@@ -30,9 +29,9 @@ def on_ray(
     work_bytes: int,
     otherwise: Run = in_turn,
 ) -> Iterable[Result]:
-    """A `storage.pack.execute.Run`; `otherwise` does what is too little for Ray.
+    """Run tasks: implements `storage.pack.execute.Run`. `otherwise` runs work too small for Ray.
 
-    Raises what a task raised; Unavailable if its process died more often than it is retried.
+    Raises what a task raised, and Unavailable if a task's process died after all retries.
     """
     if len(items) < 2 or work_bytes < WORTH_RAY_BYTES:
         yield from otherwise(task, items, work_bytes=work_bytes)
@@ -71,12 +70,12 @@ def _on_ray(task: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[R
         reason = str(error).strip().splitlines()[0]
         raise Unavailable(f"a packing task was lost {_RETRIES + 1} times: {reason}") from None
     finally:
-        for one in running:
-            ray.cancel(one)
+        for reference in running:
+            ray.cancel(reference)
 
 
 def _call(shared: list[Any], item: Any) -> Any:
-    """In a worker: the task for one item."""
+    """Run the task for one item, in a worker."""
     global _task
     import ray
 

@@ -1,1 +1,1 @@
-"""What a recipe takes: memory, days, network, requests and cost on a kind of node."""
+"""Estimate what a recipe takes on a kind of node: memory, days, network, requests, cost."""

@@ -1,7 +1,7 @@
-"""`pipelines/plan.py`: what a recipe takes on a cluster, before anything is paid for.
+"""`pipelines/plan.py`: estimate what a recipe takes on a cluster, before anything is paid for.
 
-It needs no GPU, no running Ray, no MLflow, and not even the data: where the dataset is packed its
-real counts and bytes are taken, else the recipe's or those of `--images` and `--mean-bytes`.
+Needs no GPU, no running Ray, no MLflow and no data. Image counts and sizes come from the dataset if
+it is packed, else from `--images` and `--mean-bytes` or the dataset's published size.
 """
 
 import json
@@ -14,7 +14,7 @@ from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, peek, program_name, read_command
 from pipelines.cli.place import CONFIG
 from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitting_place
-from pipelines.planning.hardware import Cluster, default_kind, find_cluster
+from pipelines.planning.hardware import NodeKind, default_kind, find_node_kind
 from pipelines.planning.images import images_of, with_images
 from pipelines.planning.tables import print_plan
 from pipelines.recipes.errors import Mistake
@@ -25,21 +25,21 @@ class PlanOptions:
     """Options of `plan.py`."""
 
     on: str
-    """Kind of node; an unknown one is refused with a list of those there are."""
+    """Kind of node; an unknown name prints the list of known ones."""
     only: str | None = None
-    """Plan this stage alone, and override it by --stage.FIELD."""
+    """Estimate only this stage; its settings are then overridden by --stage.FIELD."""
     images: int | None = None
-    """Training images, where the dataset is not packed yet."""
+    """Number of training images, for a dataset that is not packed yet."""
     mean_bytes: float | None = None
-    """Bytes of a stored image, where it is not packed yet."""
+    """Mean size of a stored image in bytes, for a dataset that is not packed yet."""
     json: bool = False
-    """Print JSON, bytes and seconds, for machines."""
-    cluster: Cluster
-    """The nodes; the defaults are those of --on."""
+    """Print JSON, in bytes and seconds, instead of tables."""
+    cluster: NodeKind
+    """Hardware and prices of a node; the defaults are those of --on."""
 
 
 def main(description: str) -> NoReturn:
-    """Print the plan; exit as `pipelines.cli.exits` says."""
+    """Print the estimate; exit with a code of `pipelines.cli.exits`."""
     with errors_as_exits():
         command = read_plan(sys.argv[1:], prog=program_name(), description=description)
         estimates = plan(command)
@@ -51,14 +51,14 @@ def main(description: str) -> NoReturn:
 
 
 def read_plan(argv: list[str], *, prog: str, description: str) -> Command[PlanOptions]:
-    """Parse the arguments: those of `pipeline.py`, or with `--only STAGE` those of that stage.
+    """Parse the options of `pipeline.py`, or with `--only STAGE` those of that stage's script.
 
     Raises:
         Mistake: one line for whatever is wrong with them.
     """
     first = peek(argv, prog, on=None, only=None, config=CONFIG)
     on = first.on or default_kind(Path(first.config))
-    own = PlanOptions(on=on, cluster=find_cluster(on))
+    own = PlanOptions(on=on, cluster=find_node_kind(on))
     command = read_command(argv, prog=prog, description=description, own=own, stage_name=first.only)
     for name in ("images", "mean_bytes"):
         value = getattr(command.own, name)
@@ -68,14 +68,14 @@ def read_plan(argv: list[str], *, prog: str, description: str) -> Command[PlanOp
 
 
 def plan(command: Command[PlanOptions]) -> list[Estimate]:
-    """The estimates of all stages. Raises BadPlace where workers cannot share a batch."""
-    cluster = command.own.cluster
-    check_sharing(command.stages, command.place, cluster)
+    """Estimate all stages. Raises BadPlace if the workers cannot share a batch equally."""
+    kind = command.own.cluster
+    check_sharing(command.stages, command.place, kind)
     return [
         estimate(
             stage,
             command.place,
-            cluster,
+            kind,
             with_images(
                 images_of(stage, command.place), command.own.images, command.own.mean_bytes
             ),
@@ -85,13 +85,13 @@ def plan(command: Command[PlanOptions]) -> list[Estimate]:
 
 
 def as_json(estimates: list[Estimate], command: Command[PlanOptions]) -> dict[str, Any]:
-    """The plan as plain values, in the units the field names say."""
+    """Return the estimates as plain values; field names end in their units."""
     return {
         "recipe": command.options.recipe,
         "on": command.own.on,
         "cluster": asdict(command.own.cluster),
-        "stages": [asdict(one) for one in estimates],
-        "days": sum(one.days for one in estimates),
-        "dollars": sum(one.dollars for one in estimates),
+        "stages": [asdict(stage) for stage in estimates],
+        "days": sum(stage.days for stage in estimates),
+        "dollars": sum(stage.dollars for stage in estimates),
         "place_that_fits": fitting_place(estimates, command.own.cluster),
     }

@@ -1,8 +1,8 @@
-"""What a stage will take, computed from its recipe, its place and a kind of node. Nothing is run.
+"""Estimate what a stage takes, from its recipe, deployment settings and kind of node. Runs nothing.
 
-Every figure names its source: the closed forms of `vit.cost` and `vit.memory` (which tests compare
-with what torch counts), the states of `cluster.budget` (ZeRO), `benchmarks/memory.py` for all of
-them together, and the assumptions of `pipelines.planning.hardware`, which are yours to change.
+Sources of the figures: closed forms in `vit.cost` and `vit.memory` (tests compare them with counts
+of torch), ZeRO states in `cluster.budget`, and assumptions in `pipelines.planning.hardware`, which
+the command line can override. `benchmarks/memory.py` checks the memory as a whole.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
-from pipelines.planning.hardware import Cluster
+from pipelines.planning.hardware import NodeKind
 from pipelines.planning.images import PHOTOGRAPH_BYTES, Images
 from pipelines.planning.memory import (
     Memory,
@@ -28,72 +28,71 @@ from pipelines.recipes.stage import Stage
 from vit import build_model
 from vit.cost import Cost
 
-"""Of ImageNet-1k as published: 138 GB, 1,281,167 images."""
-_PART_BYTES = 16 << 20  # of an upload in parts (storage.s3)
+_PART_BYTES = 16 << 20  # part size of a multipart upload (storage.s3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A stage, before it is paid for."""
+    """What one stage is expected to take."""
 
     stage: str
     parameters: int
     training_gigaflops: float
-    """An image, forward and backward."""
+    """GFLOP per image, forward and backward."""
     exaflops: float
-    """The stage, with its evaluations."""
+    """Exaflop of the whole stage, evaluations included."""
     workers: int
     nodes: int
     batch: str
     """Micro-batch x workers x accumulation."""
     micro_batch: int
     memory: tuple[Memory, ...]
-    """A line a ZeRO level; bfloat16 has no level 0."""
+    """Memory per worker at each ZeRO level; bfloat16 has no level 0."""
     level: int
-    """The place's."""
+    """ZeRO level from the deployment settings."""
     limit_bytes: int
-    """Memory of a GPU (of a worker, on CPUs)."""
+    """Memory of a GPU, or of a worker on CPUs."""
     epochs: float
     images_per_second: float
     step_seconds: float
     days: float
     gpu_days: float
     network_bytes: int
-    """A worker and step."""
+    """Bytes each worker sends per step."""
     network_seconds: float
-    """A step, at the speed of the ring's slowest link; not hidden behind the computation below
-    level 3."""
+    """Seconds per step to send them over the ring's slowest link; below level 3 they do not overlap
+    with computation."""
     decode_cpus: float
-    """To keep up with `images_per_second`."""
+    """CPUs needed to decode `images_per_second`."""
     spare_cpus: float
-    """Of the nodes, beside the workers."""
+    """CPUs of the nodes that the workers leave free."""
     read_requests: float
     read_bytes: float
     state_bytes: int
-    """Of one resume state."""
+    """Size of one resume state."""
     written_bytes: float
     write_requests: float
     dollars: float
     images: Images
 
 
-def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Estimate:
-    """All figures of one stage.
+def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Estimate:
+    """Estimate one stage.
 
     Raises:
         BadPlace: the workers cannot share the global batch.
     """
     cost = _cost(stage)
-    workers, nodes = nodes_for(place, cluster)
+    workers, nodes = nodes_for(place, kind)
     memory = tuple(
-        memory_at(level, stage, place, cluster, cost.parameters, workers=workers)
+        memory_at(level, stage, place, kind, cost.parameters, workers=workers)
         for level in get_args(ZeroLevel)
         if level or stage.precision != "bfloat16"
     )
     batch = batch_of(stage, place, workers)
     own = next((line for line in memory if line.level == place.zero.level), memory[0])
-    peak = cluster.tflops(stage.precision) * 1e12
-    speed = peak * cluster.mfu * (workers if cluster.gpus else nodes)  # FLOP/s of all
+    peak = kind.tflops(stage.precision) * 1e12
+    speed = peak * kind.mfu * (workers if kind.gpus else nodes)  # FLOP/s of all workers
     trained = stage.steps * stage.global_batch
     evaluated = (1 + _evaluations(stage)) * images.val
     # the backward pass takes twice the forward's: vit.cost
@@ -108,17 +107,17 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
         accumulation=batch.accumulation,
         float32_sums=accumulates_in_float32(stage.precision, batch.accumulation),
     )
-    link = cluster.link_gigabytes if nodes == 1 else cluster.network_gigabytes
+    link = kind.link_gigabytes if nodes == 1 else kind.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)
     state = MASTER_BYTES * cost.parameters * (1 + optimizer_states(stage))
     saves = max(0, stage.steps - 1) // place.save_every_steps if place.save_every_steps else 0
     files = MASTER_BYTES * cost.parameters * (2 if stage.optim.ema_decay else 1)
     written = saves * state + files
     dollars = (
-        seconds / 3600 * nodes * cluster.dollars_per_node_hour
-        + requests / 1e6 * cluster.dollars_per_million_reads
-        + written / _PART_BYTES / 1e6 * cluster.dollars_per_million_writes
-        + read / 1e9 * cluster.dollars_per_gigabyte_read
+        seconds / 3600 * nodes * kind.dollars_per_node_hour
+        + requests / 1e6 * kind.dollars_per_million_reads
+        + written / _PART_BYTES / 1e6 * kind.dollars_per_million_writes
+        + read / 1e9 * kind.dollars_per_gigabyte_read
     )
     return Estimate(
         stage=stage.name,
@@ -131,7 +130,7 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
         micro_batch=batch.micro,
         memory=memory,
         level=own.level,
-        limit_bytes=limit_of(cluster, workers, nodes),
+        limit_bytes=limit_of(kind, workers, nodes),
         epochs=trained / images.train,
         images_per_second=rate,
         step_seconds=stage.global_batch / rate,
@@ -139,8 +138,8 @@ def estimate(stage: Stage, place: Place, cluster: Cluster, images: Images) -> Es
         gpu_days=seconds / 86400 * workers,
         network_bytes=sent,
         network_seconds=sent / (link * 1e9) if link else 0.0,
-        decode_cpus=rate * _decode_seconds(cluster, images),
-        spare_cpus=_spare_cpus(place, cluster, workers, nodes),
+        decode_cpus=rate * _decode_seconds(kind, images),
+        spare_cpus=_spare_cpus(place, kind, workers, nodes),
         read_requests=requests,
         read_bytes=read,
         state_bytes=state,
@@ -156,31 +155,31 @@ def _cost(stage: Stage) -> Cost:
 
 
 def _evaluations(stage: Stage) -> int:
-    """Evaluations before the last one."""
+    """Return the number of evaluations before the last one."""
     if not stage.eval_every_steps or not stage.steps:
         return 0
     return (stage.steps - 1) // stage.eval_every_steps
 
 
-def _decode_seconds(cluster: Cluster, images: Images) -> float:
-    """CPU time of an image; a tenth of a millisecond goes into the smallest."""
-    return max(1e-4, cluster.decode_milliseconds / 1e3 * images.mean_bytes / PHOTOGRAPH_BYTES)
+def _decode_seconds(kind: NodeKind, images: Images) -> float:
+    """Return the CPU time to decode an image, at least a tenth of a millisecond."""
+    return max(1e-4, kind.decode_milliseconds / 1e3 * images.mean_bytes / PHOTOGRAPH_BYTES)
 
 
-def _spare_cpus(place: Place, cluster: Cluster, workers: int, nodes: int) -> float:
-    """CPUs of the nodes that the workers leave."""
-    have = float(nodes * cluster.cpus)
-    on_gpus = replace(place.workers, gpus=int(cluster.gpus > 0))
+def _spare_cpus(place: Place, kind: NodeKind, workers: int, nodes: int) -> float:
+    """Return the CPUs of the nodes that the workers leave free."""
+    have = float(nodes * kind.cpus)
+    on_gpus = replace(place.workers, gpus=int(kind.gpus > 0))
     return max(0.0, have - workers * worker_cpus(on_gpus, most=workers, cluster_cpus=have))
 
 
 def _reading(
     stage: Stage, place: Place, images: Images, evaluated: int, nodes: int
 ) -> tuple[float, float]:
-    """Requests and bytes, over the whole stage.
+    """Return read requests and bytes of the whole stage.
 
-    A run of neighbours is one request (`storage.order`); evaluation reads neighbours as well. A
-    cache that holds the data reads it once a node.
+    A run of neighbours is one request (`storage.order`), in evaluation as well. With a cache that
+    holds all data, each node reads it once.
     """
     samples = stage.steps * stage.global_batch + evaluated
     size = images.mean_bytes + 512  # its tar header
@@ -190,9 +189,9 @@ def _reading(
     return samples / images.run_samples, samples * size
 
 
-def check_sharing(stages: tuple[Stage, ...], place: Place, cluster: Cluster) -> None:
-    """Refuse workers that cannot share a stage's batch, naming the stage. Raises BadPlace."""
-    workers, _ = nodes_for(place, cluster)
+def check_sharing(stages: tuple[Stage, ...], place: Place, kind: NodeKind) -> None:
+    """Check that the workers can share each batch. Raises BadPlace, naming the stage, if not."""
+    workers, _ = nodes_for(place, kind)
     for stage in stages:
         try:
             batch_of(stage, place, workers)
@@ -200,20 +199,20 @@ def check_sharing(stages: tuple[Stage, ...], place: Place, cluster: Cluster) -> 
             raise BadPlace(f"stage {stage.name}: {error}") from None
 
 
-def fitting_place(estimates: list["Estimate"], cluster: Cluster) -> list[str]:
-    """Arguments that give every stage a level and a micro-batch that fit; none if nothing does."""
-    levels = [level for level in (1, 2, 3) if all(_line(one, level) for one in estimates)]
+def fitting_place(estimates: list["Estimate"], kind: NodeKind) -> list[str]:
+    """Return options with a ZeRO level and micro-batch that fit all stages; empty if none does."""
+    levels = [level for level in (1, 2, 3) if all(_line(stage, level) for stage in estimates)]
     if not levels:
         return []
-    micro = min(_line(one, levels[0]) for one in estimates)
+    micro = min(_line(stage, levels[0]) for stage in estimates)
     workers = estimates[0].workers
     return [
         *("--place.workers.min", str(workers), "--place.workers.max", str(workers)),
-        *("--place.workers.gpus", str(int(cluster.gpus > 0))),
+        *("--place.workers.gpus", str(int(kind.gpus > 0))),
         *("--place.zero.level", str(levels[0]), "--place.max-micro-batch", str(micro)),
     ]
 
 
-def _line(one: "Estimate", level: int) -> int:
-    """The largest micro-batch at a level; 0 where the level is none of the stage's."""
-    return next((m.largest_micro_batch for m in one.memory if m.level == level), 0)
+def _line(stage: "Estimate", level: int) -> int:
+    """Return the largest micro-batch at a level; 0 if the stage does not support that level."""
+    return next((m.largest_micro_batch for m in stage.memory if m.level == level), 0)

@@ -1,9 +1,9 @@
-"""Kinds of nodes as `pipelines/plan.py --on NAME` knows them; every number can be overridden.
+"""Kinds of nodes for `pipelines/plan.py --on NAME`; every number can be overridden.
 
 Peaks are the vendors' data sheets, without sparsity: NVIDIA A100 (312 TFLOP/s in bfloat16, 19.5 in
-float32), H100 SXM (989, 67), H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2). Prices are list
-prices on demand of early 2026 and only say how large the bill is: spot is often half of them, and
-changes by the hour - give `--cluster.dollars-per-node-hour` what your cloud says today.
+float32), H100 SXM (989, 67), H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2). Prices are
+on-demand list prices of early 2026, good for the order of magnitude. Spot prices are often half of
+them and change by the hour: pass today's price as `--cluster.dollars-per-node-hour`.
 """
 
 from dataclasses import dataclass, fields
@@ -15,47 +15,47 @@ from pipelines.cli.place import place_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Nodes of one kind."""
+class NodeKind:
+    """Hardware and prices of one kind of node."""
 
     nodes: int | None = None
-    """Nodes that train. None: as many as hold place.workers.max."""
+    """Number of nodes. None: as many as place.workers.max needs."""
     gpus: int = 0
-    """GPUs of a node; 0 trains on its CPUs."""
+    """GPUs per node; 0 means training on CPUs."""
     memory_gibibytes: float = 16.0
-    """Memory of a GPU; without GPUs, of the node."""
+    """Memory of a GPU, or of the node if it has none, in GiB."""
     bfloat16_tflops: float = 0.1
-    """Peak of a GPU in bfloat16, TFLOP/s; without GPUs, of the node."""
+    """Peak TFLOP/s of a GPU in bfloat16, or of the node if it has none."""
     float32_tflops: float = 0.1
-    """Peak of a GPU in float32, TFLOP/s; without GPUs, of the node."""
+    """Peak TFLOP/s of a GPU in float32, or of the node if it has none."""
     mfu: float = 0.4
     """Share of the peak that training reaches (model FLOPs utilisation, arXiv:2204.02311, appendix
     B). Measure yours: python -m benchmarks.model --device cuda --dtype bfloat16."""
     link_gigabytes: float = 10.0
-    """GB/s between two GPUs of a node, one way."""
+    """Bandwidth between two GPUs of a node, one way, in GB/s."""
     network_gigabytes: float = 1.25
-    """GB/s of a node's network, one way."""
+    """Network bandwidth of a node, one way, in GB/s."""
     cpus: int = 2
-    """CPUs of a node."""
+    """CPUs per node."""
     decode_milliseconds: float = 2.4
-    """CPU time to decode and crop a photograph of 110 kB, ImageNet's mean; others take theirs in
-    proportion to their bytes. Measured at 224 px on one core."""
+    """CPU time to decode and crop a photograph of 110 kB (ImageNet's mean), at 224 px on one core.
+    Other images count in proportion to their bytes."""
     reserve_gibibytes: float = 1.5
-    """Memory of a GPU that is never ours: CUDA's context, NCCL's and cuBLAS' buffers. A guess."""
+    """GPU memory that training cannot use: CUDA context, buffers of NCCL and cuBLAS. A guess."""
     fragmentation: float = 0.08
-    """Memory that the allocator keeps on top of what is in use, as a share of it. A guess on GPUs;
-    measured on CPUs (glibc's heap)."""
+    """Memory that the allocator keeps beyond what is in use, as a fraction of that. A guess for
+    GPUs; measured for CPUs (glibc's heap)."""
     dollars_per_node_hour: float = 0.0
-    """Price of a node."""
+    """Price of a node per hour."""
     dollars_per_million_reads: float = 0.4
-    """Price of reading requests to the storage (S3 Standard: GET)."""
+    """Price of a million read requests to the storage (S3 Standard: GET)."""
     dollars_per_million_writes: float = 5.0
-    """Price of writing requests to the storage (S3 Standard: PUT), one for each 16 MiB."""
+    """Price of a million write requests to the storage (S3 Standard: PUT), one per 16 MiB."""
     dollars_per_gigabyte_read: float = 0.0
-    """Price of bytes from the storage: nothing within a region, $0.02 between two, $0.09 out."""
+    """Price of a GB read from the storage: 0 within a region, 0.02 between two, 0.09 outside."""
 
     def tflops(self, precision: str) -> float:
-        """Peak of a GPU (of a node without one) in a stage's precision, TFLOP/s."""
+        """Return the peak TFLOP/s of a GPU (or of a node without GPUs) in a stage's precision."""
         if precision == "bfloat16":
             return self.bfloat16_tflops
         if precision == "tf32" and self.gpus:  # half of bfloat16's in each data sheet named above
@@ -85,9 +85,9 @@ def _gpus(
     network: float,
     cpus: int,
     dollars: float,
-) -> Cluster:
-    """A node of GPUs: GiB each, (bfloat16, float32) TFLOP/s each, GB/s, $ an hour."""
-    return Cluster(
+) -> NodeKind:
+    """Make a GPU node from GiB and (bfloat16, float32) TFLOP/s per GPU, GB/s, dollars per hour."""
+    return NodeKind(
         gpus=count,
         memory_gibibytes=memory,
         bfloat16_tflops=peak[0],
@@ -100,10 +100,10 @@ def _gpus(
 
 
 _A100, _H100, _L40S, _A10G = (312.0, 19.5), (989.0, 67.0), (362.0, 91.6), (70.0, 31.2)
-CLUSTERS = MappingProxyType(
+NODE_KINDS = MappingProxyType(
     {
         # No GPU. glibc's heap held 1.2 to 1.5 times what was in use: benchmarks/memory.py --heap
-        "laptop": Cluster(reserve_gibibytes=4.0, fragmentation=0.4),
+        "laptop": NodeKind(reserve_gibibytes=4.0, fragmentation=0.4),
         # AWS: 8 x A100 40 GB (cluster/aws.yaml), 8 x A100 80 GB, 8 x H100, 8 x H200, 8 x L40S, A10G
         "p4d": _gpus(40, _A100, link=300, network=50, cpus=96, dollars=32.8),
         "p4de": _gpus(80, _A100, link=300, network=50, cpus=96, dollars=41.0),
@@ -120,13 +120,13 @@ CLUSTERS = MappingProxyType(
 )
 
 
-def find_cluster(name: str) -> Cluster:
-    """The kind of node of that name. Raises BadPlace, which names those there are."""
-    if name not in CLUSTERS:
-        raise BadPlace(f"--on {name}: no such kind of node - there are: {', '.join(CLUSTERS)}")
-    return CLUSTERS[name]
+def find_node_kind(name: str) -> NodeKind:
+    """Return the kind of node with that name. Raises BadPlace, listing the known ones."""
+    if name not in NODE_KINDS:
+        raise BadPlace(f"--on {name}: no such kind of node - there are: {', '.join(NODE_KINDS)}")
+    return NODE_KINDS[name]
 
 
 def default_kind(config: Path) -> str:
-    """Without `--on`: this machine, or where workers hold GPUs the nodes of cluster/aws.yaml."""
+    """Return the default of `--on`: this machine, or with GPUs the nodes of cluster/aws.yaml."""
     return "p4d" if place_of(config).workers.gpus else "laptop"

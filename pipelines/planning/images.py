@@ -1,4 +1,4 @@
-"""The images of a stage: how many, how large, read from the packed dataset where there is one."""
+"""Number and size of a stage's images, read from the dataset if it is packed."""
 
 from dataclasses import dataclass, replace
 
@@ -14,26 +14,27 @@ from storage.stream import order_of
 from storage.uri import join
 
 PHOTOGRAPH_BYTES = 110_000.0
+"""Mean size of an ImageNet-1k image as published: 138 GB, 1,281,167 images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What is read: counted where the dataset is packed, else assumed."""
+    """Images of a stage: counted if the dataset is packed, else assumed."""
 
     train: int
-    """Images of an epoch, after the selection."""
+    """Images per epoch, after the selection."""
     val: int
-    """Images of an evaluation."""
+    """Images per evaluation."""
     mean_bytes: float
-    """Of an image as it is stored."""
+    """Mean size of a stored image."""
     run_samples: int
-    """Neighbours that one request reads."""
+    """Neighbouring samples read by one request."""
     source: str
-    """Where these numbers are from."""
+    """Where these numbers come from."""
 
 
 def with_images(images: Images, train: int | None, mean_bytes: float | None) -> Images:
-    """The images with what the command line says of them."""
+    """Replace numbers that the command line gives."""
     return replace(
         images,
         train=train or images.train,
@@ -42,11 +43,13 @@ def with_images(images: Images, train: int | None, mean_bytes: float | None) -> 
     )
 
 
-_LARGEST_INDEX = 64 << 20  # bytes of an index that is fetched only to learn the length of a run
+_LARGEST_INDEX = (
+    64 << 20
+)  # of an index, in bytes; a larger one is not fetched just for the length of a run
 
 
 def images_of(stage: Stage, place: Place) -> Images:
-    """The stage's images: those of the packed dataset, or what is known without it."""
+    """Return the stage's images: counted in the packed dataset, else published or assumed."""
     data = stage.data
     try:
         dataset = load_dataset(join(place.data_root, data.dataset))
@@ -55,14 +58,14 @@ def images_of(stage: Stage, place: Place) -> Images:
         known = IMAGES.get(data.dataset)
         reason = "not packed" if not isinstance(error, Unavailable) else "unreachable"
         train = known or stage.steps * stage.global_batch or 1
-        said = "its published size" if known else "one epoch assumed, give --images"
+        assumption = "its published size" if known else "one epoch assumed, give --images"
         longest = longest_run(train, global_batch=stage.global_batch)
         return Images(
             train=train,
             val=0,
             mean_bytes=PHOTOGRAPH_BYTES,
-            run_samples=longest,  # what `natural_run` takes where shards were shuffled
-            source=f"{data.dataset}: {reason}; {said}, evaluation not counted",
+            run_samples=longest,  # the choice of `natural_run` for shuffled shards
+            source=f"{data.dataset}: {reason}; {assumption}, evaluation not counted",
         )
 
 

@@ -1,72 +1,68 @@
-"""Memory of a worker at each ZeRO level, and the largest micro-batch that fits.
+"""Memory per worker at each ZeRO level, and the largest micro-batch that fits.
 
-States and buffers are `cluster.budget`'s, activations `vit.memory`'s; `benchmarks/memory.py`
-compares their sum with what processes really grow by. Allocator and CUDA come on top as
-`pipelines.planning.hardware` assumes.
+`cluster.budget` gives states and buffers, `vit.memory` activations; `benchmarks/memory.py` compares
+their sum with measured processes. Overhead of allocator and CUDA is added as assumed in
+`pipelines.planning.hardware`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cluster.budget import States, model_states
 from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
-from pipelines.planning.hardware import Cluster
+from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
-
-if TYPE_CHECKING:
-    pass
 
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """One worker at one ZeRO level, in bytes."""
+    """Memory of one worker at one ZeRO level, in bytes."""
 
     level: int
     states: int
-    """Weights, master weights and optimizer states that stand all the time."""
+    """Weights, master weights and optimizer states, which are always in memory."""
     gradients: int
     """Gradients that are kept."""
     buffers: int
-    """DeepSpeed's bucket and gathered weights."""
+    """DeepSpeed's bucket, and gathered weights."""
     activations: int
-    """What the backward pass needs of a micro-batch, and its own gradients."""
+    """Activations of a micro-batch for the backward pass, and their gradients."""
     peak: int
-    """The most at once, with the allocator's share and what is never ours."""
+    """Highest total, including allocator overhead and reserved memory."""
     fits: bool
     largest_micro_batch: int
-    """Most images that fit; 0 where not even one does."""
+    """Most images that fit; 0 if not even one does."""
     host: int
-    """In host memory (offloading)."""
+    """Bytes in host memory (offloading)."""
 
 
-def nodes_for(place: Place, cluster: Cluster) -> tuple[int, int]:
-    """Workers and nodes: a worker a GPU, on as many nodes as asked for, else as the place needs."""
-    if not cluster.gpus:
-        return place.workers.max, cluster.nodes or 1
-    if cluster.nodes is not None:
-        return cluster.nodes * cluster.gpus, cluster.nodes
-    workers = place.workers.max if place.workers.gpus else cluster.gpus
-    return workers, -(-workers // cluster.gpus)
+def nodes_for(place: Place, kind: NodeKind) -> tuple[int, int]:
+    """Return workers and nodes: one worker per GPU, on the given or the needed number of nodes."""
+    if not kind.gpus:
+        return place.workers.max, kind.nodes or 1
+    if kind.nodes is not None:
+        return kind.nodes * kind.gpus, kind.nodes
+    workers = place.workers.max if place.workers.gpus else kind.gpus
+    return workers, -(-workers // kind.gpus)
 
 
 def memory_at(
     level: ZeroLevel,
     stage: Stage,
     place: Place,
-    cluster: Cluster,
+    kind: NodeKind,
     parameters: int,
     *,
     workers: int,
 ) -> Memory:
-    """One worker's memory at a ZeRO level, with the micro-batch that is the largest to fit."""
-    _, nodes = nodes_for(place, cluster)
-    element, gpu = element_bytes(stage), cluster.gpus > 0
+    """Estimate one worker's memory at a ZeRO level, and the largest micro-batch that fits."""
+    _, nodes = nodes_for(place, kind)
+    element, gpu = element_bytes(stage), kind.gpus > 0
 
     def states_of(accumulation: int) -> States:
         return model_states(
@@ -81,11 +77,11 @@ def memory_at(
             float32_sums=accumulates_in_float32(stage.precision, accumulation),
         )
 
-    share = max(1, -(-stage.global_batch // workers))  # of a worker
-    reserve = cluster.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
+    share = max(1, -(-stage.global_batch // workers))  # images per worker and step
+    reserve = kind.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
 
-    def held(batch: int) -> int:
-        if not stage.steps:  # evaluation alone: a block's numbers, not kept
+    def activations_of(batch: int) -> int:
+        if not stage.steps:  # evaluation only: one block's activations, not kept
             return 2 * workspace_bytes(stage.model, batch, element_bytes=element)
         return (
             activation_bytes(
@@ -100,10 +96,10 @@ def memory_at(
 
     def peak(batch: int) -> int:
         accumulation = -(-share // batch)
-        used = states_of(accumulation).peak(held(batch), accumulates=accumulation > 1)
-        return round(used * (1 + cluster.fragmentation) + reserve)
+        used = states_of(accumulation).peak(activations_of(batch), accumulates=accumulation > 1)
+        return round(used * (1 + kind.fragmentation) + reserve)
 
-    limit = limit_of(cluster, workers, nodes)
+    limit = limit_of(kind, workers, nodes)
     largest = _largest(lambda batch: peak(batch) <= limit, share)
     plan = batch_of(stage, place, workers)
     batch, states = plan.micro, states_of(plan.accumulation)
@@ -112,7 +108,7 @@ def memory_at(
         states=states.standing,
         gradients=states.gradients,
         buffers=states.bucket + states.gathered + states.arriving,
-        activations=held(batch),
+        activations=activations_of(batch),
         peak=peak(batch),
         fits=peak(batch) <= limit,
         largest_micro_batch=largest,
@@ -121,9 +117,9 @@ def memory_at(
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest n in [0, most] that fits, by bisection: what fits once fits below.
+    """Return the largest n in [0, most] that fits, by bisection: if n fits, smaller ones fit.
 
-    But for `most`, a worker's whole share: it needs no sum of gradients beside it.
+    `most`, a worker's whole share, is tried first: it alone needs no accumulated gradients.
     """
     if fits(most):
         return most
@@ -135,18 +131,18 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def element_bytes(stage: Stage) -> int:
-    """Bytes of a number in the forward pass."""
+    """Return the bytes per number in the forward pass."""
     return 2 if stage.precision == "bfloat16" else 4
 
 
 def optimizer_states(stage: Stage) -> int:
-    """Float32 numbers kept for each weight: moments, and the average."""
+    """Return the float32 numbers kept per weight: moments, and the Polyak average if any."""
     optim = stage.optim
     moments = 2 if optim.name == "adamw" else int(optim.momentum > 0)
     return moments + int(optim.ema_decay is not None)
 
 
-def limit_of(cluster: Cluster, workers: int, nodes: int) -> int:
-    """Memory of a worker: a GPU's, or its share of a node's."""
-    sharing = 1 if cluster.gpus else max(1, workers // nodes)
-    return round(cluster.memory_gibibytes * GIB / sharing)
+def limit_of(kind: NodeKind, workers: int, nodes: int) -> int:
+    """Return the memory of a worker: that of a GPU, or its share of the node's."""
+    sharing = 1 if kind.gpus else max(1, workers // nodes)
+    return round(kind.memory_gibibytes * GIB / sharing)

@@ -1,8 +1,8 @@
-"""The embedded demo: scikit-learn's 1,797 handwritten digits, three stages in minutes on a laptop.
+"""The demo recipe: scikit-learn's 1,797 handwritten digits, three stages in minutes on a laptop.
 
-Pre-train at 16 px on the seven classes 0-6, upscale to 24 px by resizing the position table,
-fine-tune on all ten classes from ten labelled examples each. Small enough for two CPU cores, and
-every mechanism of the large recipes is in it.
+Pre-train at 16 px on the seven classes 0-6, upscale to 24 px by resizing the position table, then
+fine-tune on all ten classes with ten labelled examples each. It is small enough for two CPU cores
+and uses every mechanism of the large recipes.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ DATA = Data(
     dataset="digits",
     selection=Selection(classes=(0, 1, 2, 3, 4, 5, 6)),
     area=(0.6, 1.0),
-    flip=False,  # a mirrored 2 is no digit
+    flip=False,  # a mirrored 2 is not a digit
     eval_crop="resize",
 )
 
@@ -57,5 +57,5 @@ FINETUNE = replace(
 )
 
 DIGITS = Recipe(name="digits", stages=(PRETRAIN, UPSCALE, FINETUNE))
-# The control: fine-tuning's budget from random weights.
+# Control: the same fine-tuning, but from random weights.
 DIGITS_SCRATCH = Recipe(name="digits-scratch", stages=(replace(FINETUNE, parent=None),))

@@ -1,8 +1,9 @@
 """The paper's recipes: Tables 3 and 4 of arXiv:2010.11929, and the plain baseline of 2205.01580.
 
-A row is a value derived from its neighbour, and names only what the paper changes. Steps follow
-from the epochs, the images of the data set and the batch. Data sets lie under `place.data_root` as
-`imagenet1k`, `imagenet21k`, `jft300m`, `cifar10`, ...; who has no JFT-300M uses ImageNet-21k.
+Each row is derived from another row and names only what the paper changes. Steps are computed from
+epochs, images of the dataset and global batch. Datasets are folders of `place.data_root`:
+`imagenet1k`, `imagenet21k`, `jft300m`, `cifar10`, ... JFT-300M is not public: without it, use the
+ImageNet-21k rows.
 """
 
 from dataclasses import dataclass, replace
@@ -16,14 +17,14 @@ BATCH = 4096
 
 
 def steps_of(dataset: str, *, epochs: float, batch: int = BATCH) -> int:
-    """Optimizer steps of so many epochs, whole batches only."""
+    """Return the optimizer steps of `epochs` epochs, counting only full batches."""
     return int(epochs * (IMAGES[dataset] // batch))
 
 
 def for_dataset(model: Config, dataset: str) -> Config:
-    """The variant with the data set's classes and the pre-training head.
+    """Give a variant the dataset's classes and the pre-training head.
 
-    ViT: the MLP head, and the head bias big_vision starts sigmoid losses from.
+    A ViT gets the MLP head and, for sigmoid losses, the initial head bias of big_vision.
     """
     if isinstance(model, BiTConfig):
         return replace(model, num_classes=CLASSES[dataset])
@@ -46,7 +47,7 @@ JFT_B16 = Stage(
 
 
 def jft(variant: str, *, peak_lr: float, epochs: float = 7) -> Stage:
-    """A row of Table 3 on JFT-300M: model, learning rate and length differ."""
+    """Make a row of Table 3 on JFT-300M; rows differ in model, learning rate and epochs."""
     return replace(
         JFT_B16,
         model=for_dataset(VARIANTS[variant], "jft300m"),
@@ -56,12 +57,12 @@ def jft(variant: str, *, peak_lr: float, epochs: float = 7) -> Stage:
 
 
 def with_dropout(model: Config, rate: float) -> Config:
-    """The model with dropout (BiT has none)."""
+    """Set the dropout rate of a ViT; BiT has no dropout."""
     return replace(model, dropout=rate) if isinstance(model, ViTConfig) else model
 
 
 def imagenet21k(variant: str, *, epochs: float, end_lr: float = 0.0) -> Stage:
-    """A row of Table 3 on ImageNet-21k: decay 0.03, dropout 0.1, learning rate 1e-3."""
+    """Make a row of Table 3 on ImageNet-21k: decay 0.03, dropout 0.1, learning rate 1e-3."""
     return replace(
         JFT_B16,
         model=with_dropout(for_dataset(VARIANTS[variant], "imagenet21k"), 0.1),
@@ -72,7 +73,7 @@ def imagenet21k(variant: str, *, epochs: float, end_lr: float = 0.0) -> Stage:
 
 
 def imagenet1k(variant: str) -> Stage:
-    """A row of Table 3 on ImageNet-1k: cosine, decay 0.3, dropout 0.1, clipping at norm 1."""
+    """Make a row of Table 3 on ImageNet-1k: cosine, decay 0.3, dropout 0.1, clipping at norm 1."""
     return replace(
         JFT_B16,
         model=with_dropout(for_dataset(VARIANTS[variant], "imagenet1k"), 0.1),
@@ -90,10 +91,10 @@ class Task:
     """A row of Table 4."""
 
     classes: int | None
-    """None: the suite's tasks differ, and each says its own."""
+    """Number of classes; None for a suite, whose tasks differ."""
     steps: int
     sweep: tuple[float, ...]
-    """Learning rates the paper tries; the recipe takes the middle one."""
+    """Learning rates that the paper sweeps; the recipe uses the middle one."""
     warmup_steps: int = 500
 
 
@@ -108,7 +109,7 @@ TASKS = {
 
 
 def upscale(pretrain: Stage, *, image_size: int) -> Stage:
-    """The paper's change of resolution: the position table alone, no training in between."""
+    """Change the resolution as the paper does: resize the position table, without training."""
     return replace(
         pretrain,
         name="upscale",
@@ -123,10 +124,10 @@ def upscale(pretrain: Stage, *, image_size: int) -> Stage:
 def finetune(
     pretrain: Stage, task: str, *, image_size: int = 384, classes: int | None = None
 ) -> Stage:
-    """A row of Table 4: SGD momentum 0.9, batch 512, clip 1, cosine, no decay, a linear head."""
+    """Make a row of Table 4: SGD momentum 0.9, batch 512, clip 1, cosine, no decay, linear head."""
     row = TASKS[task]
     wanted = classes or row.classes
-    assert wanted is not None, f"{task} is a suite: say how many classes the task has"
+    assert wanted is not None, f"{task} is a suite: pass the classes of the task"
     model = replace(pretrain.model, num_classes=wanted, image_size=image_size)
     if isinstance(model, ViTConfig):
         model = replace(model, head="linear", head_bias_init=0.0, dropout=0.0)
@@ -153,7 +154,7 @@ def finetune(
 
 
 def polyak(stage: Stage) -> Stage:
-    """The ImageNet headline: an average of the weights with factor 0.9999."""
+    """Average the weights with factor 0.9999, as for the ImageNet headline result."""
     return replace(stage, optim=replace(stage.optim, ema_decay=0.9999))
 
 
@@ -200,14 +201,14 @@ ROWS: dict[str, Stage] = {
     "vit-l16-imagenet1k": imagenet1k("vit_l16"),
     "vit-l32-imagenet1k": imagenet1k("vit_l32"),
 }
-# The ImageNet headline: a larger image, and averaged weights.
+# Rows whose ImageNet headline result uses a larger image (px) and averaged weights.
 HEADLINE = {"vit-l16-jft": 512, "vit-l16-jft-14ep": 512, "vit-h14-jft": 518}
 
 
 def paper_recipe(row: str, task: str = "imagenet1k") -> Recipe:
-    """Pre-train as a row of Table 3 says, change the resolution, fine-tune on a task of Table 4."""
+    """Make a recipe: pre-train a row of Table 3, upscale, fine-tune on a task of Table 4."""
     pretrain = ROWS[row]
-    # H/14 takes 392 px beside the others' 384: patches of 14
+    # H/14 uses 392 px instead of 384, a multiple of its patches of 14 px
     size = 392 if pretrain.model == ROWS["vit-h14-jft"].model else 384
     headline = task == "imagenet1k" and row in HEADLINE
     size = HEADLINE[row] if headline else size

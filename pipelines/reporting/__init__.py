@@ -1,4 +1,4 @@
-"""One HTML page of a run, which opens anywhere: no network, no scripts, nothing beside it.
+"""Report a run as one self-contained HTML page, without network access or scripts.
 
 content    what is shown, gathered from manifests and MLflow
 cost       what a stage took: images, operations, bytes

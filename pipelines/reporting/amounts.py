@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: few digits, a unit, a dash for what is not known."""
+"""Format numbers for readers: few digits, a unit, a dash for unknown values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

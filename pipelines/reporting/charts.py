@@ -39,22 +39,23 @@ class Span:
 
 
 def chart(title: str, unit: str, series: Sequence[Series], *, last_step: int = 1) -> str:
-    """A figure with heading, legend (where there is more than one curve), axes and curves.
+    """Draw a figure with heading, legend (for more than one curve), axes and curves.
 
-    Steps go from 0 to `last_step` at least, so that charts of one stage have one scale. Values that
-    are no finite numbers are left out, and said to be. No curve with a value: "".
+    Steps go from 0 to `last_step` at least, so that charts of one stage have one scale. Non-finite
+    values are left out and counted in a note. Returns "" if no curve has a value.
     """
     finite = [
-        Series(one.name, [p for p in one.curve if math.isfinite(p[1])], one.dots) for one in series
+        Series(line.name, [p for p in line.curve if math.isfinite(p[1])], line.dots)
+        for line in series
     ]
-    left_out = sum(len(one.curve) for one in series) - sum(len(one.curve) for one in finite)
-    finite = [one for one in finite if one.curve]
+    left_out = sum(len(line.curve) for line in series) - sum(len(line.curve) for line in finite)
+    finite = [line for line in finite if line.curve]
     if not finite:
         return ""
-    label = f"{title}: " + "; ".join(_spoken(one) for one in finite)
+    label = f"{title}: " + "; ".join(_spoken(line) for line in finite)
     svg = _svg(unit, finite, label, last_step)
     legend = _legend(finite)
-    note = f"<p class=note>{left_out} values are no numbers and not drawn.</p>" if left_out else ""
+    note = f"<p class=note>{left_out} non-finite values are not drawn.</p>" if left_out else ""
     heading = f"<h4>{escape(title)}</h4>"
     return f"<figure class=chart>{heading}{legend}{svg}{_values(finite)}{note}</figure>"
 
@@ -62,13 +63,13 @@ def chart(title: str, unit: str, series: Sequence[Series], *, last_step: int = 1
 def spans(curve: Curve, most: int = _MOST_POINTS) -> list[Span]:
     """The curve in at most `most` spans of equally many points each."""
     size = max(1, math.ceil(len(curve) / most))
-    found = []
+    result = []
     for start in range(0, len(curve), size):
         part = curve[start : start + size]
         values = [value for _, value in part]
         middle = sum(step for step, _ in part) / len(part)
-        found.append(Span(middle, math.fsum(values) / len(part), min(values), max(values)))
-    return found
+        result.append(Span(middle, math.fsum(values) / len(part), min(values), max(values)))
+    return result
 
 
 def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
@@ -97,8 +98,8 @@ def number(value: float) -> str:
 
 
 def _svg(unit: str, series: Sequence[Series], label: str, last_step: int) -> str:
-    parts = [spans(one.curve) for one in series]
-    last = max(last_step, *(one.curve[-1][0] for one in series))
+    parts = [spans(line.curve) for line in series]
+    last = max(last_step, *(line.curve[-1][0] for line in series))
     across = ticks(0, last)
     up = ticks(
         min(span.least for spans_ in parts for span in spans_),
@@ -131,20 +132,20 @@ def _svg(unit: str, series: Sequence[Series], label: str, last_step: int) -> str
         f'<text class=label transform="translate(12 {(HEIGHT - _BOTTOM + _TOP) / 2:.0f})'
         f' rotate(-90)" text-anchor=middle>{escape(unit)}</text>',
     ]
-    for at, (one, found) in enumerate(zip(series, parts, strict=True), start=1):
-        if any(span.largest > span.least for span in found):
-            there = " ".join(f"{x(span.step):.1f},{y(span.largest):.1f}" for span in found)
-            back = " ".join(f"{x(s.step):.1f},{y(s.least):.1f}" for s in reversed(found))
-            drawn.append(f'<polygon class="band s{at}" points="{there} {back}"/>')
-        if len(found) > 1:
-            line = " ".join(f"{x(span.step):.1f},{y(span.mean):.1f}" for span in found)
-            drawn.append(f'<polyline class="line s{at}" points="{line}"/>')
-        if one.dots or len(found) == 1:
+    for at, (line, points) in enumerate(zip(series, parts, strict=True), start=1):
+        if any(span.largest > span.least for span in points):
+            upper = " ".join(f"{x(span.step):.1f},{y(span.largest):.1f}" for span in points)
+            lower = " ".join(f"{x(s.step):.1f},{y(s.least):.1f}" for s in reversed(points))
+            drawn.append(f'<polygon class="band s{at}" points="{upper} {lower}"/>')
+        if len(points) > 1:
+            path = " ".join(f"{x(span.step):.1f},{y(span.mean):.1f}" for span in points)
+            drawn.append(f'<polyline class="line s{at}" points="{path}"/>')
+        if line.dots or len(points) == 1:
             drawn += [
                 f'<circle class="dot s{at}" cx="{x(span.step):.1f}" cy="{y(span.mean):.1f}" r=4>'
-                f"<title>{escape(one.name)}, step {number(span.step)}: {number(span.mean)}"
+                f"<title>{escape(line.name)}, step {number(span.step)}: {number(span.mean)}"
                 "</title></circle>"
-                for span in found
+                for span in points
             ]
     return "".join([*drawn, "</svg>"])
 
@@ -153,25 +154,25 @@ def _legend(series: Sequence[Series]) -> str:
     if len(series) < 2:
         return ""
     entries = "".join(
-        f"<li><span class='swatch s{at}'></span>{escape(one.name)}</li>"
-        for at, one in enumerate(series, start=1)
+        f"<li><span class='swatch s{at}'></span>{escape(line.name)}</li>"
+        for at, line in enumerate(series, start=1)
     )
     return f"<ul class=legend>{entries}</ul>"
 
 
 def _values(series: Sequence[Series]) -> str:
-    """The curves in words, for whoever cannot or will not read them off the drawing."""
-    said = "; ".join(_spoken(one) for one in series)
-    return f"<figcaption>{escape(said)}</figcaption>"
+    """Describe the curves in words, for readers who cannot see the drawing."""
+    words = "; ".join(_spoken(line) for line in series)
+    return f"<figcaption>{escape(words)}</figcaption>"
 
 
-def _spoken(one: Series) -> str:
-    step, value = one.curve[-1]
-    least = min(one.curve, key=lambda point: point[1])
-    largest = max(one.curve, key=lambda point: point[1])
+def _spoken(series: Series) -> str:
+    step, value = series.curve[-1]
+    least = min(series.curve, key=lambda point: point[1])
+    largest = max(series.curve, key=lambda point: point[1])
     if least[1] == largest[1]:
-        return f"{one.name} {number(value)} at step {step:,}"
+        return f"{series.name} {number(value)} at step {step:,}"
     return (
-        f"{one.name} {number(value)} at step {step:,} (least {number(least[1])} at {least[0]:,},"
+        f"{series.name} {number(value)} at step {step:,} (least {number(least[1])} at {least[0]:,},"
         f" most {number(largest[1])} at {largest[0]:,})"
     )

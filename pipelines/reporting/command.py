@@ -1,4 +1,4 @@
-"""`pipelines/report.py`, and the report that a pipeline makes of itself at its end."""
+"""`pipelines/report.py`, and the report at the end of a pipeline."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ class ReportOptions:
     """Options of `report.py`."""
 
     out: Path | None = None
-    """File to write. Default: report-<run>.html in the working directory."""
+    """HTML file to write. Default: report-<run>.html in the working directory."""
 
 
 def main(description: str) -> NoReturn:
@@ -33,7 +33,7 @@ def main(description: str) -> NoReturn:
         )
         out = command.own.out or Path(default_file(command.options.run))
         if out.is_dir() or not out.parent.is_dir():
-            raise Mistake(f"--out {out}: wanted a file in a folder that is there")
+            raise Mistake(f"--out {out}: wanted a file in an existing folder")
         page, logged = make_report(command, tracking.open_client(command.place.mlflow_uri))
         out.write_bytes(page)
         print(f"wrote {out} ({len(page) / 2**20:.1f} MiB), and in MLflow {logged}")
@@ -52,7 +52,7 @@ def make_report(command: Command, client: Any) -> tuple[bytes, str]:
 
 
 def report_at_the_end(command: Command) -> None:
-    """Make the report and say where it is; what goes wrong is a line, for the run is done."""
+    """Make the report and print where it is; errors are one line, because the run is finished."""
     try:
         client = tracking.open_client(command.place.mlflow_uri)
         _, logged = make_report(command, client)

@@ -1,4 +1,4 @@
-"""What a report shows, gathered from MLflow and the manifests; plain values, nothing rendered."""
+"""Gather what a report shows from MLflow and the manifests, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Content:
 
 
 def gather(command: Command, client: Any) -> Content:
-    """Everything that is known of the command's run.
+    """Gather everything that is known of the command's run.
 
     Args:
         command: names recipe, run and place.
@@ -86,8 +86,8 @@ def gather(command: Command, client: Any) -> Content:
     """
     recipe, run = command.options.recipe, command.options.run
     uri, root = redact(command.place.mlflow_uri), command.place.storage_root
-    found = tracking_read.read_run(client, experiment=recipe, run=run)
-    if found is None:
+    known = tracking_read.read_run(client, experiment=recipe, run=run)
+    if known is None:
         raise Mistake(
             f"MLflow at {uri} has no run {run!r} of recipe {recipe!r} - run: pipelines/pipeline.py"
             f" --recipe {recipe} --run {run}"
@@ -95,12 +95,12 @@ def gather(command: Command, client: Any) -> Content:
     notes: list[str] = []
     manifests: dict[str, Manifest] = {}
     try:
-        for one in attempts_under(root, run=run):
-            if one.attempt.manifest is not None:
-                manifests[one.attempt.uri] = one.attempt.manifest
+        for stored in attempts_under(root, run=run):
+            if stored.attempt.manifest is not None:
+                manifests[stored.attempt.uri] = stored.attempt.manifest
     except StorageError as error:
         notes.append(f"the manifests cannot be read: {' '.join(str(error).split())}")
-    run_id, records = found
+    run_id, records = known
     spent = 0
     stages: list[StageContent] = []
     for record in records:

@@ -9,25 +9,25 @@ from vit import build_model
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """None where it is not known."""
+    """What a stage took; None for unknown values."""
 
     seconds: float | None
     """From the first start to the end, restarts and waiting included."""
     images: int | None
-    """Trained on, repeats included."""
+    """Images trained on, repeats included."""
     images_per_second: float | None
-    """While training: mean over the steps."""
+    """Mean over the steps while training."""
     training_flops: float | None
-    """Of the optimizer steps: three forward passes an image."""
+    """FLOP of the optimizer steps: three forward passes per image."""
     evaluation_flops: float | None
     read_bytes: float | None
-    """As far as it was logged."""
+    """Bytes read, as far as logged."""
     read_requests: float | None
     parameters: int | None
 
     @property
     def flops_per_second(self) -> float | None:
-        """While training, of all workers."""
+        """FLOP/s of all workers while training."""
         if not self.training_flops or not self.images or not self.images_per_second:
             return None
         return self.training_flops / self.images * self.images_per_second

@@ -1,4 +1,4 @@
-"""Pieces of a page. Whatever is text comes in as text and leaves escaped; nothing else does."""
+"""HTML elements of the page. All text arguments are escaped here, and only here."""
 
 import base64
 import struct
@@ -48,7 +48,7 @@ def pairs(items: Iterable[tuple[str, str]]) -> str:
 
 
 def lines(texts: Iterable[str], kind: str = "note") -> str:
-    """A paragraph a line."""
+    """Make one paragraph per line."""
     return "".join(f"<p class={escape(kind)}>{escape(text)}</p>" for text in texts)
 
 

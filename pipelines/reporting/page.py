@@ -1,4 +1,4 @@
-"""The page of a run. It loads nothing, and its policy forbids to: what is in it is all there is."""
+"""Render the page of a run. It is self-contained: its content policy forbids loading anything."""
 
 from datetime import UTC, datetime
 from html import escape
@@ -10,7 +10,7 @@ from pipelines.reporting.cost import cost_of
 from pipelines.reporting.html import lines
 from pipelines.reporting.style import CSS
 
-# No address may be loaded from: should escaping fail somewhere, there is nowhere to call.
+# Forbids loading from any address, in case escaping fails somewhere.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 

@@ -1,4 +1,4 @@
-"""The parts of the page, each escaped HTML of the attempts; "" where there is nothing."""
+"""Make the sections of the page: each is escaped HTML, or "" if it has no content."""
 
 import re
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", "loss (nats)", (("train/loss", "training"), ("val/loss", "validation"))),
     (
         "Validation accuracy",
-        "share that is right",
+        "fraction correct",
         (("val/accuracy", "accuracy"), ("val_ema/accuracy", "of the average")),
     ),
     ("Learning rate", "learning rate", (("train/lr", "learning rate"),)),
-    ("Throughput", "images a second", (("train/images_per_second", "images a second"),)),
+    ("Throughput", "images per second", (("train/images_per_second", "images per second"),)),
     ("MFU", "share of the accelerators' peak", (("train/mfu", "MFU"),)),
     ("Gradient norm", "norm before clipping", (("train/gradient_norm", "norm"),)),
     ("Waiting for data", "share of the time", (("train/data_wait_fraction", "waiting"),)),
@@ -48,7 +48,7 @@ _CAPTIONS = {
 
 
 def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
-    """What became of each attempt, a row each."""
+    """Make a table with the outcome of each attempt."""
     if not stages:
         return lines(["No stage of this run was started."])
     rows: list[list[Cell]] = []
@@ -79,7 +79,7 @@ def _steps(stage: StageContent) -> str:
 
 
 def lineage(content: Content) -> str:
-    """A box a stage, with an arrow where it continues the one before; and each in full."""
+    """Draw a box per stage, with an arrow if it continues the previous one, and all details."""
     boxes: list[str] = []
     before: StageContent | None = None
     for stage in content.stages:
@@ -92,7 +92,7 @@ def lineage(content: Content) -> str:
             f"{'' if follows else origin}</li>"
         )
         before = stage
-    whole = "".join(
+    details = "".join(
         f"<details><summary>{escape(stage.name)} {escape(stage.attempt)}</summary>"
         f"{pairs(_origin(stage))}</details>"
         for stage in content.stages
@@ -103,7 +103,7 @@ def lineage(content: Content) -> str:
             ("storage root", content.storage_root),
         ]
     )
-    return f"<ol class=lineage>{''.join(boxes)}</ol>{whole}{places}"
+    return f"<ol class=lineage>{''.join(boxes)}</ol>{details}{places}"
 
 
 def _origin(stage: StageContent) -> list[tuple[str, str]]:
@@ -114,7 +114,7 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
     versions = ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) if manifest else None
     data = manifest.dataset if manifest else None
     weights = manifest.files.get(WEIGHTS) if manifest else None
-    found = [
+    facts = [
         ("fingerprint", tags.get("fingerprint")),
         ("starts from", came or (None if init in ("None", "") else init) or "fresh weights"),
         ("parent's weights, sha256", tags.get("parent.weights_sha256")),
@@ -128,7 +128,7 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
         ("MLflow run", stage.run_id),
         ("Ray job", tags.get("ray_job_id")),
     ]
-    return [(name, str(value)) for name, value in found if value]
+    return [(name, str(value)) for name, value in facts if value]
 
 
 def curves(stages: Sequence[StageContent]) -> str:
@@ -156,7 +156,7 @@ def metrics_table(stages: Sequence[StageContent]) -> str:
     if not names:
         return ""
     cells = [[last_value(stage.metrics, name) for stage in stages] for name in names]
-    attempts = [_label(one, stages) for one in stages]
+    attempts = [_label(stage, stages) for stage in stages]
     return _matrix("last value of", names, attempts, cells, numbers=True)
 
 
@@ -174,10 +174,10 @@ def configuration(stages: Sequence[StageContent]) -> str:
             marks = ["", *("changed" if a != b else "" for a, b in pairwise(values))]
             cells.append(list(zip(values, marks, strict=True)))
         parts.append(lines(["What differs between the stages; marked where it changes."]))
-        parts.append(_matrix("field", differ, [_label(one, stages) for one in trained], cells))
+        parts.append(_matrix("field", differ, [_label(stage, stages) for stage in trained], cells))
     if same:
-        said = "the same in all training stages" if len(trained) > 1 else "all fields"
-        parts.append(_fields(f"{counted(len(same), 'field')}: {said}", trained[0], same))
+        summary = "the same in all training stages" if len(trained) > 1 else "all fields"
+        parts.append(_fields(f"{counted(len(same), 'field')}: {summary}", trained[0], same))
     parts += [
         _fields(f"{_label(stage, stages)}: {counted(len(stage.config), 'field')}", stage)
         for stage in stages
@@ -188,8 +188,8 @@ def configuration(stages: Sequence[StageContent]) -> str:
 
 def _fields(summary: str, stage: StageContent, names: Sequence[str] | None = None) -> str:
     rows = [[name, (stage.config[name], "wrap")] for name in names or sorted(stage.config)]
-    whole = table(["field", "value"], rows)
-    return f"<details><summary>{escape(summary)}</summary>{whole}</details>"
+    rows_table = table(["field", "value"], rows)
+    return f"<details><summary>{escape(summary)}</summary>{rows_table}</details>"
 
 
 def _matrix(
@@ -200,7 +200,7 @@ def _matrix(
     *,
     numbers: bool = False,
 ) -> str:
-    """A table of names by attempts; where there are many attempts, they are its rows."""
+    """Make a table of names by attempts; with many attempts, these become the rows."""
     if len(attempts) <= _MOST_COLUMNS:
         rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
         return table([corner, *attempts], rows, numbers=len(attempts) if numbers else 0)
@@ -210,7 +210,7 @@ def _matrix(
 
 
 def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> str:
-    """What each attempt took, and all together."""
+    """Make a table of what each attempt took, and the total."""
     if not stages:
         return ""
     rows = [
@@ -243,12 +243,12 @@ def cost_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> st
             ]
         )
     heads = ("stage", "time", "images", "images/s", "training", "evaluation", "speed", "read")
-    said = (
+    explanation = (
         "Time is from the first start to the end, restarts and waiting included. Operations are"
-        " those of the matrix products and convolutions, three forward passes an image in"
+        " those of the matrix products and convolutions, three forward passes per image in"
         " training; what is read is what was logged while training."
     )
-    return table((*heads, "requests"), rows, numbers=8) + lines([said])
+    return table((*heads, "requests"), rows, numbers=8) + lines([explanation])
 
 
 def pictures(stages: Sequence[StageContent]) -> str:
@@ -263,7 +263,7 @@ def pictures(stages: Sequence[StageContent]) -> str:
 
 
 def _under(stage: StageContent, stages: Sequence[StageContent], body: str) -> str:
-    """The body below the stage's name; folded away where there are many."""
+    """Put the body below the stage's name; collapsed if there are many stages."""
     name = escape(_label(stage, stages))
     if len(stages) <= _MOST_COLUMNS:
         return f"<h3>{name}</h3>{body}"
@@ -281,5 +281,5 @@ def _is_metric(name: str) -> bool:
 
 def _label(stage: StageContent, stages: Sequence[StageContent]) -> str:
     """The stage's name, with its attempt where the run holds several."""
-    twice = sum(one.name == stage.name for one in stages) > 1
+    twice = sum(other.name == stage.name for other in stages) > 1
     return f"{stage.name} {stage.attempt}" if twice else stage.name

@@ -1,1 +1,1 @@
-"""MLflow: the one import of it, the run of a stage, and a spool for when it does not answer."""
+"""MLflow: its one import, the run of a stage, and a spool for times when it does not answer."""

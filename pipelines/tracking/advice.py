@@ -1,4 +1,4 @@
-"""Why MLflow cannot be used, and what to do about it, from whatever it raised."""
+"""Explain in one line why MLflow cannot be used, and what to do."""
 
 import os
 import tempfile
@@ -12,29 +12,29 @@ _NO_LOGIN = ("error code 401", "error code 403", "401 Unauthorized", "403 Forbid
 
 
 def reason_of(error: Exception) -> str:
-    """What MLflow says, in one line without credentials."""
+    """Return MLflow's own message, in one line and without credentials."""
     return scrub(error)[:200]
 
 
 def advice_for(error: Exception) -> str:
-    """What to do about an error of MLflow's."""
-    said = str(error)
-    if getattr(error, "error_code", None) in _LOGIN or any(word in said for word in _NO_LOGIN):
+    """Return what to do about an error that MLflow raised."""
+    message = str(error)
+    if getattr(error, "error_code", None) in _LOGIN or any(word in message for word in _NO_LOGIN):
         return (
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
             " to a login that may write there"
         )
-    if "database is locked" in said:
+    if "database is locked" in message:
         return "other runs write to it: try again, or use a server for several runs at once"
-    if "schema" in said and "mlflow db upgrade" in said:
+    if "schema" in message and "mlflow db upgrade" in message:
         return "run the command it names, or use another --place.mlflow-uri"
     return "start the server, or set --place.mlflow-uri (sqlite:///mlflow.db needs none)"
 
 
 def trouble_with_database(uri: str) -> str | None:
-    """Why an SQLite file cannot be written; None if it can, or if it is a server's.
+    """Return why an SQLite file cannot be written; None if it can, or if the URI is a server.
 
-    MLflow itself would try for minutes.
+    MLflow itself would retry for minutes.
     """
     if not uri.startswith(SQLITE):
         return None
@@ -44,7 +44,7 @@ def trouble_with_database(uri: str) -> str | None:
         if path.exists():
             os.close(os.open(path, os.O_RDWR))
         elif not folder.exists():
-            return f"{redact(uri)}: there is no folder {folder} - make it, or set {_ELSEWHERE}"
+            return f"{redact(uri)}: there is no folder {folder} - create it, or set {_ELSEWHERE}"
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".vit-on-ray-"):  # its journal's place
             pass
     except OSError as error:
@@ -53,4 +53,4 @@ def trouble_with_database(uri: str) -> str | None:
     return None
 
 
-_ELSEWHERE = "--place.mlflow-uri to a file in a folder that can, or to a server"
+_ELSEWHERE = "--place.mlflow-uri to a file in a writable folder, or to a server"

@@ -1,11 +1,13 @@
-"""MLflow: the only file that imports it. One experiment a recipe, one parent run a `--run`, one
-child run a stage attempt, however many workers and restarts it took.
+"""The MLflow client: the only file that imports mlflow.
 
-Until training starts, a server that does not answer is an error. From then on nothing waits for it
+Each recipe has an experiment, each `--run` a parent run, and each stage attempt one child run,
+however many workers and restarts it took.
+
+Before training starts, a server that does not answer is an error. Afterwards nothing waits for it
 (`pipelines/tracking/tracker.py`).
 
-Runs are made by the client, not by `mlflow.start_run`, which would tag them with the user, the
-script's path and the git remote (whose URL may hold a token).
+`MlflowClient` creates the runs. `mlflow.start_run` would tag them with the user, the script's path
+and the git remote (whose URL may hold a token).
 """
 
 import json
@@ -21,16 +23,16 @@ from pipelines.cli.redaction import redact
 from pipelines.recipes.errors import Mistake
 from pipelines.tracking import run_tree
 from pipelines.tracking.advice import SQLITE, advice_for, reason_of, trouble_with_database
-from pipelines.tracking.history import Point
+from pipelines.tracking.history import MetricPoint
 from pipelines.tracking.run_tree import PARENT_RUN, find_run
 from pipelines.tracking.spool import SpoolInUse, spool_folder
 from pipelines.tracking.tracker import FINISHED, Refused, Tracker
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool tries again too
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries as well
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at every run's end
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of every run
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from mlflow import MlflowClient  # reads the environment above
@@ -39,13 +41,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors starting and stopping
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks; raised, too
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
+logging.getLogger("mlflow.store.db.utils").setLevel(
+    logging.CRITICAL
+)  # tracebacks of errors that are raised anyway
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # logs a line per retry
 
-# Opens the UI on training runs; it takes an experiment for one of prompts otherwise.
+# Makes the UI open on training runs; by default it expects prompts.
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-_PARAMS, _METRICS = 100, 1000  # MLflow takes so many at a time
-# What MLflow says to a record that it will never take: a run that was deleted, a bad name.
+_PARAMS, _METRICS = 100, 1000  # MLflow's limits per request
+# Errors of records that MLflow will never accept: a deleted run, a bad name.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
@@ -54,14 +58,14 @@ class TrackingUnavailable(Mistake):
 
 
 class MlflowRun:
-    """A `pipelines.tracker.Server`: one run, by MLflow's client."""
+    """One run on an MLflow server: implements `pipelines.tracking.tracker.Server`."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self._run_id = client, run_id
         self.name = redact(client.tracking_uri)
 
-    def log_points(self, points: Sequence[Point]) -> None:
-        """Log metrics. One sent again is the same one: MLflow's key is name, step, time, value."""
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
+        """Log metrics. Repeats are harmless: MLflow's key is name, step, time and value."""
         for start in range(0, len(points), _METRICS):
             batch = [Metric(*point) for point in points[start : start + _METRICS]]
             with _refusals():
@@ -81,15 +85,15 @@ class MlflowRun:
             run_tree.end(self._client, self._run_id, status, ended_ms)
 
     def answer(self) -> None:
-        """Raise if MLflow is away."""
+        """Raise if MLflow does not answer."""
         self._client.get_run(self._run_id)
 
 
 def open_client(uri: str, *, experiment: str | None = None) -> MlflowClient:
-    """A client of a tracking server or database that answers.
+    """Return a client of a tracking server or database, after checking that it answers.
 
     Raises:
-        TrackingUnavailable: it does not, or the experiment was deleted; with what to do.
+        TrackingUnavailable: it does not answer, or the experiment was deleted; says what to do.
     """
     trouble = trouble_with_database(absolute(uri))
     if trouble is not None:
@@ -97,9 +101,9 @@ def open_client(uri: str, *, experiment: str | None = None) -> MlflowClient:
     with answering(uri):
         client = MlflowClient(absolute(uri))
         client.search_experiments(max_results=1)
-        found = client.get_experiment_by_name(experiment) if experiment else None
-    if found is not None:
-        _check_alive(client, found)
+        known = client.get_experiment_by_name(experiment) if experiment else None
+    if known is not None:
+        _check_alive(client, known)
     return client
 
 
@@ -107,7 +111,7 @@ def _check_alive(client: MlflowClient, experiment: Experiment) -> None:
     if experiment.lifecycle_stage != "active":
         uri = redact(client.tracking_uri)
         raise TrackingUnavailable(
-            f"MLflow at {uri}: experiment {experiment.name!r} was deleted - restore it: "
+            f"MLflow at {uri}: experiment {experiment.name!r} was deleted - restore it with "
             f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment.experiment_id}"
         )
 
@@ -122,15 +126,15 @@ def open_tracker(
     tags: Mapping[str, str],
     params: Mapping[str, Any],
 ) -> Tracker:
-    """The run of a stage attempt: continued if this attempt has one, else a new one.
+    """Open the run of a stage attempt: continue it if it exists, else create it.
 
     Args:
         client: from `open_client`.
         experiment: the recipe's name.
         run: the user's `--run`: its stages become child runs of one parent run.
         stage: the stage's name.
-        attempt: where the attempt lies; identifies it.
-        tags: more tags, under `vit.`.
+        attempt: the attempt's URI, which identifies it.
+        tags: additional tags, prefixed by `vit.`.
         params: logged once; MLflow keeps the first value of each.
 
     Raises:
@@ -142,19 +146,21 @@ def open_tracker(
         tracker = Tracker(MlflowRun(client, run_id), run_id, spool_path(run_id))
     except SpoolInUse as error:
         raise TrackingUnavailable(
-            f"{error}, which trains the same attempt - wait for it, or stop it"
+            f"{error}, which trains the same attempt - wait for it to end, or stop it"
         ) from None
     except OSError as error:
-        raise TrackingUnavailable(f"metrics on their way need a folder: {error}") from None
+        raise TrackingUnavailable(
+            f"metrics for MLflow need a local folder: {error} - set XDG_STATE_HOME"
+        ) from None
     try:
         with answering(client.tracking_uri):
-            found = client.get_run(run_id)
-            data = found.data
-            tracker.history.remember(_newest(found))
-            run_tree.begin(client, found)
+            run_record = client.get_run(run_id)
+            logged = run_record.data
+            tracker.history.carry_over(_newest(run_record))
+            run_tree.begin(client, run_record)
             for name, value in tags.items():
                 client.set_tag(run_id, f"vit.{name}", value)
-            new = [Param(k, str(value)) for k, value in params.items() if k not in data.params]
+            new = [Param(k, str(value)) for k, value in params.items() if k not in logged.params]
             for start in range(0, len(new), _PARAMS):
                 client.log_batch(run_id, params=new[start : start + _PARAMS])
     except BaseException:
@@ -164,33 +170,36 @@ def open_tracker(
     return tracker
 
 
-def _newest(run: Run) -> Iterator[Point]:
+def _newest(run: Run) -> Iterator[MetricPoint]:
     """The newest value of each metric of a run."""
     for metric in run.data.to_proto().metrics:
         yield metric.key, metric.value, metric.timestamp, metric.step
 
 
 def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
-    """Bring the run of a committed attempt to its end, should its driver have died or MLflow have
-    been away: deliver what is kept, close it as FINISHED. Returns lines for a person."""
+    """Finish the MLflow run of a committed attempt whose driver died or could not reach MLflow.
+
+    Delivers the records that are still in the spool and closes the run as FINISHED. Returns lines
+    to print.
+    """
     run_id = manifest.get("mlflow_run_id")
     if not run_id:
         return []
     try:
-        found = client.get_run(run_id)
-        status = found.info.status
+        run_record = client.get_run(run_id)
+        status = run_record.info.status
         file = spool_path(run_id)
         if status == FINISHED and not file.exists():
             return []
         tracker = Tracker(MlflowRun(client, run_id), run_id, file, continues=False)
-    except SpoolInUse:  # its driver is about to do this
+    except SpoolInUse:  # its driver is still alive and will do this
         return []
-    except Exception as error:  # MLflow's, SQLAlchemy's and requests' own
+    except Exception as error:  # of MLflow, SQLAlchemy or requests
         if getattr(error, "error_code", None) in _REFUSALS:
-            return []  # a run of another server, or deleted
-        return [f"warning: its MLflow run cannot be brought to its end: {reason_of(error)}"]
-    if status != FINISHED:  # its last evaluation may not have been heard
-        tracker.history.remember(_newest(found))
+            return []  # the run is on another server, or deleted
+        return [f"warning: its MLflow run cannot be finished: {reason_of(error)}"]
+    if status != FINISHED:  # its last evaluation may not have arrived
+        tracker.history.carry_over(_newest(run_record))
         tracker.log_steps([{"step": manifest.get("step", 0), **manifest.get("metrics", {})}])
         if "manifest.json" not in tracker.files_waiting:
             tracker.log_file("manifest.json", json.dumps(manifest, indent=1).encode())
@@ -200,30 +209,30 @@ def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def node_sampler(client: MlflowClient, run_id: str) -> Callable[[], dict[str, float]]:
-    """What samples this node: CPU, memory, disk, network, and GPU where there is one.
+    """Return a function that samples this node: CPU, memory, disk, network, and GPU if any.
 
-    Only MLflow's probes are used: its own thread asks the server after every sample, ends for good
-    where that does not answer, and is waited for at the end.
+    Only MLflow's probes are used. MLflow's own thread calls the server after every sample, stops
+    for good when that fails, and blocks at the end.
     """
     node = SystemMetricsMonitor(run_id, tracking_uri=client.tracking_uri)  # not started
 
     def sample() -> dict[str, float]:
         node.collect_metrics()
-        found = node.aggregate_metrics()
+        values = node.aggregate_metrics()
         for monitor in node.monitors:
             monitor.clear_metrics()
-        return found
+        return values
 
     return sample
 
 
 def spool_path(run_id: str) -> Path:
-    """Where the metrics of a run wait for MLflow. Raises OSError if no folder can be written."""
+    """Return the spool file of a run. Raises OSError if no folder can be written."""
     return spool_folder() / f"{run_id}.jsonl"
 
 
 def log_file(client: MlflowClient, run_id: str, name: str, data: bytes) -> str:
-    """Log an artifact at once, beside a run's tracker; returns where it lies."""
+    """Log an artifact immediately, bypassing the spool; return its URI."""
     with answering(client.tracking_uri):
         MlflowRun(client, run_id).log_file(name, data)
         return f"{client.get_run(run_id).info.artifact_uri}/{name}"
@@ -231,28 +240,28 @@ def log_file(client: MlflowClient, run_id: str, name: str, data: bytes) -> str:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Make TrackingUnavailable of whatever MLflow raises."""
+    """Turn any error of MLflow into TrackingUnavailable."""
     try:
         yield
     except TrackingUnavailable:
         raise
-    except Exception as error:  # MLflow raises its own, SQLAlchemy's and requests' alike
+    except Exception as error:  # MLflow raises its own errors, SQLAlchemy's and requests'
         raise TrackingUnavailable(
             f"MLflow at {redact(uri)} cannot be used: {reason_of(error)} - {advice_for(error)}"
         ) from None
 
 
 def _run_of(client: MlflowClient, *, experiment: str, run: str, stage: str, attempt: str) -> str:
-    """Id of the attempt's run, made if there is none."""
+    """Return the id of the attempt's run; create it if it does not exist."""
     experiment_id = _experiment(client, experiment)
     parent = find_run(client, experiment_id, {"vit.kind": "run", "vit.run": run})
     if parent is None:
         parent = client.create_run(
             experiment_id, run_name=run, tags={"vit.kind": "run", "vit.run": run}
         )
-    found = find_run(client, experiment_id, {"vit.kind": "stage", "vit.attempt": attempt})
-    if found is None:
-        found = client.create_run(
+    stage_run = find_run(client, experiment_id, {"vit.kind": "stage", "vit.attempt": attempt})
+    if stage_run is None:
+        stage_run = client.create_run(
             experiment_id,
             run_name=f"{run}/{stage}",
             tags={
@@ -263,31 +272,31 @@ def _run_of(client: MlflowClient, *, experiment: str, run: str, stage: str, atte
                 "vit.attempt": attempt,
             },
         )
-    return found.info.run_id
+    return stage_run.info.run_id
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        _check_alive(client, found)
-        return found.experiment_id
-    # Beside the database: MLflow's default is ./mlruns of whoever comes first, and the working
-    # directory of a submitted job is deleted after it.
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        _check_alive(client, known)
+        return known.experiment_id
+    # Artifacts lie beside the database. MLflow's default is ./mlruns of the first process, and the
+    # working directory of a submitted job is deleted when it ends.
     database = client.tracking_uri.removeprefix(SQLITE)
     local = client.tracking_uri.startswith(SQLITE)
-    place = Path(database).parent / "mlartifacts" / name if local else None
+    artifacts = Path(database).parent / "mlartifacts" / name if local else None
     try:
         return client.create_experiment(
-            name, artifact_location=place and place.as_uri(), tags=MODEL_TRAINING
+            name, artifact_location=artifacts and artifacts.as_uri(), tags=MODEL_TRAINING
         )
-    except MlflowException:  # another stage made it in this moment
-        found = client.get_experiment_by_name(name)
-        assert found is not None
-        return found.experiment_id
+    except MlflowException:  # another stage created it at the same moment
+        known = client.get_experiment_by_name(name)
+        assert known is not None
+        return known.experiment_id
 
 
 def absolute(uri: str) -> str:
-    """A relative SQLite path made absolute: the file is the user's, not the process's."""
+    """Make a relative SQLite path absolute, so that it survives a change of directory."""
     if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
         return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
     return uri

@@ -1,4 +1,4 @@
-"""What MLflow has of runs that were logged: their metrics, files and links."""
+"""Read logged runs from MLflow: metrics, files, parents and children."""
 
 import tempfile
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pipelines.tracking.run_tree import PARENT_RUN, find_run, search
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What MLflow knows of one run."""
+    """One run as MLflow has it."""
 
     run_id: str
     name: str
@@ -21,60 +21,62 @@ class RunRecord:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """Last value of each."""
+    """Last value of each metric."""
 
 
 def read_run(
     client: MlflowClient, *, experiment: str, run: str
 ) -> tuple[str, list[RunRecord]] | None:
-    """Id of a `--run`'s parent run, and its child runs, oldest first; None where there is none.
+    """Return the parent run's id of a `--run`, and its child runs, oldest first; None if unknown.
 
     Raises:
         TrackingUnavailable: MLflow does not answer.
     """
     with answering(client.tracking_uri):
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
+        known = client.get_experiment_by_name(experiment)
+        if known is None:
             return None
-        parent = find_run(client, found.experiment_id, {"vit.kind": "run", "vit.run": run})
+        parent = find_run(client, known.experiment_id, {"vit.kind": "run", "vit.run": run})
         if parent is None:
             return None
-        mine = f"tags.`{PARENT_RUN}` = '{parent.info.run_id}'"
-        children = list(search(client, found.experiment_id, mine))
+        below_parent = f"tags.`{PARENT_RUN}` = '{parent.info.run_id}'"
+        children = list(search(client, known.experiment_id, below_parent))
     records = [
         RunRecord(
-            run_id=one.info.run_id,
-            name=one.info.run_name or "",
-            status=one.info.status,
-            began_ms=one.info.start_time,
-            ended_ms=one.info.end_time,
-            params=one.data.params,
-            tags=one.data.tags,
-            metrics=one.data.metrics,
+            run_id=child.info.run_id,
+            name=child.info.run_name or "",
+            status=child.info.status,
+            began_ms=child.info.start_time,
+            ended_ms=child.info.end_time,
+            params=child.data.params,
+            tags=child.data.tags,
+            metrics=child.data.metrics,
         )
-        for one in children
+        for child in children
     ]
-    return parent.info.run_id, sorted(records, key=lambda one: one.began_ms)
+    return parent.info.run_id, sorted(records, key=lambda child: child.began_ms)
 
 
 def read_history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric, ascending; of a step that was logged twice the later value."""
+    """Return (step, value) of a metric, ascending; for a step logged twice the later value."""
     with answering(client.tracking_uri):
         points = client.get_metric_history(run_id, metric)
-    by_step = {one.step: one.value for one in sorted(points, key=lambda one: one.timestamp)}
+    by_step = {
+        point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)
+    }
     return sorted(by_step.items())
 
 
 def list_files(client: MlflowClient, run_id: str, folder: str) -> list[tuple[str, int]]:
-    """Names and bytes of a run's artifacts under a folder, by name."""
+    """Return name and size in bytes of a run's artifacts under a folder, sorted by name."""
     with answering(client.tracking_uri):
         entries = client.list_artifacts(run_id, folder)
-    files = [(one.path, one.file_size or 0) for one in entries if not one.is_dir]
-    below = [list_files(client, run_id, one.path) for one in entries if one.is_dir]
-    return sorted([*files, *(one for found in below for one in found)])
+    files = [(entry.path, entry.file_size or 0) for entry in entries if not entry.is_dir]
+    below = [list_files(client, run_id, entry.path) for entry in entries if entry.is_dir]
+    return sorted([*files, *(entry for files_below in below for entry in files_below)])
 
 
 def read_file(client: MlflowClient, run_id: str, name: str) -> bytes:
-    """An artifact's bytes."""
+    """Return the bytes of an artifact."""
     with answering(client.tracking_uri), tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, name, folder)).read_bytes()

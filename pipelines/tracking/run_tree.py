@@ -1,8 +1,8 @@
-"""Runs by their tags, and what a parent run says of the stages below it.
+"""Find MLflow runs by their tags, and keep a parent run's status in step with its stages.
 
-A parent run is RUNNING while one of its stages is, and ends as the last of them does. What a dead
-driver left RUNNING the next driver of the same `--run` closes, where it can know: each run says on
-which machine its driver is, and a living driver there holds the lock of the run's spool.
+A parent run is RUNNING while one of its stages is, and ends with the status of the last one. Runs
+that a dead driver left RUNNING are closed by the next driver of the same `--run` on that machine:
+each run's tag names its driver's machine, and a living driver there holds the lock of its spool.
 """
 
 import socket
@@ -17,13 +17,13 @@ RUNNING, KILLED = "RUNNING", "KILLED"
 
 
 def here() -> str:
-    """What DRIVER says of a driver on this machine."""
+    """Return the value of tag DRIVER for this machine."""
     return socket.gethostname()
 
 
 def find_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> Any | None:
-    """The newest run with these tags, None if there is none."""
-    # MLflow's filters quote by ' or ", and know no way to write a value that holds both.
+    """Return the newest run with these tags; None if there is none."""
+    # MLflow's filters quote with ' or "; a value that holds both cannot be written.
     quotes = {name: '"' if "'" in value else "'" for name, value in tags.items()}
     filters = [
         f"tags.`{name}` = {quotes[name]}{value}{quotes[name]}"
@@ -37,7 +37,7 @@ def find_run(client: Any, experiment_id: str, tags: Mapping[str, str]) -> Any | 
 
 
 def search(client: Any, experiment_id: str, wanted: str) -> Iterator[Any]:
-    """All runs that match a filter, newest first, however many pages they are."""
+    """Yield all runs that match a filter, newest first, from all pages."""
     token: str | None = None
     while True:
         page = client.search_runs([experiment_id], filter_string=wanted, page_token=token)
@@ -48,9 +48,9 @@ def search(client: Any, experiment_id: str, wanted: str) -> Iterator[Any]:
 
 
 def begin(client: Any, run: Any) -> None:
-    """A stage starts: its run and its parent's are RUNNING, and say on which machine.
+    """Mark a starting stage's run and its parent as RUNNING, and tag the machine.
 
-    Runs beside it whose driver died are closed first, or the parent would never end.
+    Sibling runs whose driver died are closed first; otherwise the parent would never end.
     """
     parent_id = run.data.tags.get(PARENT_RUN)
     client.set_tag(run.info.run_id, DRIVER, here())
@@ -64,7 +64,7 @@ def begin(client: Any, run: Any) -> None:
 
 
 def end(client: Any, run_id: str, status: str, ended_ms: int) -> None:
-    """A stage has ended: so has its parent, unless another stage of it runs."""
+    """Close the run of a stage that ended, and its parent unless another of its stages runs."""
     client.set_terminated(run_id, status, ended_ms)
     run = client.get_run(run_id)
     parent_id = run.data.tags.get(PARENT_RUN)
@@ -80,13 +80,13 @@ def _children(client: Any, experiment_id: str, parent_id: str) -> list[Any]:
 
 
 def _is_abandoned(run: Any) -> bool:
-    """Whether its driver was on this machine and is gone; elsewhere nobody can tell."""
+    """Return whether its driver was on this machine and is gone; False for other machines."""
     if run.info.status != RUNNING or run.data.tags.get(DRIVER) != here():
         return False
     return not is_held(spool_folder() / f"{run.info.run_id}.jsonl")
 
 
 def _last_word_ms(run: Any) -> int:
-    """When a run was heard of last."""
+    """Return the time of a run's last metric, or of its start."""
     times = [metric.timestamp for metric in run.data.to_proto().metrics]
     return max([run.info.start_time, *times])

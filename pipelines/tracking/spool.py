@@ -1,9 +1,9 @@
-"""A queue on local disk and the thread that delivers it: whoever puts something in never waits.
+"""A queue in a local file, and a thread that delivers it, so that the producer never waits.
 
-The file is the queue: `put` appends a line of JSON, the thread sends what follows its last success
-and empties the file when nothing is left. So memory stays bounded however long the receiver is
-away, and what a process leaves behind the next one delivers. A chunk whose sending failed is sent
-again as a whole: the receiver must take the same records twice as once.
+`put` appends a line of JSON. The thread sends what follows its last success, and empties the file
+when nothing is left. So memory stays bounded however long the receiver is away, and the next
+process delivers what this one could not. A chunk that failed is sent again as a whole: for the
+receiver, getting a record twice must be the same as getting it once.
 """
 
 import fcntl
@@ -18,9 +18,9 @@ from typing import Any
 
 from pipelines.recipes.errors import Mistake
 
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # between two tries
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # between two attempts
 CLOSING_WAIT_SECONDS = 1.0
-CHUNK_BYTES = 256 << 10  # a few requests' worth
+CHUNK_BYTES = 256 << 10  # enough for a few requests
 
 Record = dict[str, Any]
 
@@ -30,11 +30,11 @@ class SpoolInUse(Mistake):
 
 
 class Spool:
-    """Records on their way to a receiver that may be away, in order.
+    """An ordered queue of records for a receiver that may be unreachable.
 
     Args:
-        path: the file; what an earlier process left in it is delivered first.
-        send: delivers records, oldest first; raises where it could not. Runs on the thread.
+        path: the file; records that an earlier process left in it are delivered first.
+        send: delivers records, oldest first; raises if it could not. Runs on the thread.
 
     Raises:
         SpoolInUse: another process holds the file.
@@ -46,32 +46,34 @@ class Spool:
         self._file = _open_locked(path)
         self._changed = threading.Condition()
         self._size = _whole_lines(self._file)
-        os.ftruncate(self._file, self._size)  # a line its writer was killed in
+        os.ftruncate(
+            self._file, self._size
+        )  # drops a line that is incomplete because its writer was killed
         self._sent = 0
         self.left = sum(chunk.count(b"\n") for chunk in self._chunks())
-        """Records that are not delivered."""
+        """Records that are not delivered yet."""
         self.inherited = self.left
-        """Of these, how many an earlier process left; 0 once they are delivered."""
+        """Records left by an earlier process; 0 once they are delivered."""
         self.lost = self.left - sum(1 for _ in self.records())
-        """Records that the disk did not take, or spoiled."""
+        """Records that could not be written to the disk or read back."""
         self.trouble: Exception | None = None
-        """Why records wait; None once all are delivered."""
+        """The error that delays delivery; None once all records are delivered."""
         self.died: BaseException | None = None
-        """What ended the thread before its time: nothing more is delivered."""
+        """The error that ended the thread: nothing more is delivered."""
         self._closing = self._closed = False
         self._thread = threading.Thread(target=self._deliver, name="spool", daemon=True)
 
     def start(self) -> None:
-        """Start to deliver."""
+        """Start the thread that delivers."""
         self._thread.start()
 
     def records(self) -> Iterator[Record]:
-        """What lies in the file, oldest first."""
+        """Yield the records in the file, oldest first."""
         for chunk in self._chunks():
             yield from _parsed(chunk)
 
     def put(self, record: Record) -> None:
-        """Append a record. A disk that takes no more loses it; `lost` counts."""
+        """Append a record. If the disk refuses it, it is lost and `lost` grows."""
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         with self._changed:
             if self._closed:
@@ -90,9 +92,9 @@ class Spool:
             self._changed.notify_all()
 
     def close(self, wait_seconds: float) -> int:
-        """Wait at most so long until everything is delivered; return how many records are not.
+        """Wait at most `wait_seconds` for delivery; return how many records are undelivered.
 
-        They stay in the file. Nothing is sent any more, but for a call that is on its way.
+        Those stay in the file. Nothing more is sent, except by a call that is in progress.
         """
         with self._changed:
             if self._closed:
@@ -106,7 +108,7 @@ class Spool:
             self._closed = True
             self._changed.notify_all()
             if not self._size:
-                self.path.unlink(missing_ok=True)  # before the lock goes with the file
+                self.path.unlink(missing_ok=True)  # before closing the file releases the lock
             os.close(self._file)
             return self.left
 
@@ -128,7 +130,7 @@ class Spool:
                 chunk = self._read(self._sent)
             try:
                 self._send(list(_parsed(chunk)))
-            except Exception as error:  # the receiver's own kinds, whatever they are
+            except Exception as error:  # the receiver may raise anything
                 self.trouble = self.trouble or error
                 self._pause(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
@@ -138,9 +140,9 @@ class Spool:
                 return
 
     def _delivered(self, chunk: bytes) -> bool:
-        """Go on behind the chunk; False if the spool was closed meanwhile."""
+        """Advance past the chunk; return False if the spool was closed meanwhile."""
         with self._changed:
-            if self._closed:  # the file is another's by now
+            if self._closed:  # another process may own the file by now
                 return False
             self._sent += len(chunk)
             self.left -= chunk.count(b"\n")
@@ -155,7 +157,7 @@ class Spool:
         end = time.monotonic() + seconds
         with self._changed:
             self._changed.wait_for(lambda: self._closing, seconds)
-            # Somebody waits at the end: try again soon.
+            # `close` is waiting: try again soon.
             soon = min(end - time.monotonic(), CLOSING_WAIT_SECONDS)
             self._changed.wait_for(lambda: self._closed, max(soon, 0.0))
 
@@ -166,7 +168,7 @@ class Spool:
             yield chunk
 
     def _read(self, offset: int) -> bytes:
-        """Whole lines from `offset` on: about `CHUNK_BYTES`, at least one if there is one."""
+        """Read whole lines from `offset` on: about `CHUNK_BYTES`, at least one line if any."""
         length = CHUNK_BYTES
         while True:
             data = os.pread(self._file, min(length, self._size - offset), offset)
@@ -177,9 +179,9 @@ class Spool:
 
 
 def spool_folder() -> Path:
-    """Where spools lie: the user's state folder on this machine, else one under the temporary.
+    """Return the folder of the spools: in the user's state folder, else in the temporary folder.
 
-    Not with the results: those may be in a bucket that is unreachable at the same moment.
+    It is not the storage root, which may be a bucket that is unreachable at the same moment.
 
     Raises:
         OSError: no folder can be written.
@@ -192,12 +194,12 @@ def spool_folder() -> Path:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process writes this spool."""
+    """Return whether a living process writes this spool."""
     try:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
-    except OSError:  # another user's: it cannot be known, so it must be believed
+    except OSError:  # another user's file: assume that it is held
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,7 +215,7 @@ def is_held(path: Path) -> bool:
 def _own_folder(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} is not this user's to write")
+        raise PermissionError(f"{folder} belongs to another user or cannot be written")
     return folder
 
 
@@ -233,13 +235,13 @@ def _open_locked(path: Path) -> int:
 
 
 def _whole_lines(file: int) -> int:
-    """Bytes up to the last line break."""
+    """Return the number of bytes up to the last line break."""
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - CHUNK_BYTES)
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        at = os.pread(file, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
         end = start
     return 0
 
@@ -254,7 +256,7 @@ def _parsed(chunk: bytes) -> Iterator[Record]:
     for line in chunk.splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # a disk's doing: the other lines are as good as before
+        except ValueError:  # damaged on disk: the other lines are still good
             continue
         if isinstance(record, dict):
             yield record

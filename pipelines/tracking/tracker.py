@@ -1,7 +1,7 @@
-"""What the driver tells the tracking server about one stage attempt, never waiting for it.
+"""Log one stage attempt to the tracking server without ever waiting for it.
 
-Metrics, files and the final status go into a spool on local disk, which a thread delivers in order;
-what is not delivered when the process ends goes with the next run of the same command.
+Metrics, files and the final status go into a spool on local disk, which a thread delivers in order.
+If some are undelivered when the process ends, the next run of the same command delivers them.
 """
 
 import base64
@@ -14,35 +14,35 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.cli.redaction import scrub
-from pipelines.tracking.history import History, Point
+from pipelines.tracking.history import History, MetricPoint
 from pipelines.tracking.spool import Record, Spool
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
-CLOSE_SECONDS = 15.0  # for what is on its way when a stage ends
+CLOSE_SECONDS = 15.0  # to deliver the rest when a stage ends
 SYSTEM_SECONDS = 5.0
 _FILE_TRIES = 3
 
 
 class Refused(Exception):
-    """The server answers, and will never take this: its run was deleted, its name is bad."""
+    """The server will never accept a record: its run was deleted, or its name is bad."""
 
 
 class _NoArtifact(Exception):
-    """The server answers, and its artifact store does not take a file."""
+    """The server answers, but its artifact store refuses a file."""
 
 
 class Server(Protocol):
     """One run on the tracking server. Calls may block and raise anything; all may be repeated."""
 
     name: str
-    """For messages, without credentials."""
+    """Name for messages, without credentials."""
 
-    def log_points(self, points: Sequence[Point]) -> None:
-        """Take metrics; the same point twice is one point."""
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
+        """Log metrics; logging the same point twice must count once."""
         ...
 
     def log_file(self, name: str, data: bytes) -> None:
-        """Take a small file."""
+        """Log a small file."""
         ...
 
     def end(self, status: str, ended_ms: int) -> None:
@@ -50,7 +50,7 @@ class Server(Protocol):
         ...
 
     def answer(self) -> None:
-        """Raise if the server is away."""
+        """Raise if the server does not answer."""
         ...
 
 
@@ -58,11 +58,11 @@ class Tracker:
     """The run of one stage attempt. No call waits for the server.
 
     Args:
-        server: the run there.
-        run_id: its id, which the resume states and the manifest remember.
-        spool_file: where records wait. What lies there goes first.
-        continues: more is about to be logged, so what an earlier process said of the run's end is
-            outdated.
+        server: the run on the server.
+        run_id: its id, which resume states and the manifest record.
+        spool_file: where records wait; those from an earlier process are delivered first.
+        continues: whether more will be logged; if so, an end of the run that an earlier process
+            left in the spool is dropped.
 
     Raises:
         SpoolInUse: another process writes this run.
@@ -77,49 +77,51 @@ class Tracker:
         self._session = uuid.uuid4().hex if continues else None
         self._spool = Spool(spool_file, self._send)
         self.ended_ms: int | None = None
-        """When an earlier process ended, where its word is still in the spool."""
+        """When an earlier process ended, if its end record is still in the spool."""
         self.files_waiting: set[str] = set()
-        """Files that an earlier process could not deliver."""
+        """Names of files that an earlier process could not deliver."""
         for record in self._spool.records():
-            self.history.remember(record.get("metrics", ()))
+            self.history.carry_over(record.get("metrics", ()))
             self.ended_ms = record.get("ended_ms", self.ended_ms)
             if "file" in record:
                 self.files_waiting.add(record["file"])
         self._ended, self._file_failures = threading.Event(), 0
-        self._given_up: set[str] = set()  # files that the artifact store did not take
+        self._given_up: set[str] = set()  # files that the artifact store refused
         self._files_fail = False
         self._warnings: dict[str, str] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._owed = self._spool.inherited
 
     def start(self) -> None:
-        """Start to deliver."""
+        """Start to deliver records."""
         self._spool.start()
 
     def log_steps(self, records: Sequence[Mapping[str, float]]) -> None:
-        """Log the metrics of several steps, each record with its `step`; known ones are left out:
-        steps are repeated after a rollback."""
+        """Log the metrics of several steps; each record has its `step`.
+
+        Steps that are repeated after a restart are not logged again.
+        """
         self._put_points(self.history.new(records, now_ms=_now_ms()))
 
     def log_start(self, step: int) -> None:
-        """The worker group starts at `step`: log restarts, and the steps they cost."""
+        """Log restarts, and the steps they cost, when the worker group starts at `step`."""
         self._put_points(self.history.start(step, now_ms=_now_ms()))
 
     def log_file(self, name: str, data: bytes) -> None:
-        """Log small bytes as the file `name` (with folders)."""
+        """Log a small file; `name` may contain folders."""
         self._spool.put({"file": name, "data": base64.b64encode(data).decode()})
 
     def watch(self, sample: Callable[[], Mapping[str, float]], prefix: str) -> None:
-        """Log what `sample` returns, every few seconds until the end, numbered from the last."""
+        """Log what `sample` returns every few seconds; steps continue after the last logged one."""
         first = self.history.next_step(prefix)
 
         def run() -> None:
             step = first
             while not self._ended.wait(SYSTEM_SECONDS):
                 try:
-                    found, now = sample(), _now_ms()
-                    self._put_points([(prefix + k, float(v), now, step) for k, v in found.items()])
-                except BaseException as error:  # a driver's, the kernel's, our disk's
+                    values, now = sample(), _now_ms()
+                    self._put_points([(prefix + k, float(v), now, step) for k, v in values.items()])
+                except BaseException as error:  # from a GPU driver, the kernel or the disk
                     self._warn(prefix, f"no more metrics of {prefix} {_named(error)}")
                     return
                 step += 1
@@ -138,9 +140,9 @@ class Tracker:
 
     @contextmanager
     def running(self, say: Callable[[str], None]) -> Iterator[None]:
-        """End the run as what the block did: FINISHED, KILLED at Ctrl-C, else FAILED.
+        """End the run when the block ends: as FINISHED, as KILLED at Ctrl-C, else as FAILED.
 
-        `say` is given what a person should know at the end, a line at a time.
+        `say` prints a line; it is called with each of the final notices.
         """
         status = FAILED
         try:
@@ -155,27 +157,29 @@ class Tracker:
                 say(line)
 
     def release(self) -> None:
-        """Give the run up unchanged."""
+        """Close the spool and leave the run unchanged."""
         self._spool.close(0.0)
 
     def notices(self) -> list[str]:
-        """What a person should know and was not told yet, a line each."""
+        """Return new notices for the user, one per line; each is returned once."""
         spool, lines = self._spool, []
         trouble, owing = spool.trouble, bool(spool.inherited)
         if (
             trouble is not None
             and not isinstance(trouble, _NoArtifact)
-            and ("away" not in self._said)
+            and ("away" not in self._reported)
         ):
-            self._said.add("away")
+            self._reported.add("away")
             lines.append(
                 f"warning: MLflow at {self._server.name} takes no metrics: {scrub(trouble)[:200]};"
                 f" training goes on, they are kept in {spool.path}"
             )
-        if trouble is None and not owing and ("away" in self._said or self._owed):
-            of_before = f", {self._owed} records of an earlier process too" if self._owed else ""
+        if trouble is None and not owing and ("away" in self._reported or self._owed):
+            of_before = (
+                f", including {self._owed} records of an earlier process" if self._owed else ""
+            )
             lines.append(f"MLflow has all metrics{of_before}")
-            self._said.discard("away")
+            self._reported.discard("away")
             self._owed = 0
         if spool.died is not None:
             again = "they are kept, and delivered when the same command is run again"
@@ -187,21 +191,24 @@ class Tracker:
         if spool.lost:
             self._warn("lost", f"{spool.path} cannot be written or read; metrics are lost")
         for kind, text in list(self._warnings.items()):
-            if kind not in self._said:
-                self._said.add(kind)
+            if kind not in self._reported:
+                self._reported.add(kind)
                 lines.append(f"warning: {text}")
         return lines
 
     def _warn(self, kind: str, text: str) -> None:
-        self._warnings = {**self._warnings, kind: text}  # notices() may be reading the old one
+        self._warnings = {
+            **self._warnings,
+            kind: text,
+        }  # notices() may be iterating over the old dict
 
-    def _put_points(self, points: Sequence[Point]) -> None:
+    def _put_points(self, points: Sequence[MetricPoint]) -> None:
         if points:
             self._spool.put({"metrics": points})
 
     def _send(self, records: Sequence[Record]) -> None:
-        """Deliver records, on the spool's thread; raise where the server does not answer."""
-        points: list[Point] = [p for record in records for p in record.get("metrics", ())]
+        """Deliver records, on the spool's thread; raise if the server does not answer."""
+        points: list[MetricPoint] = [p for record in records for p in record.get("metrics", ())]
         if points:
             with self._refusable():
                 self._server.log_points(points)
@@ -214,24 +221,25 @@ class Tracker:
         self._given_up.clear()
 
     def _send_file(self, name: str, data: bytes) -> None:
-        """A file that cannot be stored must not hold back metrics forever: it is a copy.
+        """Send a file; give up on one that cannot be stored, so that metrics are not held back.
 
-        The first is tried several times; after it, each once, until one is taken.
+        The first failing file is tried several times. After that each file is tried once, until
+        one succeeds.
         """
-        if name in self._given_up:  # in this chunk, which is sent again because of another file
+        if name in self._given_up:  # this chunk is being sent again because of another file
             return
         try:
             with self._refusable():
                 self._server.log_file(name, data)
-        except Exception as error:  # the artifact store's own kinds
+        except Exception as error:  # artifact stores raise their own kinds
             self._server.answer()
             self._file_failures += 1
             if self._file_failures < _FILE_TRIES and not self._files_fail:
                 raise _NoArtifact(str(error)) from error
             self._files_fail = True
             self._given_up.add(name)
-            text = f"{name} is not in MLflow, nor is what its artifact store refuses later"
-            if "files" not in self._warnings:  # the first is the one to name
+            text = f"{name} is not in MLflow, nor are other files that its artifact store refuses"
+            if "files" not in self._warnings:  # name only the first
                 self._warn("files", f"{text}: {scrub(error)[:200]}")
         else:
             self._files_fail = False

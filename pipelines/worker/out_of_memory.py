@@ -14,7 +14,7 @@ import torch
 from cluster.batching import BatchPlan
 from cluster.errors import BadPlace
 from cluster.settings import Place
-from pipelines.planning.hardware import Cluster
+from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, memory_at
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
@@ -44,7 +44,7 @@ def explain(
         place.zero.level,
         stage,
         place,
-        Cluster(gpus=1, nodes=plan.workers, memory_gibibytes=gibibytes),
+        NodeKind(gpus=1, nodes=plan.workers, memory_gibibytes=gibibytes),
         parameters,
         workers=plan.workers,
     )

@@ -7,7 +7,7 @@ format that is trained in. Where the peak is not known there is no MFU.
 
 import torch
 
-from pipelines.planning.hardware import CLUSTERS
+from pipelines.planning.hardware import NODE_KINDS
 from pipelines.recipes.stage import Stage
 from vit import build_model
 
@@ -37,7 +37,7 @@ def peak_flops(device: str, precision: str) -> float | None:
     nodes = [node for name, node in _NODES.items() if device.startswith(name)]
     if not nodes:
         return None
-    return 1e12 * CLUSTERS[nodes[0]].tflops(precision)
+    return 1e12 * NODE_KINDS[nodes[0]].tflops(precision)
 
 
 class Utilisation:

@@ -4,7 +4,7 @@ study       what a study is: points, axes
 base        the stages that the CPU-size and the paper-size studies derive theirs from
 data_size scaling pos_embed resolution patch_size     one study each, at each size
 command     the command line: plan, or run and report
-points      what was measured, a row a point
+cells       measurements: a row per point, and means over seeds
 few_shot    few-shot accuracy of committed weights, on Ray
 conclusions what the rows support, computed
 report      table, figure, files, MLflow
@@ -24,10 +24,10 @@ STUDIES: dict[str, Sizes] = {
 
 
 def find_study(name: str, size: Size, seeds: int | None = None) -> Study:
-    """The study of that name at that size, each point trained so many times.
+    """Return the study with that name and size, with `seeds` trainings per point.
 
     Raises:
-        Mistake: there is none.
+        Mistake: there is none; lists the known ones.
     """
     if seeds is not None and seeds < 1:
         raise Mistake(f"--seeds {seeds}: wanted at least 1")

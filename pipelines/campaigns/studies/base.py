@@ -1,4 +1,4 @@
-"""The stages that studies derive theirs from: one that two CPU cores train in half a minute on
+"""Base stages of the studies: a small one, which two CPU cores train in half a minute on
 Fashion-MNIST, and the paper's.
 
 On the CPU, seven of the ten classes are pre-trained on; few-shot regression must tell all ten

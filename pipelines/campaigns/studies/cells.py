@@ -1,4 +1,4 @@
-"""What was measured: a row a point, and cells, the means of rows that differ by seed alone."""
+"""Measurements: a row per point, and cells, the means of rows that differ only in their seed."""
 
 import math
 import statistics
@@ -11,19 +11,19 @@ from pipelines.campaigns.studies.significance import holm, range_counts, student
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One point with what was measured there."""
+    """A point with its measurements."""
 
     series: str
     x: float | str
     seed: int
     stage: str
     attempt: str
-    """Folder of the weights: fingerprint, and the attempt's number where it is not the first."""
+    """Folder of the weights: fingerprint, and a number if it is not the first attempt."""
     parameters: int
     images: int
-    """Trained on, over the chain."""
+    """Images trained on, by the stage and its ancestors."""
     exaflops: float
-    """Of training, over the chain."""
+    """Exaflop of training, of the stage and its ancestors."""
     metrics: Mapping[str, float]
 
     def flat(self) -> dict[str, Any]:
@@ -45,15 +45,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """All cells of a metric, in the order of the rows, and the spread of a single run."""
+    """All cells of a metric, in the order of the rows, and the spread of a single training."""
 
     cells: tuple[Cell, ...]
     spread: float | None
-    """Standard deviation of one run, pooled over cells; None where nothing was repeated."""
+    """Standard deviation of one training, pooled over cells; None if nothing was repeated."""
     repeated: str
     """What was repeated: `training seeds`, `few-shot draws` or `nothing`."""
     degrees: int = 0
-    """Degrees of freedom of the spread over training seeds; 0: no difference can be claimed."""
+    """Degrees of freedom of the spread over training seeds; 0 means no claim is possible."""
 
     def of(self, series: str) -> list[Cell]:
         """The cells of a series."""
@@ -64,28 +64,28 @@ class Cells:
         return [cell for cell in self.cells if cell.x == x]
 
     def differ(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[bool]:
-        """Which of the planned comparisons of a sentence are beyond the spread."""
+        """Return which of the planned comparisons of a sentence exceed the spread."""
         if self.spread is None or not self.degrees:
             return [False] * len(pairs)
         return holm([student_p(a.mean - b.mean, self._error(a, b), self.degrees) for a, b in pairs])
 
-    def apart(self, one: Cell, other: Cell, *, of: int) -> bool:
-        """Whether two of `of` cells differ, one of which was picked as the best or the worst."""
+    def apart(self, first: Cell, second: Cell, *, of: int) -> bool:
+        """Return whether two of `of` cells differ, if one was picked as the best or the worst."""
         if self.spread is None or not self.degrees:
             return False
-        error = self._error(one, other)
-        return range_counts(one.mean - other.mean, error, of=of, degrees=self.degrees)
+        error = self._error(first, second)
+        return range_counts(first.mean - second.mean, error, of=of, degrees=self.degrees)
 
-    def _error(self, one: Cell, other: Cell) -> float:
+    def _error(self, first: Cell, second: Cell) -> float:
         assert self.spread is not None
-        return self.spread * math.sqrt(1 / one.count + 1 / other.count)
+        return self.spread * math.sqrt(1 / first.count + 1 / second.count)
 
 
 def cells_of(rows: Sequence[Row], metric: str) -> Cells:
     """Means of a metric over seeds.
 
-    The spread is that over training seeds where a cell has several. That over few-shot draws is
-    shown where nothing else is there; it knows nothing of training, so no difference follows of it.
+    The spread is taken over training seeds if a cell has several, else over few-shot draws if any.
+    The latter says nothing about training, so it supports no claim of a difference.
     """
     groups: dict[tuple[str, float | str], list[Row]] = {}
     for row in rows:

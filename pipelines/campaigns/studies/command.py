@@ -1,9 +1,9 @@
-"""`pipelines/study.py NAME`: run what is not committed, measure, draw, and say what it supports.
+"""`pipelines/study.py NAME`: train what is not committed, measure, plot, and draw conclusions.
 
-1. stages        skipped where committed, side by side as the cluster allows
-2. few-shot      on each point's weights; kept in the run
-3. rows, means   with the spread of repeated runs
-4. files         table, figure: in the run's folder, in MLflow, and in --out
+1. stages        train in parallel as the cluster allows; skip committed ones
+2. few-shot      measure each point's weights; results are kept in the run
+3. rows, means   compute means and the spread over repeated trainings
+4. files         write table and figure to the run's folder, to MLflow, and to --out
 """
 
 import sys
@@ -38,19 +38,19 @@ from storage import weights
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(CampaignOptions):
-    """Arguments of `study.py`."""
+    """Options of `study.py`."""
 
     name: tyro.conf.Positional[str]
-    """data-size, scaling, pos-embed, resolution or patch-size."""
+    """Study to run: data-size, scaling, pos-embed, resolution or patch-size."""
     size: Size = "cpu"
-    """On Fashion-MNIST in minutes, or as in the paper; they differ in their recipe alone."""
+    """cpu: on Fashion-MNIST, in minutes; paper: as in the paper. Only the recipes differ."""
     seeds: int | None = None
-    """Training runs of each point; default: the study's own number."""
+    """Trainings per point, each with another seed. Default: those of the study."""
 
 
 def main(description: str) -> NoReturn:
-    """Run the study that the command line names; exit as `pipelines.cli.exits` says."""
-    stopped = "stopped; run the same command again: what is committed is not run twice"
+    """Run the study of the command line; exit with a code of `pipelines.cli.exits`."""
+    stopped = "stopped; run the same command again to continue: committed stages are skipped"
     with errors_as_exits(stopped=stopped):
         options, place = read_options(
             StudyOptions, sys.argv[1:], prog=program_name(), description=description
@@ -76,8 +76,8 @@ def run_study(study: Study, command: Command, options: CampaignOptions) -> list[
         lines = [*study.conclude(cells), spread_line(cells)]
         print_study(study, rows, cells, lines)
         files = files_of(study, rows, cells, lines)
-        place = publish(command, tracker, files, options.out)
-    print(f"{', '.join(files)} in {place}, {clock(time.monotonic() - began)}")
+        folder = publish(command, tracker, files, options.out)
+    print(f"{', '.join(files)} in {folder}, {clock(time.monotonic() - began)}")
     print(f"Browse the runs: {mlflow_command(command.place.mlflow_uri)}")
     return rows
 
@@ -85,7 +85,7 @@ def run_study(study: Study, command: Command, options: CampaignOptions) -> list[
 def measured(
     study: Study, command: Command, outcomes: dict[str, Outcome], client: Any
 ) -> list[Row]:
-    """A row a point: metrics of its stage, the best it had on the way, few-shot accuracy."""
+    """Return a row per point: its stage's metrics, best accuracy so far, few-shot accuracy."""
     names = dict.fromkeys(point.stage for point in study.points)
     few: dict[str, dict[str, float]] = {name: {} for name in names}
     if study.few_shot is not None:
@@ -97,13 +97,13 @@ def measured(
         manifest = weights.read_manifest(uri)
         assert manifest is not None, f"{uri} is not committed"
         metrics = dict(manifest["metrics"])
-        metrics.pop("val/seconds", None)  # of a machine, not of a network
+        metrics.pop("val/seconds", None)  # depends on the machine, not on the network
         for line in settle(client, manifest):
             print(f"{point.stage}: {line}")
         if spool_path(manifest["mlflow_run_id"]).exists():
             raise Failed(
-                f"MLflow has not got all metrics of stage {point.stage} yet: the best accuracy on"
-                " the way is not known - run the same command again when it answers"
+                f"MLflow does not have all metrics of stage {point.stage} yet, so the best accuracy"
+                " during training is unknown - run the same command again when MLflow answers"
             )
         history = read_history(client, manifest["mlflow_run_id"], "val/accuracy")
         on_the_way = [value for _, value in history]

@@ -1,7 +1,7 @@
-"""What the measured cells support, as sentences: computed, whether or not the paper agrees.
+"""Conclusions that the measurements support, as computed sentences; the paper may disagree.
 
-A difference counts where noise of the spread of repeated runs would claim one in a sentence in at
-most 5 % of the studies (`significance`). What is smaller is called no difference.
+A difference counts if noise alone would produce such a claim in a sentence in at most 5 % of the
+studies (`significance`). Smaller ones are reported as no difference.
 """
 
 import itertools
@@ -15,13 +15,13 @@ Sentences = list[str]
 
 
 def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
-    """Each later x of a single series against the first, then the later ones among themselves."""
+    """Compare each later x of a single series with the first, then the later ones mutually."""
     base, *rest = cells.cells
     differs = cells.differ([(cell, base) for cell in rest])
     better = [c for c, counts in zip(rest, differs, strict=True) if counts and c.mean > base.mean]
     worse = [c for c, counts in zip(rest, differs, strict=True) if counts and c.mean < base.mean]
     alike = [c for c, counts in zip(rest, differs, strict=True) if not counts]
-    said = []
+    sentences = []
     for group, words in (
         (better, "better than"),
         (worse, "worse than"),
@@ -29,20 +29,20 @@ def against_first(cells: Cells, *, first: str, others: str) -> Sentences:
     ):
         if group:
             named = ", ".join(f"{_x(c)} ({_signed(c, base)})" for c in group)
-            said.append(f"{words} {first} ({_percent(base)}): {named}")
+            sentences.append(f"{words} {first} ({_percent(base)}): {named}")
     best, least = max(rest, key=_mean), min(rest, key=_mean)
     if len(rest) > 1:
-        told = (
+        outcome = (
             f"{_x(best)} is ahead of {_x(least)} by {_points(best.mean - least.mean)}"
             if cells.apart(best, least, of=len(rest))
             else "no difference beyond the spread"
         )
-        said.append(f"among {others}: {told}")
-    return said
+        sentences.append(f"among {others}: {outcome}")
+    return sentences
 
 
 def trend(cells: Cells) -> Sentences:
-    """Whether a metric rises from the smallest x to the largest, one cell an x."""
+    """Report whether a metric rises from the smallest x to the largest, with one cell per x."""
     ordered = sorted(cells.cells, key=lambda cell: float(cell.x))
     first, last = ordered[0], ordered[-1]
     change = f"{first.series} {_percent(first)} -> {last.series} {_percent(last)}"
@@ -61,58 +61,58 @@ def trend(cells: Cells) -> Sentences:
 
 
 def by_data(cells: Cells) -> Sentences:
-    """Which series leads at each x, and what each gains from the smallest x to the largest."""
-    said = []
+    """Report which series leads at each x, and what each gains from smallest to largest x."""
+    sentences = []
     for x in _xs(cells):
         best, *others = sorted(cells.at(x), key=_mean, reverse=True)
         level = [cell.series for cell in others if not cells.apart(best, cell, of=len(others) + 1)]
         if others and len(level) == len(others):
-            said.append(
+            sentences.append(
                 f"at {x:,.0f} samples no difference beyond the spread ({best.series} highest,"
                 f" {_percent(best)})"
             )
             continue
         with_it = f" with {', '.join(level)} level" if level else ""
-        said.append(f"at {x:,.0f} samples {best.series} leads ({_percent(best)}){with_it}")
+        sentences.append(f"at {x:,.0f} samples {best.series} leads ({_percent(best)}){with_it}")
     names = list(dict.fromkeys(cell.series for cell in cells.cells))
     lines = [sorted(cells.of(name), key=lambda cell: float(cell.x)) for name in names]
     ends = [(line[0], line[-1]) for line in lines]
     for series, (first, last), counts in zip(names, ends, cells.differ(ends), strict=True):
-        told = _signed(last, first) if counts else "nothing beyond the spread"
-        said.append(f"{series} gains {told} from the least to the most data")
-    return said
+        gain = _signed(last, first) if counts else "nothing beyond the spread"
+        sentences.append(f"{series} gains {gain} from the least to the most data")
+    return sentences
 
 
 def by_compute(cells: Cells, *, subject: str) -> Sentences:
-    """What each series pays for the best accuracy that all reach, and for the best it reaches."""
+    """Report the compute of each series for the best accuracy that all reach, and its own best."""
     names = list(dict.fromkeys(cell.series for cell in cells.cells))
     fronts = {name: frontier(cells.of(name)) for name in names}
     target = min(front[-1][1] for front in fronts.values())
     price = {name: compute_for(front, target) for name, front in fronts.items()}
-    said = [
+    sentences = [
         f"for {100 * target:.1f} %, the best that all reach: "
         + ", ".join(f"{name} {_exaflops(price[name])}" for name in names)
     ]
     for name in names:
         if name != subject and price[subject] is not None and price[name] is not None:
             ratio = price[name] / price[subject]
-            said.append(f"{name} takes {ratio:.2g} times {subject}'s compute there")
+            sentences.append(f"{name} takes {ratio:.2g} times {subject}'s compute there")
     tops = {name: max(cells.of(name), key=_mean) for name in names}
     best, *others = sorted(tops.values(), key=_mean, reverse=True)
     every = len(cells.cells)  # the tops were picked among all
     level = [cell.series for cell in others if not cells.apart(best, cell, of=every)]
     with_it = f", {', '.join(level)} no different beyond the spread" if level else ""
-    said.append(f"the highest accuracy is {best.series}'s ({_percent(best)}{with_it})")
+    sentences.append(f"the highest accuracy is {best.series}'s ({_percent(best)}{with_it})")
     for name in names:
         front = fronts[name]
         if len(front) > 1:
             last, before = front[-1], front[-2]
-            said.append(f"{name} gains {_points(last[1] - before[1])} in its last step up")
-    return said
+            sentences.append(f"{name} gains {_points(last[1] - before[1])} in its last step up")
+    return sentences
 
 
 def frontier(cells: Sequence[Cell]) -> list[tuple[float, float]]:
-    """(compute, accuracy) of the cells that no cheaper one reaches, rising."""
+    """Return (compute, accuracy) of the cells that beat all cheaper ones, in rising order."""
     front: list[tuple[float, float]] = []
     for cell in sorted(cells, key=lambda cell: (float(cell.x), -cell.mean)):
         if not front or cell.mean > front[-1][1]:
@@ -121,8 +121,10 @@ def frontier(cells: Sequence[Cell]) -> list[tuple[float, float]]:
 
 
 def compute_for(front: Sequence[tuple[float, float]], accuracy: float) -> float:
-    """Compute at which a frontier reaches an accuracy that it does reach, between points straight
-    in log(compute); of its first point where that is enough."""
+    """Return the compute at which a frontier reaches an accuracy, linear in log(compute).
+
+    If the first point reaches it, that point's compute. Raises ValueError if none does.
+    """
     before: tuple[float, float] | None = None
     for x, y in front:
         if y >= accuracy:
@@ -135,7 +137,7 @@ def compute_for(front: Sequence[tuple[float, float]], accuracy: float) -> float:
 
 
 def spread_line(cells: Cells) -> str:
-    """What differences were judged by."""
+    """Describe how differences were judged."""
     if cells.spread is None:
         return "one run each: no spread is known, so no difference is claimed"
     spread = f"spread of one run {100 * cells.spread:.2f} points (over {cells.repeated}"

@@ -1,8 +1,7 @@
-"""Few-shot accuracy of committed weights: features on Ray, a task a network; kept in the run.
+"""Few-shot accuracy of committed weights, measured by one Ray task per network, kept in the run.
 
-Only the images that some draw takes are read of the training split. An image that cannot be read is
-left out, and another of its class is drawn. What was measured once is a small file, named by the
-checksum of the weights, the task and the dataset.
+Of the training split only the drawn images are read. If one cannot be read, another of its class is
+drawn. Each result is a small file, named by the checksum of weights, task and dataset.
 """
 
 import hashlib
@@ -39,13 +38,13 @@ _ROWS = 128  # images at once
 def few_shot_of(
     attempts: Mapping[str, str], task: FewShotTask, place: Place, *, run: str
 ) -> dict[str, dict[str, float]]:
-    """Metrics (`few_shot/5`, `few_shot/5_spread`, ...) of each attempt's weights.
+    """Return metrics (`few_shot/5`, `few_shot/5_spread`, ...) of each attempt's weights.
 
     Args:
-        attempts: name -> place of committed weights.
+        attempts: name -> URI of committed weights.
         task: dataset, shots, seeds.
-        place: GPUs of a task are those of a worker.
-        run: whose folder keeps the results.
+        place: deployment settings; a task gets as many GPUs as a worker.
+        run: the run whose folder keeps the results.
     """
     dataset = load_dataset(join(place.data_root, task.dataset))
     store = open_store(join(place.storage_root, run, FOLDER))
@@ -56,25 +55,25 @@ def few_shot_of(
             have = ray.cluster_resources().get("GPU", 0.0)
             gpus = int(have > 0) if place.workers.gpus is None else place.workers.gpus
             remote = ray.remote(num_cpus=1, num_gpus=gpus)(measure)
-            found = {
+            results = {
                 name: remote.remote(uri, dataset.uri, dataset.digest, task)
                 for name, uri in missing.items()
             }
-            for name, reference in found.items():
+            for name, reference in results.items():
                 metrics = ray.get(reference)
                 store.write(keys[name], json.dumps(metrics, indent=1).encode())
-                print(f"{name}: {_said(metrics, task)}", flush=True)
+                print(f"{name}: {_summary(metrics, task)}", flush=True)
     return {name: json.loads(store.read(key)) for name, key in keys.items()}
 
 
 def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
-    """Features of one network and the regression on them, in this process."""
-    found, values = weights.read_weights(attempt_uri)
+    """Compute features of one network and the regression on them, in this process."""
+    tensors, values = weights.read_weights(attempt_uri)
     manifest = manifest_from_json(values, attempt_uri)
     model = build_model(manifest.config())
-    model.load_state_dict(found)
+    model.load_state_dict(tensors)
     set_arithmetic("float32")
-    # What Ray gave this task, not what torch sees: without GPUs of their own all would share one.
+    # Ask Ray, not torch, or tasks without a GPU would all share one.
     model.eval().to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
     size = manifest.config().image_size
     assert isinstance(size, int)
@@ -95,7 +94,7 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
 
     train_spec = spec(splits.train_split, Selection())
     usable = np.arange(len(labels))
-    while True:  # again where a drawn image cannot be read
+    while True:  # repeats if a drawn image cannot be read
         draws = [drawn(labels[usable], usable, seed).first(max(task.shots)) for seed in task.seeds]
         support = usable[np.unique(np.concatenate(draws))]
         train, readable = features(model, train_spec, digest, support)
@@ -105,7 +104,7 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
     test_spec = spec(splits.val_split, Selection(samples=task.test_samples))
     test_labels = np.asarray(open_stream(test_spec, digest).labels, dtype=np.int64)  # [M]
     test, readable = features(model, test_spec, digest, np.arange(len(test_labels)))
-    found = few_shot(
+    result = few_shot(
         train,
         labels[support],
         test[readable],
@@ -116,31 +115,31 @@ def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) 
         seeds=task.seeds,
     )
     left_out = len(labels) - len(usable) + int((~readable).sum())
-    return dict(found.metrics()) | {"few_shot/left_out": float(left_out)}
+    return dict(result.metrics()) | {"few_shot/left_out": float(left_out)}
 
 
 @torch.no_grad()
 def features(
     model: ViT | BiT, spec: StreamSpec, digest: str, chosen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pre-logits of the chosen samples [n] of a stream: float32 [n, D]; and which can be read: [n].
+    """Return pre-logits of chosen samples [n], float32 [n, D], and which are readable [n].
 
-    The row of a sample that cannot be read means nothing.
+    Rows of unreadable samples are meaningless.
     """
     opened = open_stream(spec, digest)
     device = next(model.parameters()).device
-    found, readable = [], []
+    batches, readable = [], []
     for start in range(0, len(chosen), _ROWS):
         rows = chosen[start : start + _ROWS]
         read = columns(opened, rows, np.zeros_like(rows), replace=False)
         readable.append(read["index"] >= 0)
         batch = normalize(torch.from_numpy(read["image"]).to(device))  # [b, 3, H, W]
-        found.append(model.forward_head(model.forward_features(batch), pre_logits=True).cpu())
-    return torch.cat(found).numpy(), np.concatenate(readable)
+        batches.append(model.forward_head(model.forward_features(batch), pre_logits=True).cpu())
+    return torch.cat(batches).numpy(), np.concatenate(readable)
 
 
 def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
-    """Name of the file of a result: of an attempt's weights, a task and a dataset's digest."""
+    """Name the result file of an attempt's weights, a task and a dataset's digest."""
     manifest = weights.read_manifest(attempt_uri)
     assert manifest is not None, f"{attempt_uri} is not committed"
     checksum = manifest["files"]["weights.safetensors"]["sha256"]
@@ -149,7 +148,7 @@ def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
     return f"{attempt_uri.rsplit('/', 1)[-1]}-{short}.json"
 
 
-def _said(metrics: Mapping[str, float], task: FewShotTask) -> str:
-    said = ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)
+def _summary(metrics: Mapping[str, float], task: FewShotTask) -> str:
+    text = ", ".join(f"{shots}-shot {metrics[f'few_shot/{shots}']:.4f}" for shots in task.shots)
     left_out = int(metrics["few_shot/left_out"])
-    return f"{said}; {left_out} images cannot be read and are left out" if left_out else said
+    return f"{text}; {left_out} images cannot be read and are left out" if left_out else text

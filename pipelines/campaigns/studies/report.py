@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def files_of(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[str]) -> dict:
-    """File name -> bytes."""
+    """Make the files: name -> bytes."""
     drawn = figure(study, rows, cells)
     return {
         f"{study.name}.csv": as_csv(rows),
@@ -30,7 +30,7 @@ def files_of(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[st
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
-    """A line a point, a column a metric."""
+    """Write the rows as CSV: a line per point, a column per metric."""
     flat = [row.flat() for row in rows]
     columns = list(dict.fromkeys(name for row in flat for name in row))
     text = io.StringIO()
@@ -41,7 +41,7 @@ def as_csv(rows: Sequence[Row]) -> bytes:
 
 
 def as_json(study: Study, rows: Sequence[Row], lines: Sequence[str]) -> bytes:
-    """Everything that is known of the study, for machines."""
+    """Write the study with its rows and conclusions as JSON."""
     content = {
         "study": study.name,
         "question": study.title,
@@ -56,22 +56,22 @@ def as_json(study: Study, rows: Sequence[Row], lines: Sequence[str]) -> bytes:
 
 
 def figure(study: Study, rows: Sequence[Row], cells: Cells) -> Figure:
-    """The paper's figure: means as lines, single runs as faint marks, accuracy in percent."""
+    """Draw the paper's figure: means as lines, single trainings as faint marks, in percent."""
     drawn = Figure(figsize=(5.2, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(drawn)
     axes = drawn.add_subplot()
     words = list(dict.fromkeys(cell.x for cell in cells.cells if isinstance(cell.x, str)))
 
-    def place(x: float | str) -> float:
+    def position(x: float | str) -> float:
         return words.index(x) if isinstance(x, str) else x
 
     names = list(dict.fromkeys(cell.series for cell in cells.cells))
     for i, name in enumerate(names):
-        line = sorted((place(cell.x), 100 * cell.mean) for cell in cells.of(name))
+        line = sorted((position(cell.x), 100 * cell.mean) for cell in cells.of(name))
         color, marker = f"C{i}", MARKERS[i % len(MARKERS)]
         style = "" if words else "-"
         axes.plot(*zip(*line, strict=True), marker + style, color=color, label=name)
-        runs = [(place(r.x), 100 * r.metrics[study.metric]) for r in rows if r.series == name]
+        runs = [(position(r.x), 100 * r.metrics[study.metric]) for r in rows if r.series == name]
         if len(runs) > len(line):
             axes.plot(*zip(*runs, strict=True), marker, color=color, alpha=0.35, markersize=4)
     if study.x.log:
@@ -80,7 +80,7 @@ def figure(study: Study, rows: Sequence[Row], cells: Cells) -> Figure:
         axes.set_xticks(range(len(words)), words)
         axes.margins(x=0.15)
     elif not study.x.log:
-        axes.set_xticks(sorted({place(cell.x) for cell in cells.cells}))
+        axes.set_xticks(sorted({position(cell.x) for cell in cells.cells}))
     axes.set_xlabel(study.x.label)
     axes.set_ylabel(study.y.label)
     axes.grid(alpha=0.3)
@@ -99,15 +99,15 @@ def _image(drawn: Figure, kind: str) -> bytes:
 
 
 def print_study(study: Study, rows: Sequence[Row], cells: Cells, lines: Sequence[str]) -> None:
-    """The means, then what they support, then what the paper found."""
+    """Print the means, the conclusions, and what the paper found."""
     table = Table(title=f"{study.title} ({study.source})", title_justify="left")
     table.add_column("series")
     for heading in (study.x.label, "exaFLOP", study.metric, "runs"):
         table.add_column(heading, justify="right")
     for cell in cells.cells:
-        one = next(row for row in rows if (row.series, row.x) == (cell.series, cell.x))
+        row = next(other for other in rows if (other.series, other.x) == (cell.series, cell.x))
         x = cell.x if isinstance(cell.x, str) else f"{cell.x:,.4g}"
-        table.add_row(cell.series, x, f"{one.exaflops:.3g}", f"{cell.mean:.4f}", str(cell.count))
+        table.add_row(cell.series, x, f"{row.exaflops:.3g}", f"{cell.mean:.4f}", str(cell.count))
     console = console_for_tables()
     console.print(table)
     for line in lines:

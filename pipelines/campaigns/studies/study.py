@@ -1,6 +1,6 @@
-"""What a study is: points to measure, each the end of a chain of stages, and how they are drawn.
+"""A study: points to measure, each the last stage of a chain, and the figure to draw from them.
 
-The paper's and the CPU's version of a study are the same function of different recipes.
+The paper-size and CPU-size versions of a study are the same function of different recipes.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,11 +26,11 @@ class FewShotTask:
     dataset: str
     """Packed dataset under `place.data_root`, all of its classes."""
     shots: tuple[int, ...] = fewshot.SHOTS
-    """Images a class."""
+    """Training images per class."""
     seeds: tuple[int, ...] = fewshot.SEEDS
-    """Of the draw."""
+    """Seeds of the draw of those images."""
     test_samples: int | None = None
-    """Images of the validation split that are tested on, drawn; all by default."""
+    """Number of validation images to test on, drawn at random. Default: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,9 @@ class Point:
     series: str
     """Line of the figure it belongs to."""
     x: float | str
-    """Its place on the x axis; words stand in the order they come."""
+    """Position on the x axis; words are placed in order of appearance."""
     seed: int = 0
-    """Points that differ only here are repetitions: their spread is what a difference must
-    exceed."""
+    """Points that differ only in it are repetitions; a difference must exceed their spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +62,13 @@ class Study:
 
     name: str
     title: str
-    """What is asked, in a few words."""
+    """The question, in a few words."""
     source: str
-    """Where the paper has it."""
+    """Figure, table or section of the paper."""
     recipe: Recipe
     points: tuple[Point, ...]
     few_shot: FewShotTask | None
-    """Measured on every point's weights."""
+    """Few-shot task measured on the weights of every point; None for none."""
     metric: str
     """What the y axis shows: a metric of the rows, `few_shot/5`, `val/accuracy`,
     `best/accuracy`."""
@@ -78,7 +77,7 @@ class Study:
     expected: str
     """What the paper found, in a sentence."""
     conclude: "Callable[[Cells], list[str]]"
-    """What the cells support, as sentences."""
+    """Computes the conclusions from the cells, as sentences."""
 
     def __post_init__(self) -> None:
         names = {stage.name for stage in self.recipe.stages}
@@ -86,17 +85,17 @@ class Study:
         assert {point.stage for point in self.points} <= names, f"{self.name}: points of no stage"
 
     def chain(self, stage: str) -> tuple[Stage, ...]:
-        """A stage with its ancestors, first things first."""
-        found = self.recipe.stage(stage)
-        return (*self.chain(found.parent), found) if found.parent else (found,)
+        """Return a stage and its ancestors, oldest first."""
+        last = self.recipe.stage(stage)
+        return (*self.chain(last.parent), last) if last.parent else (last,)
 
 
 Sizes = dict[Size, Callable[..., Study]]
-"""The study at each size; `seeds` says how often each point is trained."""
+"""The study at each size; `seeds` is the number of trainings per point."""
 
 
 def row_of(study: Study, point: Point, attempt: str, metrics: Mapping[str, float]) -> Row:
-    """The row of a point."""
+    """Make the row of a point."""
     chain = study.chain(point.stage)
     return Row(
         series=point.series,
@@ -112,6 +111,6 @@ def row_of(study: Study, point: Point, attempt: str, metrics: Mapping[str, float
 
 
 def _cost(stage: Stage) -> tuple[int, float]:
-    """Parameters, and exaFLOPs of training."""
+    """Return parameters, and exaFLOPs of training."""
     cost = build_model(stage.model, device="meta").cost()
     return cost.parameters, stage.steps * stage.global_batch * cost.training_flops / 1e18

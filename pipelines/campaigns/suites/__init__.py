@@ -16,10 +16,10 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (SMALL, VTAB)}
 
 
 def find_suite(name: str) -> Suite:
-    """The suite of that name.
+    """Return the suite with that name.
 
     Raises:
-        Mistake: there is none.
+        Mistake: there is none; lists the known ones.
     """
     if name not in SUITES:
         raise Mistake(f"no suite {name!r} - there are: {', '.join(SUITES)}")

@@ -1,8 +1,8 @@
 """`pipelines/suite.py NAME`: fine-tune the same weights on every task that is packed.
 
-1. sweep    each learning rate of each task, judged on held-out training examples
-2. final    the best rate on all examples, each seed, evaluated on the test split
-3. files    table in the run's folder, in MLflow, and in --out
+1. sweep    train each task at each learning rate; evaluate on held-out training examples
+2. final    train on all examples at the best rate, per seed; evaluate on the test split
+3. files    write tables to the run's folder, to MLflow, and to --out
 """
 
 import sys
@@ -40,31 +40,31 @@ from storage.uri import join
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions(CampaignOptions):
-    """Arguments of `suite.py`."""
+    """Options of `suite.py`."""
 
     name: tyro.conf.Positional[str]
-    """small or vtab."""
+    """Suite to run: small or vtab."""
     recipe: str | None = None
-    """Recipe whose weights are fine-tuned; its run holds the tasks too."""
+    """Recipe whose weights are fine-tuned. Default: place.recipe."""
     start: str | None = None
-    """Stage of the recipe to start from; default: the parent of its last stage."""
+    """Stage of the recipe whose weights are fine-tuned. Default: the parent of the last stage."""
     init: str | None = None
-    """Checkpoint (path or URI) to start from instead, into the model of that stage."""
+    """Checkpoint (path or s3://) to start from instead; it must fit the model of that stage."""
     scratch: bool = False
-    """Start from random weights instead: the control."""
+    """Start from random weights instead, as a control."""
     tasks: tuple[str, ...] = ()
-    """Only these tasks; default: all that are packed."""
+    """Tasks to run. Default: all whose dataset is packed."""
     sweep: tuple[float, ...] | None = None
-    """Learning rates to choose from; default: the suite's."""
+    """Learning rates to choose from. Default: those of the suite."""
     steps: int | None = None
-    """Steps of every task; default: the suite's."""
+    """Training steps per task. Default: those of the suite."""
     seeds: int | None = None
-    """Final runs of every task; default: the suite's."""
+    """Final trainings per task, each with another seed. Default: those of the suite."""
 
 
 def main(description: str) -> NoReturn:
-    """Run the suite that the command line names; exit as `pipelines.cli.exits` says."""
-    stopped = "stopped; run the same command again: what is committed is not run twice"
+    """Run the suite of the command line; exit with a code of `pipelines.cli.exits`."""
+    stopped = "stopped; run the same command again to continue: committed stages are skipped"
     with errors_as_exits(stopped=stopped):
         options, place = read_options(
             SuiteOptions, sys.argv[1:], prog=program_name(), description=description
@@ -74,7 +74,7 @@ def main(description: str) -> NoReturn:
 
 
 def run_suite(options: SuiteOptions, place: Place) -> list[Result]:
-    """Sweep, train, publish; return a result a task and seed (none with --plan)."""
+    """Sweep, train, publish; return a result per task and seed (none with --plan)."""
     began = time.monotonic()
     suite = _suite(options)
     recipe = find_recipe(options.recipe or place.recipe)
@@ -82,19 +82,19 @@ def run_suite(options: SuiteOptions, place: Place) -> list[Result]:
     tasks, missing = packed_tasks(suite, place)
     if missing:
         print(f"not packed under {place.data_root}, left out: {', '.join(missing)}", flush=True)
-    if options.plan:  # needs no data
+    if options.plan:  # estimates need no data
         tasks = list(suite.tasks)
     elif not tasks:
         names = dict.fromkeys(task.dataset for task in suite.tasks)
         raise Mistake(
             f"suite {suite.name}: none of its datasets is packed under {place.data_root}:"
-            f" {', '.join(names)} - see pipelines/pack.py --help"
+            f" {', '.join(names)} - pack one, see pipelines/pack.py --help"
         )
     run = options.run or recipe.name
 
     def command(stages: Sequence[Stage]) -> Command:
-        whole = Recipe(name=recipe.name, stages=(*ancestors, *stages))
-        made = command_of(whole, run, place, config=options.config)
+        extended = Recipe(name=recipe.name, stages=(*ancestors, *stages))
+        made = command_of(extended, run, place, config=options.config)
         return replace(made, stages=tuple(stages))
 
     sweeps = {task.name: sweep_stages(suite, task, start) for task in tasks}
@@ -115,7 +115,7 @@ def run_suite(options: SuiteOptions, place: Place) -> list[Result]:
             for task in tasks
             for stage in finals[task.name]
         ]
-        origin = said_start(start)
+        origin = describe_start(start)
         print_suite(suite, results, origin)
         files = files_of(suite, results, missing, origin)
         where = publish(last, tracker, files, options.out)
@@ -125,16 +125,18 @@ def run_suite(options: SuiteOptions, place: Place) -> list[Result]:
 
 
 def _suite(options: SuiteOptions) -> Suite:
-    """The suite with what the command line changes.
+    """Return the suite with the overrides of the command line.
 
     Raises:
-        Mistake: an unknown suite or task, or a number that makes no sense.
+        Mistake: the suite or a task is unknown, or a number is out of range.
     """
     suite = find_suite(options.name)
     known = {task.name: task for task in suite.tasks}
     unknown = [name for name in options.tasks if name not in known]
     if unknown:
-        raise Mistake(f"suite {suite.name} has no task {unknown[0]!r}, only {', '.join(known)}")
+        raise Mistake(
+            f"suite {suite.name} has no task {unknown[0]!r} - there are: {', '.join(known)}"
+        )
     return replace(
         suite,
         tasks=tuple(known[name] for name in options.tasks) or suite.tasks,
@@ -145,31 +147,31 @@ def _suite(options: SuiteOptions) -> Suite:
 
 
 def start_of(recipe: Recipe, options: SuiteOptions) -> tuple[Stage, tuple[Stage, ...]]:
-    """A stage whose model, `parent` and `init` the tasks take, and the parent's ancestry.
+    """Return the stage that gives tasks their model, `parent` and `init`, and its ancestors.
 
     Raises:
         Mistake: the recipe has no such stage, or two starts are given.
     """
     if options.init and options.scratch:
-        raise Mistake("--init and --scratch are two starts: give one")
+        raise Mistake("--init and --scratch exclude each other: give one")
     name = options.start or recipe.stages[-1].parent or recipe.stages[-1].name
     stage = recipe.stage(name)
     if options.init or options.scratch:
         return replace(stage, parent=None, init=options.init), ()
-    chain, one = [stage], stage
-    while one.parent:
-        one = recipe.stage(one.parent)
-        chain.insert(0, one)
+    chain, ancestor = [stage], stage
+    while ancestor.parent:
+        ancestor = recipe.stage(ancestor.parent)
+        chain.insert(0, ancestor)
     return replace(stage, parent=name, init=None), tuple(chain)
 
 
-def said_start(start: Stage) -> str:
-    """Where the weights come from, for people."""
+def describe_start(start: Stage) -> str:
+    """Describe where the weights come from."""
     return start.parent or start.init or "random weights"
 
 
 def packed_tasks(suite: Suite, place: Place) -> tuple[list[Task], list[str]]:
-    """Tasks whose dataset is packed, and the names of the others.
+    """Return the tasks whose dataset is packed, and the names of the others.
 
     Raises:
         storage.errors.BadDataset: a manifest is broken.
@@ -188,12 +190,12 @@ def packed_tasks(suite: Suite, place: Place) -> tuple[list[Task], list[str]]:
 def _choose(
     suite: Suite, by_rate: dict[float, Stage], tried: dict[str, Outcome]
 ) -> tuple[float, float | None]:
-    """The learning rate, and its held-out accuracy."""
+    """Choose the learning rate; return it with its held-out accuracy."""
     if not by_rate:
         return suite.sweep[0], None
-    found = {rate: tried[stage.name].metrics["val/accuracy"] for rate, stage in by_rate.items()}
-    rate = best_rate(found)
-    return rate, found[rate]
+    accuracy = {rate: tried[stage.name].metrics["val/accuracy"] for rate, stage in by_rate.items()}
+    rate = best_rate(accuracy)
+    return rate, accuracy[rate]
 
 
 def _result(

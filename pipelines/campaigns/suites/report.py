@@ -1,4 +1,4 @@
-"""A suite's results: a line a task, group means with their spread over seeds, files."""
+"""Results of a suite: accuracy per task, group means with their spread over seeds, files."""
 
 import csv
 import io
@@ -17,14 +17,14 @@ ALL = "all tasks"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A task's final run of one seed."""
+    """The final training of a task with one seed."""
 
     task: str
     group: str
     seed: int
     learning_rate: float
     held_out_accuracy: float | None
-    """Of that rate in the sweep; None where nothing was swept."""
+    """Accuracy of that learning rate in the sweep; None if there was no sweep."""
     accuracy: float
     """Top-1 on the test split, in [0, 1]."""
     stage: str
@@ -44,7 +44,7 @@ class Mean:
 
 
 def mean_of(name: str, results: Sequence[Result]) -> Mean:
-    """Mean over tasks for each seed, then over seeds: every task weighs the same."""
+    """Average over tasks for each seed, then over seeds: every task has the same weight."""
     seeds = sorted({result.seed for result in results})
     by_seed = [
         statistics.fmean(result.accuracy for result in results if result.seed == seed)
@@ -56,7 +56,7 @@ def mean_of(name: str, results: Sequence[Result]) -> Mean:
 
 
 def means_of(results: Sequence[Result]) -> list[Mean]:
-    """The groups that have tasks, then all tasks."""
+    """Return the mean of each group that has tasks, then of all tasks."""
     groups = [(g, [r for r in results if r.group == g]) for g in GROUPS]
     return [*(mean_of(g, chosen) for g, chosen in groups if chosen), mean_of(ALL, results)]
 
@@ -64,7 +64,7 @@ def means_of(results: Sequence[Result]) -> list[Mean]:
 def files_of(
     suite: Suite, results: Sequence[Result], missing: Iterable[str], start: str
 ) -> dict[str, bytes]:
-    """File name -> bytes."""
+    """Make the files: name -> bytes."""
     name = f"suite-{suite.name}"
     text = io.StringIO()
     writer = csv.DictWriter(text, list(asdict(results[0])), lineterminator="\n")
@@ -83,7 +83,7 @@ def files_of(
 
 
 def print_suite(suite: Suite, results: Sequence[Result], start: str) -> None:
-    """Tasks by group, each group with its mean below."""
+    """Print the tasks by group, with the mean below each group."""
     table = Table(title=f"suite {suite.name} from {start}", title_justify="left")
     for heading in ("group", "task"):
         table.add_column(heading)
@@ -101,8 +101,10 @@ def print_suite(suite: Suite, results: Sequence[Result], start: str) -> None:
             mean = mean_of(group, chosen)
             table.add_row(group, f"mean of {mean.tasks}", "", *_figures(mean), "", style="bold")
             table.add_section()
-    whole = mean_of(ALL, results)
-    table.add_row("", f"mean of {whole.tasks} tasks", "", *_figures(whole), "", style="bold")
+    mean_of_all = mean_of(ALL, results)
+    table.add_row(
+        "", f"mean of {mean_of_all.tasks} tasks", "", *_figures(mean_of_all), "", style="bold"
+    )
     console = console_for_tables()
     console.print(table)
 

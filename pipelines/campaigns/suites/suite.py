@@ -1,4 +1,4 @@
-"""What a suite is: tasks by group, and how each is fine-tuned. A task becomes stages.
+"""A suite: tasks by group, and the protocol that turns each task into fine-tuning stages.
 
 The learning rate is chosen on examples held out of a task's training split; the final runs train on
 both parts and are evaluated on the test split, which nothing was chosen on.
@@ -31,7 +31,7 @@ class Task:
     labels: tuple[int, ...] | None = None
     """Label of each of those classes, where several become one."""
     flip: bool = True
-    """Mirror half of the images. Not where left and right carry the label."""
+    """Mirror half of the images. Off for tasks whose label depends on left and right."""
 
     def __post_init__(self) -> None:
         chosen = Selection(classes=self.classes, labels=self.labels)
@@ -53,9 +53,9 @@ class Suite:
     image_size: int | None = None
     """Resolution of all tasks, rounded up to whole patches; that of the weights by default."""
     train_samples: int = 800
-    """Examples that a learning rate is tried on."""
+    """Training examples of the sweep."""
     held_out_samples: int = 200
-    """Examples that it is judged by; the final runs train on both."""
+    """Held-out examples that judge the sweep; the final trainings use both."""
     sweep: tuple[float, ...]
     """Peak learning rates to choose from; a single one needs no choice."""
     optim: OptimConfig
@@ -63,7 +63,7 @@ class Suite:
     steps: int
     global_batch: int
     seeds: int
-    """Final runs of a task: their spread is the suite's."""
+    """Final trainings per task, which give the spread."""
     data: Data
     """How images are cut; a task's selection goes into it."""
 
@@ -78,7 +78,7 @@ class Suite:
 
 
 def sweep_stages(suite: Suite, task: Task, start: Stage) -> dict[float, Stage]:
-    """A stage for each learning rate, evaluated on held-out training examples. None for one rate.
+    """Make a stage per learning rate, evaluated on held-out examples; empty for a single rate.
 
     Args:
         suite: the protocol.
@@ -97,7 +97,7 @@ def sweep_stages(suite: Suite, task: Task, start: Stage) -> dict[float, Stage]:
 
 
 def final_stages(suite: Suite, task: Task, start: Stage, rate: float) -> tuple[Stage, ...]:
-    """A stage for each seed, trained on both parts and evaluated on the test split."""
+    """Make a stage per seed, trained on both parts and evaluated on the test split."""
     every = suite.train_samples + suite.held_out_samples
     both = Selection(classes=task.classes, labels=task.labels, samples=every)
     stage = _stage(suite, task, start, task.name, rate, both, suite.data)
@@ -132,5 +132,5 @@ def _stage(
 
 
 def best_rate(accuracy: Mapping[float, float]) -> float:
-    """The learning rate of the highest held-out accuracy; of equals the smallest."""
+    """Return the learning rate with the highest held-out accuracy; the smallest if tied."""
     return max(sorted(accuracy), key=lambda rate: accuracy[rate])

@@ -88,7 +88,7 @@ def test_a_model_too_large_for_this_memory_names_the_micro_batch(
     monkeypatch.setattr(machine_checks, "hardware_here", lambda command: small)
     found = machine_checks.check_memory(large)
     assert found.status == "FAIL"
-    assert "GiB a worker, there are 6.0 - --place.max-micro-batch" in found.text
+    assert "GiB per worker, there are 6.0 - set --place.max-micro-batch" in found.text
 
 
 def test_a_full_disk_says_how_much_is_needed(
@@ -99,7 +99,7 @@ def test_a_full_disk_says_how_much_is_needed(
     usage = machine_checks.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda folder: usage)
     found = machine_checks.check_disk(command)
-    assert (found.status, "make room" in found.text) == ("FAIL", True)
+    assert (found.status, "free space" in found.text) == ("FAIL", True)
 
 
 def test_a_directory_takes_everything(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_a_clock_that_is_off_fails(server_behind: str, monkeypatch: pytest.Monke
 def test_a_database_is_written_to_and_a_missing_one_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     command = asked("--place.mlflow-uri", f"sqlite:///{path}")
-    assert "will be made" in service_checks.check_mlflow(command).text
+    assert "will be created" in service_checks.check_mlflow(command).text
     assert not path.exists()
     open_client(f"sqlite:///{path}").create_experiment("digits")
-    assert "takes writes" in service_checks.check_mlflow(command).text
+    assert "accepts writes" in service_checks.check_mlflow(command).text
 
 
 def test_an_unreachable_tracking_server_fails() -> None:

@@ -26,7 +26,7 @@ def history(positions: list[int], epochs: list[int]) -> History:
     [
         ([*range(10), 3, 4], [0] * 10 + [1] * 2, "yes"),
         ([*range(9), 3, 3, 4], [0] * 10 + [1] * 2, "no: epoch 0 has 1 twice"),
-        ([*range(9), 3, 4], [0] * 9 + [1] * 2, "no: epoch 0 is not whole"),
+        ([*range(9), 3, 4], [0] * 9 + [1] * 2, "no: epoch 0 is not complete"),
         ([*range(4), 2], [0] * 5, "no: epoch 0 has 1 twice"),
     ],
 )
@@ -65,14 +65,14 @@ def test_worker_counts_and_kills_change_nothing(
     said = verify_order("--workers", "1", "4", "--steps", "18", "--kills", "2")
     assert said.code == 0, said
     assert "4-1 workers: 18 steps, 2 kills" in said.out
-    assert "every run saw the same batches" in said.out
+    assert "every worker count saw the same batches" in said.out
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workers", "3"], "the global batch 64 of stage pretrain does not divide by it"),
+        (["--workers", "3"], "the global batch 64 of stage pretrain is not divisible by it"),
         (["--recipe", "nothing"], "nothing"),
         (["--dataset", "/no/where"], "no dataset.json under /no/where"),
         (["--steps", "2", "--kills", "3"], "fewer kills than steps"),

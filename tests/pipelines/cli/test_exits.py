@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_the_traceback_on_the_terminal(
     said = ended(ValueError("odd"), capsys)
     assert said.code == 1
     assert "Traceback" in said.err
-    assert said.err.splitlines()[-1] == "error: ValueError: odd - not foreseen, please report it"
+    assert said.err.splitlines()[-1] == "error: ValueError: odd - this is a bug, please report it"
 
 
 def test_a_closed_pipe_ends_a_script_quietly() -> None:

@@ -78,7 +78,7 @@ def http_server() -> Iterator[str]:
 
 
 def test_a_web_server_is_no_head(http_server: str) -> None:
-    with pytest.raises(BadPlace, match=f"{http_server} is no Ray head - its port"):
+    with pytest.raises(BadPlace, match=f"{http_server} is not a Ray head - use the port"):
         variables_of_head(http_server)
 
 
@@ -160,7 +160,9 @@ def test_a_head_that_takes_no_token_of_ours_says_what_to_set(
 ) -> None:
     if token:
         with_token(home, token)
-    with pytest.raises(BadPlace, match="wants a token, and takes none of ours - set RAY_AUTH_MODE"):
+    with pytest.raises(
+        BadPlace, match="wants a token and accepts none found here - set RAY_AUTH_MODE"
+    ):
         variables_of_head(head(TOKEN))
 
 

@@ -52,5 +52,5 @@ def test_where_neither_will_do_the_way_out_is_named(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "trouble", lambda folder: f"{folder} cannot be written")
-    with pytest.raises(BadPlace, match="set RAY_TMPDIR to a folder that can be written"):
+    with pytest.raises(BadPlace, match="set RAY_TMPDIR to a writable folder"):
         ray_folder()

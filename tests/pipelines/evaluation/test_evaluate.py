@@ -20,9 +20,9 @@ from cluster.local.s3 import S3Server
 from pipelines.evaluation import command as run
 from pipelines.evaluation.answers import Answers, answer
 from pipelines.evaluation.classification import calibration, top_k
+from pipelines.evaluation.evaluation import STAGE
 from pipelines.evaluation.fewshot import few_shot
 from pipelines.evaluation.neighbours import knn
-from pipelines.evaluation.plan import STAGE
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
 from storage import weights

@@ -110,7 +110,7 @@ def test_a_class_with_too_few_images_gives_all_it_has_and_is_named() -> None:
         ({"train": np.zeros((4, 2))}, "train features (4, 2) and labels (3,) do not fit"),
         ({"test": np.zeros((3, 5))}, "2 features to train on, 5 to test on"),
         ({"test_labels": np.array([0, 1, 9])}, "test labels span 0..9, wanted 0..1"),
-        ({"train": np.full((3, 2), np.nan)}, "train features hold values that are no numbers"),
+        ({"train": np.full((3, 2), np.nan)}, "train features hold non-finite values"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change: dict[str, np.ndarray], message: str) -> None:

@@ -118,14 +118,14 @@ def test_weights_that_are_not_there_name_the_place_and_the_command(
     [
         (["--dataset", "none"], "/none: it is written last"),
         (["--split", "test"], "has no split 'test'; it has train, val"),
-        (["--classes", "1", "2"], "tells 10 classes apart, but the selected data of"),
+        (["--classes", "1", "2"], "has 10 classes, but the selected data of"),
         (["--classes", "1", "20"], "classes [20] were asked for"),
         (["--image-size", "17"], "image_size 17 is not a multiple of patch_size 4"),
         (["--average", "ema"], "holds no average: its stage has no optim.ema_decay"),
         (["--parent", "feed"], "--parent feed is not committed under"),
         (
             ["--evaluators", "knn", "--split", "train"],
-            "would learn from the split that is measured",
+            "would learn from the split they are evaluated",
         ),
         (["--evaluators", "knn", "knn"], "wanted at least one, none twice"),
         (["--knn.k", "0"], "knn: wanted k at least 1"),
@@ -156,7 +156,7 @@ def test_the_head_of_another_task_is_refused_by_name(
     manifest = commit_stage(str(tmp_path / "runs"), PRETRAIN, local_data)
     line = refused("--weights", manifest["uri"], "--dataset", "digits")
     assert "pretrain " in line
-    assert "tells 7 classes apart, but the selected data" in line
+    assert "has 7 classes, but the selected data" in line
     assert "has 10 - choose --classes, or measure its features" in line
     save_file(weights.read_weights(manifest["uri"])[0], tmp_path / "public.safetensors")
     line = refused("--weights", str(tmp_path / "public.safetensors"), "--init-image-size", "16")

@@ -41,7 +41,7 @@ def test_packing_on_ray_gives_the_same_dataset(
     monkeypatch.setattr(packing_tasks, "WORTH_RAY_BYTES", 0)
     there = pack("digits", "--out", str(tmp_path / "there"), "--shard-mebibytes", "1", "--verify")
     assert there.code == 0, there.err
-    assert "4 shards are as the manifest says" in there.out
+    assert "4 shards match the manifest" in there.out
     files = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
     assert here.out.rpartition(":")[2] in there.out
@@ -168,7 +168,7 @@ def test_tars_with_names_for_labels_are_indexed_elsewhere(
         (["idx", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["verify", "--out", "nowhere"], "nowhere"),
         (["hf", "--folder", "nowhere", "--out", "x"], "nowhere"),
-        (["digits", "--shard-mebibytes", "0"], "shard_mebibytes 0 must be at least 1"),
+        (["digits", "--shard-mebibytes", "0"], "--shard-mebibytes: wanted at least 1, found 0"),
         (["cats"], "cats"),
         ([], "Expected one of {digits, idx,"),
     ],

@@ -12,7 +12,7 @@ from cluster.settings import Place, ShardCache, Workers, Zero
 from pipelines.planning import command as planning
 from pipelines.planning.command import plan, read_plan
 from pipelines.planning.estimate import estimate, fitting_place
-from pipelines.planning.hardware import CLUSTERS, Cluster, find_cluster
+from pipelines.planning.hardware import NODE_KINDS, NodeKind, find_node_kind
 from pipelines.planning.images import Images, images_of
 from pipelines.recipes import find_recipe
 from pipelines.recipes.stage import Stage
@@ -39,7 +39,7 @@ def planned(*argv: str) -> planning.Command:
 def test_the_papers_models_cost_what_the_paper_says(
     recipe: str, exaflops: float, core_days: float
 ) -> None:
-    found = estimate(pretrain(recipe), GPUS, CLUSTERS["p4d"], IMAGES)
+    found = estimate(pretrain(recipe), GPUS, NODE_KINDS["p4d"], IMAGES)
     # Table 6 of arXiv:2010.11929
     assert found.exaflops == pytest.approx(exaflops, rel=0.01)
     # Table 2: an efficiency that a TPUv3 can have
@@ -48,7 +48,7 @@ def test_the_papers_models_cost_what_the_paper_says(
 
 def test_time_and_cost_follow_from_peak_and_mfu() -> None:
     cluster = replace(
-        CLUSTERS["p4d"], mfu=0.5, dollars_per_million_reads=0.0, dollars_per_million_writes=0.0
+        NODE_KINDS["p4d"], mfu=0.5, dollars_per_million_reads=0.0, dollars_per_million_writes=0.0
     )
     found = estimate(pretrain("vit-b16-imagenet21k"), GPUS, cluster, IMAGES)
     speed = 32 * 312e12 * 0.5
@@ -60,14 +60,14 @@ def test_time_and_cost_follow_from_peak_and_mfu() -> None:
 
 def test_float32_takes_the_other_peak() -> None:
     stage = pretrain("vit-b16-imagenet21k")
-    half = estimate(stage, GPUS, CLUSTERS["p4d"], IMAGES)
-    full = estimate(replace(stage, precision="float32"), GPUS, CLUSTERS["p4d"], IMAGES)
+    half = estimate(stage, GPUS, NODE_KINDS["p4d"], IMAGES)
+    full = estimate(replace(stage, precision="float32"), GPUS, NODE_KINDS["p4d"], IMAGES)
     assert full.days == pytest.approx(half.days * 312 / 19.5)
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     stage = replace(pretrain("vit-h14-jft"), global_batch=32 * 256)
-    line = estimate(stage, GPUS, CLUSTERS["p4d"], IMAGES).memory[1]
+    line = estimate(stage, GPUS, NODE_KINDS["p4d"], IMAGES).memory[1]
     largest = line.largest_micro_batch
     assert line.level == 2
     assert 32 < largest < 256
@@ -75,21 +75,21 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     def fits(micro: int) -> bool:
         place = replace(GPUS, max_micro_batch=micro)
         one = replace(stage, global_batch=32 * micro * 4)
-        return estimate(one, place, CLUSTERS["p4d"], IMAGES).memory[1].fits
+        return estimate(one, place, NODE_KINDS["p4d"], IMAGES).memory[1].fits
 
     assert fits(largest)
     assert not fits(largest + 1)
 
 
 def test_a_model_that_does_not_fit_says_so_and_no_place_is_proposed() -> None:
-    tiny = replace(CLUSTERS["p4d"], memory_gibibytes=3.0)
+    tiny = replace(NODE_KINDS["p4d"], memory_gibibytes=3.0)
     found = estimate(pretrain("vit-h14-jft"), GPUS, tiny, IMAGES)
     assert {line.largest_micro_batch for line in found.memory} == {0}
     assert fitting_place([found], tiny) == []
 
 
 def test_bfloat16_has_no_level_0() -> None:
-    found = estimate(pretrain("vit-b16-jft"), GPUS, CLUSTERS["p4d"], IMAGES)
+    found = estimate(pretrain("vit-b16-jft"), GPUS, NODE_KINDS["p4d"], IMAGES)
     assert [line.level for line in found.memory] == [1, 2, 3]
 
 
@@ -98,7 +98,7 @@ def test_offloading_needs_less_of_the_gpu() -> None:
     plain = replace(GPUS, workers=Workers(min=8, max=8, gpus=1))
     offload = replace(plain, zero=Zero(level=2, offload_optimizer=True))
     kept, moved = (
-        estimate(stage, place, CLUSTERS["p4d"], IMAGES).memory[1] for place in (plain, offload)
+        estimate(stage, place, NODE_KINDS["p4d"], IMAGES).memory[1] for place in (plain, offload)
     )
     assert moved.states < kept.states
     assert moved.host > 0 == kept.host
@@ -108,17 +108,17 @@ def test_a_cache_that_holds_the_data_reads_it_once_a_node() -> None:
     stage = pretrain("vit-b16-imagenet1k")
     images = replace(IMAGES, train=1_281_167)
     cached = replace(GPUS, cache=ShardCache(folder="/scratch", gibibytes=200))
-    every, once = (estimate(stage, p, CLUSTERS["p4d"], images) for p in (GPUS, cached))
+    every, once = (estimate(stage, p, NODE_KINDS["p4d"], images) for p in (GPUS, cached))
     assert every.read_bytes == pytest.approx(every.epochs * 1_281_167 * (1e5 + 512))
     assert once.read_bytes == pytest.approx(4 * 1_281_167 * (1e5 + 512))
 
 
 def test_nodes_follow_from_the_place_or_are_given() -> None:
     stage = pretrain("vit-b16-jft")
-    assert estimate(stage, GPUS, CLUSTERS["p4d"], IMAGES).nodes == 4
-    asked = estimate(stage, Place(), replace(CLUSTERS["p4d"], nodes=2), IMAGES)
+    assert estimate(stage, GPUS, NODE_KINDS["p4d"], IMAGES).nodes == 4
+    asked = estimate(stage, Place(), replace(NODE_KINDS["p4d"], nodes=2), IMAGES)
     assert (asked.workers, asked.nodes) == (16, 2)
-    alone = estimate(stage, Place(), CLUSTERS["p4d"], IMAGES)
+    alone = estimate(stage, Place(), NODE_KINDS["p4d"], IMAGES)
     assert (alone.workers, alone.nodes) == (8, 1)
 
 
@@ -169,7 +169,7 @@ def test_workers_that_cannot_share_the_batch_name_the_stage() -> None:
 
 
 def test_every_kind_of_node_is_found() -> None:
-    assert all(isinstance(find_cluster(name), Cluster) for name in CLUSTERS)
+    assert all(isinstance(find_node_kind(name), NodeKind) for name in NODE_KINDS)
 
 
 def test_the_plan_is_printed_without_data_ray_or_gpu(
@@ -184,8 +184,8 @@ def test_the_plan_is_printed_without_data_ray_or_gpu(
     assert (said.code, said.err) == (0, "")
     assert "4 x p4d: 32 workers" in said.out
     assert "655,835,251" in said.out
-    assert "a place that fits: --place.workers.min 32" in said.out
-    assert "raise save_every_steps" in said.out
+    assert "settings that fit: --place.workers.min 32" in said.out
+    assert "raise --place.save-every-steps" in said.out
 
 
 def test_the_plan_is_json_for_machines(called: Callable[..., Said], tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_charts_of_one_stage_have_one_scale_of_steps() -> None:
 def test_what_is_no_number_is_not_drawn_and_said() -> None:
     curve = [(1, 1.0), (2, math.nan), (3, math.inf), (4, 0.5)]
     svg = chart("Loss", "nats", [Series("training", curve)])
-    assert "2 values are no numbers" in svg
+    assert "2 non-finite values" in svg
     assert "nan" not in svg
     assert len(places(svg, "s1")) == 2
     assert chart("Loss", "nats", [Series("training", [(1, math.nan)])]) == ""

@@ -252,7 +252,7 @@ def test_mistakes_are_one_line(called: Called, tmp_path: Path, place: list[str])
     assert ran.err.count("\n") == 1
     ran = called(main, "report", *arguments, "--out", str(tmp_path / "no" / "p.html"))
     assert ran.code == 2
-    assert "wanted a file in a folder that is there" in ran.err
+    assert "wanted a file in an existing folder" in ran.err
     assert not list(tmp_path.glob("**/*.html"))
 
 

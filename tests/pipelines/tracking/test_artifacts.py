@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.tracking import spool
 from pipelines.tracking.advice import advice_for
-from pipelines.tracking.history import Point
+from pipelines.tracking.history import MetricPoint
 from pipelines.tracking.tracker import FINISHED, Tracker
 
 
@@ -18,12 +18,12 @@ class NoArtifacts:
 
     def __init__(self) -> None:
         self.open = False
-        self.points: list[Point] = []
+        self.points: list[MetricPoint] = []
         self.files: list[str] = []
         self.tries: list[str] = []
         self.status = "RUNNING"
 
-    def log_points(self, points: Sequence[Point]) -> None:
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
         self.points += [point for point in points if point not in self.points]
 
     def log_file(self, name: str, data: bytes) -> None:
@@ -58,7 +58,9 @@ def test_files_are_given_up_once_and_the_run_ends(server: NoArtifacts, tmp_path:
     tracker.start()
     tracker.end(FINISHED)
     (line,) = tracker.notices()
-    assert line.startswith("warning: pictures/0.png is not in MLflow, nor is what its artifact")
+    assert line.startswith(
+        "warning: pictures/0.png is not in MLflow, nor are other files that its artifact"
+    )
     assert "Unable to locate credentials" in line
     assert server.status == FINISHED
     assert len(server.points) == len(NAMES)

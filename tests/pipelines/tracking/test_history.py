@@ -45,17 +45,17 @@ def test_counts_go_on_in_the_next_process() -> None:
     points = [*first.start(0, now_ms=1), *first.new(steps(1, 30), now_ms=2)]
     points += first.start(20, now_ms=3)
     second = History()
-    second.remember(reversed([*points]))
+    second.carry_over(reversed([*points]))
     assert logged(second, steps(21, 31)) == [("train/loss", 31)]
     third = History()
-    third.remember(points)
+    third.carry_over(points)
     assert counts(third, 20) == (2, 20, 30)
 
 
 def test_a_sampler_goes_on_numbering() -> None:
     history = History()
     assert history.next_step("system/") == 0
-    history.remember([("system/cpu", 1.0, 1, 7), ("train/loss", 1.0, 1, 99)])
+    history.carry_over([("system/cpu", 1.0, 1, 7), ("train/loss", 1.0, 1, 99)])
     assert history.next_step("system/") == 8
 
 

@@ -138,7 +138,7 @@ def test_the_end_is_bounded_and_the_next_call_delivers(gate: Gate, fault: str) -
     command = [sys.executable, "-c", code, gate.uri, run.run_id]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.stdout.splitlines() == [
-        "MLflow has all metrics, 2 records of an earlier process too"
+        "MLflow has all metrics, including 2 records of an earlier process"
     ]
     assert history(gate, run.run_id) == [(step, 1.0 / step) for step in range(1, 31)]
     assert status(gate, run.run_id) == FINISHED

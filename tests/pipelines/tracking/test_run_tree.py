@@ -124,7 +124,7 @@ def test_a_deleted_experiment_says_how_to_restore_it(
     number = client.create_experiment("gone")
     client.delete_experiment(number)
     wanted = (
-        f"'gone' was deleted - restore it: MLFLOW_TRACKING_URI={uri} mlflow experiments restore"
+        f"'gone' was deleted - restore it with MLFLOW_TRACKING_URI={uri} mlflow experiments restore"
     )
     with pytest.raises(TrackingUnavailable) as caught:
         open_client(uri, experiment="gone")

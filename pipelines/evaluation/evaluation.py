@@ -1,4 +1,4 @@
-"""From a command line to an evaluation that can run: every check that needs no cluster.
+"""Turn a command line into an evaluation that can run, with all checks that need no cluster.
 
 <storage_root>/<run>/evaluate/<fingerprint>/
     answers.npz           position, label, five classes, confidence and loss of each image
@@ -50,49 +50,49 @@ class EvaluationOptions:
     """Options of `evaluate.py`."""
 
     only: str | None = None
-    """The stage to evaluate. Default: the recipe's last."""
+    """Stage to evaluate. Default: the last stage of the recipe."""
     weights: str | None = None
-    """Weights elsewhere: a stage's attempt, or a public checkpoint of the shape of that stage (path
-    or s3://)."""
+    """Other weights to evaluate (path or s3://): a stage's attempt, or a public checkpoint that
+    fits the model of that stage."""
     average: Average = "auto"
-    """A stage's Polyak average (ema) or its live weights; auto takes the average if it has one."""
+    """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     evaluators: tuple[Evaluator, ...] = ("classification",)
-    """What is measured. All but classification look at the features before the head, and learn from
-    the training split."""
+    """Evaluators to run. All but classification measure the features before the head, and learn
+    from the training split."""
     dataset: str | None = None
-    """Packed dataset under place.data_root, all its classes. Default: that of the stage, and its
-    classes."""
+    """Packed dataset under place.data_root; all of its classes are used. Default: dataset and
+    classes of the stage."""
     split: str | None = None
-    """Split to measure on. Default: the stage's validation split."""
+    """Split to evaluate on. Default: the stage's validation split."""
     train_split: str | None = None
-    """Split to learn from. Default: the stage's."""
+    """Split that few-shot, knn and probe learn from. Default: the stage's training split."""
     classes: tuple[int, ...] | None = None
-    """Only these classes of the dataset."""
+    """Classes of the dataset to evaluate on. Default: all, or those of the stage."""
     image_size: int | None = None
-    """Resolution in pixels, to which weights are adapted. Default: theirs."""
+    """Resolution in pixels; the weights are adapted to it. Default: that of the weights."""
     init_image_size: int | None = None
-    """Resolution of a checkpoint whose files do not say."""
+    """Resolution in pixels of a checkpoint whose files do not record it."""
     crop: Literal["center", "resize"] | None = None
-    """The centre, or the whole image. Default: as the stage evaluates."""
+    """Crop the centre, or resize the whole image. Default: as the stage evaluates."""
     crop_fraction: float | None = None
-    """The centre's side over the shorter side of the image. Default: as the stage evaluates."""
+    """Centre crop as a fraction of the shorter side. Default: as the stage evaluates."""
     real: Path | None = None
-    """JSON of several right labels for each image, such as reassessed-imagenet's real.json."""
+    """JSON file with several right labels per image, such as reassessed-imagenet's real.json."""
     batch: int = 64
-    """Images that go through the network at once; part of the fingerprint."""
+    """Images per batch; part of the fingerprint."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network."""
+    """Arithmetic of the network's forward pass."""
     knn: Knn = field(default_factory=Knn)
-    """k nearest neighbours."""
+    """Settings of evaluator knn (k nearest neighbours)."""
     few_shot: FewShot = field(default_factory=FewShot)
-    """Few-shot linear regression."""
+    """Settings of evaluator few-shot (linear regression)."""
     probe: Probe = field(default_factory=Probe)
-    """Linear probe."""
+    """Settings of evaluator probe (logistic regression)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One evaluation, resolved."""
+class Evaluation:
+    """An evaluation that is about to run."""
 
     protocol: Protocol
     source: Source
@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by label; of classes that became one, joined."""
+        """Class names by label; names of merged classes are joined by +."""
         selection, names = self.protocol.selection, self.dataset.classes
         chosen = selection.classes or tuple(range(len(names)))
         labels = selection.labels or tuple(range(len(chosen)))
@@ -121,7 +121,7 @@ class Plan:
         return tuple("+".join(joined[label]) for label in sorted(joined))
 
     def lineage(self) -> Manifest:
-        """Everything the numbers come from; they themselves are added at the commit."""
+        """Make the manifest without metrics and files, which the commit adds."""
         source = self.source
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -146,7 +146,7 @@ class Plan:
         )
 
 
-def make_plan(command: Command[EvaluationOptions]) -> Plan:
+def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
     """Find the weights and the data, check that they fit, and whether it was done before.
 
     Raises:
@@ -172,7 +172,7 @@ def make_plan(command: Command[EvaluationOptions]) -> Plan:
     real = None
     if own.real:
         if not protocol.answers or not protocol.selection.everything:
-            raise Mistake("--real is of a classifier of all classes of the dataset")
+            raise Mistake("--real needs evaluator classification and all classes of the dataset")
         real = read_real(own.real, index)
         protocol = replace(protocol, real_sha256=sha256_file(own.real))
     _check_data(protocol, dataset)
@@ -185,7 +185,7 @@ def make_plan(command: Command[EvaluationOptions]) -> Plan:
         dataset_digest=dataset.digest,
     )
     attempt = attempt_for(place.storage_root, options.run, STAGE, name, force=options.force)
-    return Plan(
+    return Evaluation(
         protocol=protocol,
         source=source,
         dataset=dataset,
@@ -235,8 +235,8 @@ def _check_data(protocol: Protocol, dataset: Dataset) -> None:
         order_of(spec, dataset)
     if protocol.features and protocol.split == protocol.train_split:
         raise Mistake(
-            f"{', '.join(protocol.evaluators)} would learn from the split that is measured on,"
-            f" {protocol.split!r}: give another --split or --train-split"
+            f"{', '.join(protocol.evaluators)} would learn from the split they are evaluated on,"
+            f" {protocol.split!r} - give another --split or --train-split"
         )
 
 
@@ -247,6 +247,6 @@ def _check_head(protocol: Protocol, source: Source, dataset: Dataset) -> None:
         raise Mistake(f"{source.uri} has no head for this model ({source.head_reset}) - {advice}")
     if classes != source.config.num_classes:
         raise Mistake(
-            f"{source.name} tells {source.config.num_classes} classes apart, but the selected data"
+            f"{source.name} has {source.config.num_classes} classes, but the selected data"
             f" of {dataset.uri} ({protocol.split}) has {classes} - choose --classes, or {advice}"
         )
