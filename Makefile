@@ -37,6 +37,7 @@ lint: $(READY)
 	ruff format --check .
 	ruff check .
 	pyright
+	pyright --project .ci/pyright-strict.json
 	lint-imports
 
 check: lint test

@@ -41,7 +41,7 @@ def prepare_worker(
     device = _gpu(local_rank) if gpu else torch.device("cpu")
     # DeepSpeed uses LOCAL_RANK as its device. Ray assigns GPUs in the order of their ids as text
     # (0, 1, 10, ...) and ranks by number: from 11 GPUs per node on, the two differ.
-    index = local_rank if device.index is None else device.index
+    index = device.index if gpu else local_rank
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(index), WORLD_SIZE=str(world_size))
     os.environ["DS_ACCELERATOR"] = device.type
     if not verbose:

@@ -28,7 +28,7 @@ def attention_weights(attention: Attention, tokens: Tensor) -> Tensor:
     q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
     logits = q @ k.transpose(-2, -1) * size**-0.5  # [B, heads, T, T]
     if attention.rel_pos is not None:
-        logits = logits + attention._relative_bias(q, attention.rel_pos)
+        logits = logits + attention.relative_bias(q, attention.rel_pos)
     return logits.softmax(dim=-1)
 
 

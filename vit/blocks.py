@@ -42,12 +42,12 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
         if keep is not None:
             q = q[:, :, :keep]
-        bias = None if self.rel_pos is None else self._relative_bias(q, self.rel_pos)
+        bias = None if self.rel_pos is None else self.relative_bias(q, self.rel_pos)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [B, heads, Q, d]
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)), draws, 0)
 
     @staticmethod
-    def _relative_bias(q: Tensor, table: Tensor) -> Tensor:
+    def relative_bias(q: Tensor, table: Tensor) -> Tensor:
         """Logits of each query for each distance: [B, h, Q, d], [2T - 1, d] -> [B, h, Q, T]."""
         length = (table.shape[0] + 1) // 2
         by_distance = q @ table.to(q.dtype).t() * q.shape[-1] ** -0.5  # [B, h, Q, 2T - 1]

@@ -137,11 +137,11 @@ def counted_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
 
 def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Bytes that autograd saves in `forward`, each storage once, without the weights."""
-    own = {tensor.untyped_storage()._cdata for tensor in module.parameters()}
+    own = {tensor.untyped_storage()._cdata for tensor in module.parameters()}  # pyright: ignore[reportPrivateUsage]  # on the meta device nothing else tells storages apart
     found: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is used twice
 
     def saw(tensor: Tensor) -> Tensor:
-        memory = tensor.untyped_storage()._cdata
+        memory = tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
         if memory not in own:
             found[memory] = tensor
         return tensor

@@ -68,7 +68,14 @@ def _cutout(image: Image.Image, level: float, rng: np.random.Generator) -> Image
     return image
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+def _enhance(
+    kind: type[
+        ImageEnhance.Color
+        | ImageEnhance.Contrast
+        | ImageEnhance.Brightness
+        | ImageEnhance.Sharpness
+    ],
+) -> Operation:
     """Blend with a degenerate image: factor 0.1 at magnitude 0, 1.9 at 10."""
     return lambda image, level, _: kind(image).enhance(1.8 * level + 0.1)
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +57,7 @@ class S3Server:
         return "/".join(["s3:/", self.bucket, *parts])
 
     @contextmanager
-    def environment(self) -> Iterator[None]:
+    def environment(self) -> Generator[None]:
         """Set the AWS variables for this process and its children, then restore the old values."""
         before = {name: os.environ.get(name) for name in self.variables}
         os.environ.update(self.variables)
@@ -72,7 +72,7 @@ class S3Server:
 
 
 @contextmanager
-def running_s3(bucket: str = BUCKET) -> Iterator[S3Server]:
+def running_s3(bucket: str = BUCKET) -> Generator[S3Server]:
     """Run a server in a temporary folder, ready and with a bucket; it is killed at the end.
 
     Raises:

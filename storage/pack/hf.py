@@ -10,7 +10,7 @@ in a class-sorted file each shard has the classes of its row groups, and a bette
 reading everything several times.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def _files_by_split(folder: str | Path, root: Path) -> dict[str, list[str]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any]:
     """Open a parquet file; errors while it is open become one-line BadSource errors."""
     try:
         with pq.ParquetFile(path) as file:
