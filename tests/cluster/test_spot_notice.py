@@ -110,7 +110,7 @@ def test_google_gives_half_a_minute(metadata: Metadata) -> None:
 
 def test_an_answer_that_nobody_expects_is_no_notice(metadata: Metadata) -> None:
     metadata.action = "soon"
-    with pytest.raises(MetadataSilent, match="instance-action said 'soon'"):
+    with pytest.raises(MetadataSilent, match="instance-action answered 'soon'"):
         Ec2(metadata.url).seconds_left()
 
 

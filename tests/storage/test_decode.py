@@ -278,9 +278,9 @@ def bomb() -> bytes:
         (lambda: b"hello, world", "not a JPEG, PNG, WEBP image"),
         (lambda: encoded(gradient(8, 8), "GIF"), "not a JPEG, PNG, WEBP image"),
         (lambda: encoded(gradient(8, 8), "EPS"), "not a JPEG, PNG, WEBP image"),
-        (lambda: cut(encoded(gradient(64, 64), "JPEG"), 0.9), "does not decode"),
-        (lambda: cut(encoded(gradient(64, 64), "PNG")), "does not decode"),
-        (lambda: cut(encoded(gradient(64, 64), "WEBP")), r"not decode|not read|not a"),
+        (lambda: cut(encoded(gradient(64, 64), "JPEG"), 0.9), "cannot be decoded"),
+        (lambda: cut(encoded(gradient(64, 64), "PNG")), "cannot be decoded"),
+        (lambda: cut(encoded(gradient(64, 64), "WEBP")), r"cannot be|not a"),
         (bomb, r"30000x30000 pixels|header cannot be read"),
         (
             lambda: encoded(

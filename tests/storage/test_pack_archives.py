@@ -88,7 +88,10 @@ def test_cifar100_takes_the_fine_label(tmp_path: Path, place: str) -> None:
     ("change", "message"),
     [
         (lambda f: f.pop("test_batch.bin"), "lacks test_batch.bin"),
-        (lambda f: f.update({"data_batch_3.bin": binary(4, 1)[:-1]}), "data_batch_3.bin .* torn"),
+        (
+            lambda f: f.update({"data_batch_3.bin": binary(4, 1)[:-1]}),
+            "data_batch_3.bin .* incomplete",
+        ),
         (lambda f: f.pop("batches.meta.txt"), "not CIFAR's binary version"),
     ],
 )

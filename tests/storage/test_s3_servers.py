@@ -130,7 +130,7 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_variable(
         with pytest.raises(Unavailable, match=wanted):
             store.read("x")
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "elsewhere.pem"))
-        with pytest.raises(NotWritable, match=r"AWS_CA_BUNDLE names .*elsewhere\.pem"):
+        with pytest.raises(NotWritable, match=r"AWS_CA_BUNDLE is .*elsewhere\.pem"):
             store.check_writable()
         monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
         # else boto sends chunks under TLS, which the proxy does not read

@@ -95,7 +95,7 @@ def test_labels_merge_classes(index: SampleIndex) -> None:
 
 
 def test_labels_that_do_not_fit_the_dataset_are_named(index: SampleIndex) -> None:
-    with pytest.raises(BadSelection, match="names 2, but the dataset has 10"):
+    with pytest.raises(BadSelection, match="2 entries, but the dataset has 10"):
         select(index, Selection(labels=(0, 1)))
 
 
