@@ -376,7 +376,7 @@ def test_idx_with_a_cut_file_is_named(tmp_path: Path) -> None:
     root = mnist(tmp_path / "mnist")
     path = root / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BadSource, match=r"train-images-idx3-ubyte holds 53 values, .* wants 54"):
+    with pytest.raises(BadSource, match=r"train-images-idx3-ubyte has 53 values, .* says 54"):
         Idx(root)
 
 

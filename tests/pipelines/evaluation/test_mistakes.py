@@ -116,10 +116,10 @@ def test_weights_that_are_not_there_name_the_place_and_the_command(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "none"], "/none: it is written last"),
+        (["--dataset", "none"], "/none: nothing was packed there"),
         (["--split", "test"], "has no split 'test'; it has train, val"),
         (["--classes", "1", "2"], "has 10 classes, but the selected data of"),
-        (["--classes", "1", "20"], "classes [20] were asked for"),
+        (["--classes", "1", "20"], "has no classes [20], only 10"),
         (["--image-size", "17"], "image_size 17 is not a multiple of patch_size 4"),
         (["--average", "ema"], "holds no average: its stage has no optim.ema_decay"),
         (["--parent", "feed"], "--parent feed is not committed under"),

@@ -48,7 +48,7 @@ def no_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--stage.model.num-classes", "10"], "model.num_classes is 10, but the selected data of"),
         (
             ["--stage.data.selection.classes", "1", "11", "--stage.model.num-classes", "2"],
-            "classes [11] were asked for",
+            "has no classes [11], only 10",
         ),
         (["--stage.data.train-split", "test"], "test"),
         (["--stage.global-batch", "4096"], "tail 'drop' uses only whole batches"),
