@@ -171,7 +171,7 @@ def test_weights_of_an_older_version_are_read(place: str) -> None:
     assert set(read_weights(place, name="weights_ema")[0]) == set(TENSORS)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", 7, None])
+@pytest.mark.parametrize("name", ["../x", "a/../b", "/a", "", ".", 7, None])
 def test_a_manifest_that_names_another_place_is_refused(place: str, name: object) -> None:
     manifest = commit(place, TENSORS, {})
     manifest["files"]["weights.safetensors"]["name"] = name

@@ -113,7 +113,10 @@ def check_mlflow(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("medium",), "no suite 'medium' - there are: small, vtab"),
-        (("small", "--tasks", "digits-1"), "suite small has no task 'digits-1' - there are: digits,"),
+        (
+            ("small", "--tasks", "digits-1"),
+            "suite small has no task 'digits-1' - there are: digits,",
+        ),
         (("small", "--seeds", "0"), "seeds: wanted at least 1"),
         (("small", "--init", "x", "--scratch"), "--init and --scratch"),
         (("small", "--start", "nothing"), "has no stage 'nothing'"),
