@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import vit
 from benchmarks.usage import memory_bytes
-from tests.vit.peers import import_timm
+from tests.vit.support.peers import import_timm
 
 SIZES = {"ti": "vit_ti16", "s": "vit_s16", "b": "vit_b16", "l": "vit_l16", "h": "vit_h14"}
 

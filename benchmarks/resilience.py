@@ -182,7 +182,7 @@ def restarting(rounds: int) -> None:
     from pipelines.cli.ray_session import ray_session
     from storage.pack import pack
     from storage.pack.digits import Digits
-    from tests.faults.injury import Stage, kill_trainer
+    from tests.faults.support.injury import Stage, kill_trainer
 
     draw, seconds = random.Random(0), []
     with tempfile.TemporaryDirectory() as folder, ray_session(verbose=False, num_cpus=4):

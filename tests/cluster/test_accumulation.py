@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import accumulation_worker
-from tests.cluster.groups import run_group
+from tests.cluster.support import accumulation_worker
+from tests.cluster.support.groups import run_group
 
 
 @pytest.fixture(scope="module")

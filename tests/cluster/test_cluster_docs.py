@@ -13,8 +13,8 @@ import yaml
 from cluster.engine import LEAST_DRIVER
 from cluster.settings import read_place
 from pipelines.cli.options import Command, read_command
-from tests.cluster.kuberay_rules import MADE_BY_HAND
-from tests.cluster.kustomize import build
+from tests.cluster.support.kuberay_rules import MADE_BY_HAND
+from tests.cluster.support.kustomize import build
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 
 from storage.pack import pack
 from storage.pack.digits import Digits
-from tests.cluster.decoding_nodes import SIDE, STAGE, STEPS
+from tests.cluster.support.decoding_nodes import SIDE, STAGE, STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -19,7 +19,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("nodes")
     dataset = pack(Digits(), str(folder / "digits"))
-    command = [sys.executable, "-m", "tests.cluster.decoding_nodes", dataset.uri, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.cluster.support.decoding_nodes",
+        dataset.uri,
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -6,7 +6,7 @@ import ray.dashboard.modules.metrics.dashboards as ray_dashboards
 import yaml
 
 from pipelines.training.gauges import GAUGES, MISSING
-from tests.cluster.prometheus import FOLDER, asked_for, dashboard
+from tests.cluster.support.prometheus import FOLDER, asked_for, dashboard
 
 GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}  # exported where there are GPUs
 

@@ -18,8 +18,8 @@ import yaml
 from cluster.scaling import worker_counts
 from cluster.settings import read_place
 from pipelines.cli.options import read_command
-from tests.cluster.kuberay_rules import Manifest, breaches, pods, values
-from tests.cluster.kustomize import build, documents
+from tests.cluster.support.kuberay_rules import Manifest, breaches, pods, values
+from tests.cluster.support.kustomize import build, documents
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "kuberay"

@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from cluster.scaling import worker_counts
 from cluster.settings import read_place
 from pipelines.recipes import find_recipe
-from tests.cluster.launcher_rules import breaches
+from tests.cluster.support.launcher_rules import breaches
 
 FOLDER = Path(__file__).parents[2] / "cluster"
 Config = dict[str, Any]

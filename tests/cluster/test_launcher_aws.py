@@ -24,7 +24,7 @@ from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config
 
-from tests.cluster.iam import Context, allows
+from tests.cluster.support.iam import Context, allows
 
 FOLDER = Path(__file__).parents[2] / "cluster"
 ACCOUNT = "123456789012"  # moto's
@@ -97,7 +97,7 @@ def launched(account: Account) -> Launched:
     home = account.home
     (home / "bin").mkdir()
     for name in ("ssh", "rsync"):
-        stand_in = shutil.copy(Path(__file__).with_name("remote.py"), home / "bin" / name)
+        stand_in = shutil.copy(Path(__file__).parent / "support" / "remote.py", home / "bin" / name)
         Path(stand_in).chmod(0o755)
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text(TOKEN)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.local_head import RAY, TOKEN, Head, running_head, status
+from tests.cluster.support.local_head import RAY, TOKEN, Head, running_head, status
 
 ROOT = Path(__file__).parents[2]
 

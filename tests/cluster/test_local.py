@@ -18,7 +18,7 @@ import yaml
 from cluster.local.processes import State, family, nodes, read_state
 from cluster.local.s3 import S3Server
 from storage.objects import open_store
-from tests.cluster.prometheus import asked_for, exported
+from tests.cluster.support.prometheus import asked_for, exported
 from tests.cluster.test_grafana import GPU
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.kustomize import build
+from tests.cluster.support.kustomize import build
 
 BASE = Path(__file__).parents[2] / "cluster" / "kuberay" / "base"
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"

@@ -12,9 +12,9 @@ from cluster.batching import plan_batch
 from cluster.errors import BadPlace
 from cluster.settings import Zero
 from cluster.zero import zero_config
-from tests.cluster import zero_worker
-from tests.cluster.groups import run_group
-from tests.cluster.zero_worker import CASES, plain_torch, read_state
+from tests.cluster.support import zero_worker
+from tests.cluster.support.groups import run_group
+from tests.cluster.support.zero_worker import CASES, plain_torch, read_state
 
 WORLDS = (2, 1)
 NAMES = [f"{precision}-{level}" for precision, level in CASES]

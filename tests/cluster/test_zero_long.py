@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.groups import run_group
-from tests.cluster.long_worker import CASES, Case, plain_torch
+from tests.cluster.support.groups import run_group
+from tests.cluster.support.long_worker import CASES, Case, plain_torch
 
 WORLDS = (1, 2, 4)
 
@@ -16,7 +16,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of every world size, with all cases."""
     folder = tmp_path_factory.mktemp("long")
     for world in WORLDS:
-        run_group("tests.cluster.long_worker", world, folder, seconds=900)
+        run_group("tests.cluster.support.long_worker", world, folder, seconds=900)
     return folder
 
 

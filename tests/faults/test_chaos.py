@@ -9,7 +9,7 @@ import ray
 from mlflow import MlflowClient
 
 from storage import weights
-from tests.faults.injury import FAULTS, Stage
+from tests.faults.support.injury import FAULTS, Stage
 
 SAVE = 5
 SCIENCE = [

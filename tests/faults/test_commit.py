@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage import weights
-from tests.faults.injury import (
+from tests.faults.support.injury import (
     Stage,
     committed,
     kill_all_trainers,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.worker.watchdog import Stall, Watchdog, explain, stall_lines
-from tests.faults.injury import freeze_trainer
+from tests.faults.support.injury import freeze_trainer
 from tests.faults.test_chaos import stage_of
 
 

@@ -16,7 +16,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from storage import weights
-from tests.faults.injury import TRAINER, Stage
+from tests.faults.support.injury import TRAINER, Stage
 
 STEPS, SAVE = 1600, 50
 SCIENCE = [

@@ -16,7 +16,7 @@ from storage import decode as decoding
 from storage.decode import Crop, crop_box, decode, probe
 from storage.errors import BadImage
 from storage.jpeg_header import plain_jpeg_size
-from tests.storage.images import ODD_TAGS, ORIENTED, encoded, gradient, with_exif
+from tests.storage.support.images import ODD_TAGS, ORIENTED, encoded, gradient, with_exif
 
 WHOLE = Crop(image_size=32, kind="resize")
 

@@ -12,7 +12,7 @@ from storage.errors import BadImage, StorageError
 from storage.pack.labels import Labels, Unlabelled
 from storage.pack.stored import Rule
 from storage.tar import members
-from tests.storage.images import encoded, gradient, with_exif
+from tests.storage.support.images import encoded, gradient, with_exif
 
 CASES = {"tars": 1500, "images": 400, "converted": 200}
 

@@ -22,7 +22,7 @@ from storage.objects import open_store
 from storage.pieces import commit_parts, open_pieces, write_part
 from storage.reader import read_samples
 from storage.weights import commit, file_name, read_manifest, read_weights
-from tests.storage.damage import damaged_bytes, damaged_json, fuzz, tried
+from tests.storage.support.damage import damaged_bytes, damaged_json, fuzz, tried
 
 
 @pytest.fixture(scope="module")

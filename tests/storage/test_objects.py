@@ -17,7 +17,7 @@ from storage.errors import (
 )
 from storage.objects import open_store
 from storage.store import ObjectStore
-from tests.storage.full_disk import full_disk
+from tests.storage.support.full_disk import full_disk
 
 
 @pytest.fixture(params=["local", "s3"])

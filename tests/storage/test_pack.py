@@ -28,7 +28,7 @@ from storage.pack.png import png
 from storage.pack.shard import PackShard
 from storage.pack.source import LeftOut, Sample, Source
 from storage.reader import read_samples
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 
 
 class Numbers(Source):

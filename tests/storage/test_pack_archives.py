@@ -18,7 +18,7 @@ from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.imagenet import ImageNet
 from storage.reader import read_samples
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 from tests.storage.test_tar import tar
 
 

@@ -15,7 +15,7 @@ from storage.pack import pack
 from storage.pack.folder import Folder
 from storage.pack.stored import Rule
 from storage.reader import read_samples
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 from tests.storage.test_decode import mpo
 from tests.storage.test_pack import picture, tree
 

@@ -22,7 +22,7 @@ from storage.pack.plan import Slice, order
 from storage.pack.source import LeftOut
 from storage.reader import read_samples
 from storage.verify import verify
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 
 NAMES = ["cat", "dog", "frog"]
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

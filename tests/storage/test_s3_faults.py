@@ -15,7 +15,7 @@ from storage.index import load_index
 from storage.objects import open_store
 from storage.reader import read_samples
 from storage.s3 import S3Store
-from tests.storage.proxy import FaultyProxy, faulty_proxy
+from tests.storage.support.proxy import FaultyProxy, faulty_proxy
 
 DATA = os.urandom(1 << 20)
 

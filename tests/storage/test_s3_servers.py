@@ -31,7 +31,7 @@ from storage.errors import (
 )
 from storage.s3 import S3Store
 from storage.s3_client import _client
-from tests.storage.proxy import FaultyProxy, faulty_proxy
+from tests.storage.support.proxy import FaultyProxy, faulty_proxy
 
 ONE_WRITER = "VIT_ON_RAY_CONDITIONAL_WRITES"
 

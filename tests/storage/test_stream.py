@@ -132,7 +132,7 @@ def die_once(batch: Batch, folder: str) -> Batch:
 def test_order_survives_the_loss_of_a_node(digits: Dataset) -> None:
     """A cluster of its own, of three raylets: one is killed with the blocks that wait there."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.storage.lost_node", digits.uri],
+        [sys.executable, "-m", "tests.storage.support.lost_node", digits.uri],
         capture_output=True,
         text=True,
         timeout=280,

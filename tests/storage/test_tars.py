@@ -18,7 +18,7 @@ from storage.pack.tar_names import expanded
 from storage.pack.tars import index_tars
 from storage.reader import read_samples
 from storage.verify import verify
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 from tests.storage.test_tar import tar
 
 JPEG = encoded(gradient(8, 8), "JPEG")

@@ -11,7 +11,7 @@ from storage.local import LocalStore
 from storage.objects import open_store
 from storage.uri import join
 from storage.weights import commit, committed, file_name, read_manifest, read_weights
-from tests.storage.full_disk import full_disk
+from tests.storage.support.full_disk import full_disk
 
 TENSORS = {"pos_embed": torch.arange(12.0).reshape(1, 3, 4), "head.weight": torch.zeros(2, 4)}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import vit
-from tests.vit.peers import images_for, import_timm, random_model
+from tests.vit.support.peers import images_for, import_timm, random_model
 from vit.export import export_hugging_face, export_onnx, export_program, export_timm
 
 TINY = vit.ViTConfig(

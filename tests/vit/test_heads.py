@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import vit
-from tests.vit.peers import images_for, random_model
+from tests.vit.support.peers import images_for, random_model
 
 SMALL = vit.ViTConfig(
     image_size=32, patch_size=8, width=64, depth=2, heads=2, mlp_dim=128, num_classes=4000

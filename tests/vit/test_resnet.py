@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import vit
-from tests.vit.peers import images_for, random_model
+from tests.vit.support.peers import images_for, random_model
 from vit.resnet import StdConv, pad_same
 
 SMALL = vit.BiTConfig(blocks=(1, 1), image_size=32, num_classes=5)

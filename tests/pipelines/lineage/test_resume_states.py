@@ -22,7 +22,7 @@ from storage.errors import BadInput, CorruptWeights, Unavailable
 from storage.objects import open_store
 from storage.pieces import open_pieces, write_part
 from storage.uri import join
-from tests.storage.full_disk import full_disk
+from tests.storage.support.full_disk import full_disk
 
 
 @pytest.fixture(params=["directory", "s3"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.lineage.resume_states import damaged_states, open_state, place_of_state, save_state
 from storage.objects import open_store
-from tests.storage.damage import damaged_bytes, damaged_json, fuzz, tried
+from tests.storage.support.damage import damaged_bytes, damaged_json, fuzz, tried
 
 
 @seed(20_260_107)

@@ -13,7 +13,7 @@ from pipelines.packing import ray_tasks as packing_tasks
 from storage.dataset import load_dataset
 from storage.objects import open_store
 from tests.pipelines.conftest import Said
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 from tests.storage.test_pack_hf import good
 from tests.storage.test_tar import tar
 

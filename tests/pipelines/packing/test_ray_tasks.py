@@ -17,7 +17,7 @@ from storage.errors import BadSource, Unavailable
 from storage.pack import pack
 from storage.pack.execute import Tally
 from storage.pack.folder import Folder
-from tests.storage.images import encoded, gradient
+from tests.storage.support.images import encoded, gradient
 from tests.storage.test_pack import tree
 
 PNG = encoded(gradient(8, 8), "PNG")

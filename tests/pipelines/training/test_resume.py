@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from pipelines.lineage.resume_states import newest_state
 from storage import weights
-from tests.faults.injury import kill_trainer_at_the_commit
+from tests.faults.support.injury import kill_trainer_at_the_commit
 from tests.pipelines.conftest import Said
 
 STEPS = 200

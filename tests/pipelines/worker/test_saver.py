@@ -11,7 +11,7 @@ from pipelines.lineage.resume_states import newest_state, open_state
 from pipelines.worker import saver as saving
 from pipelines.worker.saver import Saver
 from storage.pieces import Piece, open_pieces
-from tests.storage.full_disk import full_disk
+from tests.storage.support.full_disk import full_disk
 
 
 def savers(attempt: Path, world_size: int, *, keep: int = 2) -> list[Saver]:

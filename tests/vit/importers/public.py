@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import vit
-from tests.vit.peers import import_timm, randomize
+from tests.vit.support.peers import import_timm, randomize
 
 TINY = vit.ViTConfig(
     image_size=32,

@@ -16,7 +16,7 @@ from tests.vit.importers.public import (
     save,
     tiny_timm,
 )
-from tests.vit.peers import import_timm, randomize
+from tests.vit.support.peers import import_timm, randomize
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed", allow_module_level=True)

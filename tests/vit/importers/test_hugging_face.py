@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vit
-from tests.vit.peers import images_for, randomize
+from tests.vit.support.peers import images_for, randomize
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

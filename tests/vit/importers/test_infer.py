@@ -18,7 +18,7 @@ from tests.vit.importers.public import (
     save,
     tiny_timm,
 )
-from tests.vit.peers import import_timm, random_model, randomize
+from tests.vit.support.peers import import_timm, random_model, randomize
 from vit.importers.timm_names import known_name
 
 if find_spec("timm") is None:

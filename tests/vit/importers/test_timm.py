@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import vit
-from tests.vit.peers import images_for, import_timm, random_model, randomize
+from tests.vit.support.peers import images_for, import_timm, random_model, randomize
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed", allow_module_level=True)

@@ -23,7 +23,7 @@ import psutil
 import ray.util
 import yaml
 
-AWS = Path(__file__).parents[2] / "cluster" / "aws.yaml"
+AWS = Path(__file__).parents[3] / "cluster" / "aws.yaml"
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "0123456789abcdef" * 4
 START_SECONDS = 120

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "cluster" / "grafana"
+FOLDER = Path(__file__).parents[3] / "cluster" / "grafana"
 _METRIC = re.compile(r"\b(?:ray|autoscaler)_\w+")
 
 

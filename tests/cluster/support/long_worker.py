@@ -1,6 +1,6 @@
 """Train a small ViT for 50 steps under DeepSpeed, one case after the other, and by plain torch.
 
-Run as `python -m tests.cluster.long_worker RANK WORLD PORT FOLDER`.
+Run as `python -m tests.cluster.support.long_worker RANK WORLD PORT FOLDER`.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A cluster of a head and two nodes loses one of them in mid-stream, with the blocks it holds.
 
-python -m tests.storage.lost_node DATASET      prints how many blocks the lost node had made
+python -m tests.storage.support.lost_node DATASET      prints how many blocks the lost node had made
 """
 
 import logging

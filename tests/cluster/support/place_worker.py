@@ -1,6 +1,7 @@
 """Train a small ViT that drops elements and paths, once for each way to place it.
 
-Run as `python -m tests.cluster.place_worker RANK WORLD PORT FOLDER`; FOLDER gets the final weights.
+Run as `python -m tests.cluster.support.place_worker RANK WORLD PORT FOLDER`; FOLDER gets the
+final weights.
 """
 
 import sys

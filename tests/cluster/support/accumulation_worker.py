@@ -1,6 +1,6 @@
 """Sum 64 micro-batches in bfloat16 under DeepSpeed; resume under the fused AdamW.
 
-Run as `python -m tests.cluster.accumulation_worker RANK WORLD PORT FOLDER`, alone.
+Run as `python -m tests.cluster.support.accumulation_worker RANK WORLD PORT FOLDER`, alone.
 """
 
 import json

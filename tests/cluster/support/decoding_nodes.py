@@ -1,6 +1,6 @@
 """A head without CPUs, two nodes with (pretended) GPUs, a node without: who trains, who decodes.
 
-python -m tests.cluster.decoding_nodes DATASET FOLDER      prints what was seen as JSON
+python -m tests.cluster.support.decoding_nodes DATASET FOLDER      prints what was seen as JSON
 
 The second GPU node comes late: until then one of two workers would fit.
 """
