@@ -2,7 +2,7 @@
 
 The start of a stage, stated once:
   1. the attempt is committed            -> it is done (unless --force)
-  2. the attempt has resume state        -> continue it (`Worker.start`)
+  2. the attempt has resume state        -> continue it (`worker.start`)
   3. the parent has committed weights    -> adapt them and start
   4. `init` names a checkpoint           -> import it, adapt it and start
   5. no parent is declared               -> fresh weights

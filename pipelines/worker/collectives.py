@@ -24,7 +24,7 @@ def _gathered(mine: Tensor) -> Tensor:
     return torch.stack(each)
 
 
-def _of_first_rank(value: int, device: torch.device) -> int:
+def of_first_rank(value: int, device: torch.device) -> int:
     """What rank 0 has, on every rank (collective)."""
     number = torch.tensor(value, device=device)
     dist.broadcast(number, 0)

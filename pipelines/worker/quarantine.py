@@ -18,6 +18,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pipelines.recipes.streams import train_spec, val_spec
+from pipelines.worker.feed import TRAIN, VAL
+from pipelines.worker.job import Job
 from storage.errors import BadSample, ObjectNotFound
 from storage.objects import open_store
 from storage.stream import StreamSpec, describe
@@ -107,6 +110,23 @@ class Quarantine:
             f" cannot be used, more than max_bad_fraction {self.limit:g} allows{first}. See"
             f" {self.attempt_uri}/{FILE}; pack the dataset again, or raise place.max_bad_fraction"
         )
+
+
+def quarantines(job: Job) -> tuple[Quarantine, Quarantine]:
+    """Return the quarantines of a stage attempt: of what it trains on, and is evaluated on."""
+    assert job.manifest.dataset is not None
+    digest, limit = job.manifest.dataset.digest, job.place.max_bad_fraction
+    train, val = (
+        Quarantine(
+            role,
+            spec(job.stage, job.dataset_uri),
+            digest,
+            attempt_uri=job.attempt_uri,
+            limit=limit,
+        )
+        for role, spec in ((TRAIN, train_spec), (VAL, val_spec))
+    )
+    return train, val
 
 
 def read_records(attempt_uri: str) -> list[dict[str, Any]]:

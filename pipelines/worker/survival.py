@@ -10,7 +10,7 @@ import ray.train
 import torch
 
 from pipelines.lineage.resume_states import open_state
-from pipelines.worker.collectives import _of_first_rank, agreed_text
+from pipelines.worker.collectives import agreed_text, of_first_rank
 from pipelines.worker.job import Job, Stopped
 from pipelines.worker.saver import Saver
 from pipelines.worker.watchdog import Watchdog
@@ -28,7 +28,7 @@ class Survival:
             job.attempt_uri,
             rank=rank,
             world_size=world_size,
-            token=f"{_of_first_rank(secrets.randbits(62), device):016x}",
+            token=f"{of_first_rank(secrets.randbits(62), device):016x}",
             keep=job.place.keep_states,
         )
         self._watchdog = Watchdog(
@@ -44,7 +44,7 @@ class Survival:
             self._attempt,
             rank=self._rank,
             world_size=self._world_size,
-            chosen=partial(_of_first_rank, device=self._device),
+            chosen=partial(of_first_rank, device=self._device),
             agreed=partial(agreed_text, device=self._device),
         )
 

@@ -1,13 +1,64 @@
-"""Accuracy and loss by the workers that train; the same numbers for any number of them."""
+"""Evaluation by the workers that train; the same numbers for any number of them."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vit import normalize
+from cluster import resume_state
+from pipelines.recipes.stage import Stage
+from vit import build_model, normalize
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+
+@torch.no_grad()
+def evaluate(
+    stage: Stage,
+    engine: "DeepSpeedEngine",
+    split: Callable[[], Iterable[dict[str, Any]]],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    micro_batch: int,
+    average: bool,
+) -> dict[str, float]:
+    """Return `val/...` metrics of the validation split, the same on every rank (collective).
+
+    Args:
+        stage: whose model it is.
+        engine: what is trained; in training mode before and after.
+        split: opens this rank's share of the split, from its beginning.
+        device: of the model.
+        dtype: of the forward pass.
+        micro_batch: images at once.
+        average: add `val_ema/...` of the Polyak average. It is evaluated in a plain model of its
+            own, a whole one for every rank.
+    """
+
+    def classify(prefix: str, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        values = classification(
+            lambda images: network(images.to(dtype)),
+            split(),
+            device=device,
+            micro_batch=micro_batch,
+        )
+        return {f"{prefix}/{name}": value for name, value in values}
+
+    began = time.perf_counter()
+    engine.eval()
+    metrics = classify("val", engine)
+    if average:
+        model = build_model(stage.model, seed=stage.seed)
+        resume_state.fill_with_average(engine, model)
+        metrics |= classify("val_ema", model.to(device, dtype).eval())
+    engine.train()
+    metrics["val/seconds"] = time.perf_counter() - began
+    return metrics
 
 
 def classification(

@@ -112,13 +112,12 @@ def batch() -> dict[str, Tensor]:
 def test_memory_that_ends_in_the_first_steps_is_a_mistake(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forward(self: Worker, *arguments: object) -> Tensor:
+    def engine(*arguments: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     gpu = SimpleNamespace(total_memory=8 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(Worker, "forward", forward)
-    worker.first_step = 1
+    worker.engine, worker.first_step = engine, 1  # type: ignore[assignment]  # out of memory
     with pytest.raises(
         BadPlace, match=r"--place\.max-micro-batch 8 or --place\.recompute"
     ) as raised:

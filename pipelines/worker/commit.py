@@ -1,0 +1,56 @@
+"""Hand the weights to the next stage, once: bytes first, manifest last."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster import resume_state
+from pipelines.lineage.manifest import read_manifest
+from pipelines.worker.collectives import of_first_rank
+from pipelines.worker.job import Job
+from pipelines.worker.messages import Committed
+from storage import weights
+from storage.errors import WeightsExist
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+
+def committed_before(job: Job, *, rank: int, device: torch.device) -> Committed | None:
+    """Return the commit of the attempt, if there is one (collective): nothing is left to train.
+
+    The group before this one may have lost a worker between its commit and its end. Of the messages
+    that the ranks return, the one of rank 0 counts.
+    """
+    found = read_manifest(job.attempt_uri) if rank == 0 else None
+    if not of_first_rank(int(found is not None), device):
+        return None
+    manifest = found or job.manifest
+    return Committed(step=manifest.step, metrics=manifest.metrics, earlier=True)
+
+
+def commit(
+    job: Job, engine: "DeepSpeedEngine", metrics: Mapping[str, float], *, rank: int
+) -> Committed:
+    """Commit the weights, and the average if the recipe keeps one (collective).
+
+    The driver drops the resume states once it has heard of the commit.
+    """
+    stage = job.stage
+    tensors = resume_state.gather_weights(engine)
+    average: dict[str, Tensor] | None = None
+    if stage.optim.ema_decay is not None:
+        average = resume_state.gather_weights(engine, resume_state.AVERAGE)
+    earlier = False
+    if rank == 0:
+        manifest = replace(job.manifest, step=stage.steps, metrics=metrics)
+        try:
+            weights.commit(job.attempt_uri, tensors, manifest.to_json(), ema=average)
+        except WeightsExist:  # a group that was given up for dead was faster: the same training
+            earlier = True
+    dist.barrier()
+    return Committed(step=stage.steps, metrics=metrics, earlier=earlier)

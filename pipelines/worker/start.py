@@ -1,0 +1,127 @@
+"""How a worker group begins: the engine with its first weights, the step to go on from, batches.
+
+The weights come from the newest resume state, else from the stage's parent or checkpoint, else they
+are fresh. Rank 0 reads them, and DeepSpeed gives them to the other ranks.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cluster import resume_state
+from cluster.batching import BatchPlan
+from cluster.engine import build_engine
+from cluster.zero import zero_config
+from pipelines.lineage.resume_states import damaged_states
+from pipelines.lineage.start_weights import start_weights
+from pipelines.worker.feed import begun
+from pipelines.worker.job import Job
+from pipelines.worker.messages import Record
+from pipelines.worker.survival import Survival
+from storage.pieces import Pieces
+from vit import build_model, build_optimizer, param_groups
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+LEAF_CLASSES = ("vit.blocks.Block",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What the training loop begins with."""
+
+    engine: "DeepSpeedEngine"
+    step: int
+    """Steps that are trained already."""
+    batches: Iterator[dict[str, np.ndarray]]
+    """This rank's batches from that step on."""
+    records: list[Record]
+    """Metrics that the resume state carries."""
+    notes: tuple[str, ...]
+    """Where the weights are from, a line for each thing. Rank 0 has them."""
+
+
+def start(
+    job: Job,
+    plan: BatchPlan,
+    survival: Survival,
+    stream: Callable[[], Iterator[dict[str, np.ndarray]]],
+    *,
+    rank: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Start:
+    """Build the engine with its first weights (collective).
+
+    Args:
+        job: the stage attempt.
+        plan: how the global batch is cut.
+        survival: opens the resume state, and is told that the worker is alive.
+        stream: opens this rank's training batches.
+        rank: of this process.
+        device: that the model is moved to.
+        dtype: of the forward and backward pass.
+    """
+    stage, place = job.stage, job.place
+    model = build_model(stage.model, seed=stage.seed)
+    survival.beat(0, "start")
+    with survival.open_state() as saved:
+        step = saved.manifest["step"] if saved is not None else 0
+        # The stream starts while the engine is built: both take seconds.
+        batches = begun(stream) if step < stage.steps else iter(())
+        notes = fill(model, job, saved) if rank == 0 else ()
+        survival.beat(0, "start")
+        model.set_grad_checkpointing(place.recompute_activations)
+        gpu = device.type == "cuda"
+        optimizer = build_optimizer(
+            param_groups(model, stage.optim),
+            stage.optim,
+            fused=gpu and not place.zero.offload_optimizer,
+        )
+        config = zero_config(
+            place.zero,
+            plan,
+            precision=stage.precision,
+            clip_norm=stage.optim.clip_norm,
+            gpu=gpu,
+            leaf_classes=LEAF_CLASSES,
+        )
+        average = stage.optim.ema_decay is not None
+        given = {}
+        if dtype != torch.float32 and saved is None and rank == 0:
+            given = {name: p.detach().clone() for name, p in model.named_parameters()}
+        engine = build_engine(model.to(device), optimizer, config, average=average)
+        survival.beat(0, "start")
+        if dtype != torch.float32 and saved is None:
+            resume_state.set_masters(engine, given)
+        records: list[Record] = []
+        if saved is not None:
+            records = saved.manifest["told"]
+            resume_state.restore(engine, saved, step=step)
+            notes = (f"resumed after step {step}", *notes)
+    return Start(engine=engine, step=step, batches=batches, records=records, notes=notes)
+
+
+def fill(model: torch.nn.Module, job: Job, saved: Pieces | None) -> tuple[str, ...]:
+    """Give a fresh model its first weights; return where they are from, a line for each thing."""
+    if saved is not None:
+        model.load_state_dict(resume_state.module_weights(saved))
+        damaged = damaged_states(job.attempt_uri)
+        return tuple(f"the state of step {at} is damaged: {why}" for at, why in damaged.items())
+    if not job.start_uri:
+        return ("fresh weights",)
+    stage = job.stage
+    tensors, notes = start_weights(
+        job.start_uri,
+        stage.model,
+        image_size=stage.init_image_size,
+        mean=stage.init_mean,
+        std=stage.init_std,
+        reset_head=stage.reset_head,
+    )
+    model.load_state_dict(tensors)
+    return notes
