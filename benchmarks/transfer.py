@@ -18,7 +18,7 @@ import torch
 
 from cluster.settings import Place
 from pipelines.lineage.attempts import committed_attempts
-from pipelines.lineage.start_weights import start_weights
+from pipelines.lineage.source import open_source
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
@@ -42,7 +42,8 @@ def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
     """Validation accuracy at the end of the stage, trained by a plain torch loop."""
     model = build_model(stage.model, seed=stage.seed)
     if start:
-        model.load_state_dict(start_weights(start, stage.model)[0])
+        with open_source(start) as source:
+            model.load_state_dict(source.start_weights(stage)[0])
     optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
     for step in range(stage.steps):
         batch = train_batch(train_spec(stage, dataset_uri), step)

@@ -27,7 +27,16 @@ from storage.tensors import load_tensors, save_tensors
 from storage.uri import join
 
 _log = logging.getLogger(__name__)
-__all__ = ["MANIFEST", "commit", "committed", "file_name", "read_manifest", "read_weights"]
+__all__ = [
+    "MANIFEST",
+    "commit",
+    "committed",
+    "file_name",
+    "not_found",
+    "read_manifest",
+    "read_tensors",
+    "read_weights",
+]
 
 
 def commit(
@@ -114,17 +123,31 @@ def read_weights(
     Raises WeightsNotFound, CorruptWeights (which names the file), Unavailable.
     """
     manifest = read_manifest(uri)
-    store = open_store(uri)
     if manifest is None:
-        raise WeightsNotFound(f"no committed weights under {store.uri}: it has no {MANIFEST}")
-    file = f"{name}.safetensors"
-    if file not in manifest["files"]:
-        raise WeightsNotFound(
-            f"{store.uri} has no {file}; it has {', '.join(sorted(manifest['files']))}"
-        )
+        raise not_found(uri)
+    return read_tensors(uri, manifest["files"], name=name), manifest
+
+
+def read_tensors(
+    uri: str, files: Mapping[str, Mapping[str, Any]], *, name: str = "weights"
+) -> dict[str, torch.Tensor]:
+    """Read tensors (on the CPU) of a commit whose manifest was read: `files` is its "files".
+
+    Raises WeightsNotFound, CorruptWeights (which names the file), Unavailable.
+    """
+    store, file = open_store(uri), f"{name}.safetensors"
+    if file not in files:
+        raise WeightsNotFound(f"{store.uri} has no {file}; it has {', '.join(sorted(files))}")
     with tempfile.TemporaryDirectory(prefix="vit-on-ray-") as folder:
-        path = fetch(store, file, manifest["files"][file], Path(folder))
-        return load_tensors(path, f"{store.uri}/{file_name(manifest, file)}"), manifest
+        path = fetch(store, file, files[file], Path(folder))
+        return load_tensors(path, f"{store.uri}/{file_name({'files': files}, file)}")
+
+
+def not_found(uri: str) -> WeightsNotFound:
+    """The error for a URI without committed weights."""
+    return WeightsNotFound(
+        f"no committed weights under {open_store(uri).uri}: it has no {MANIFEST}"
+    )
 
 
 def committed(uri: str) -> list[tuple[str, dict[str, Any]]]:

@@ -25,7 +25,7 @@ from pipelines.cli.options import program_name, read_options
 from pipelines.cli.place import CONFIG
 from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_states
-from pipelines.lineage.start_weights import init_place
+from pipelines.lineage.source import init_location
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.streams import train_spec
@@ -86,7 +86,8 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
     """Test each worker count, once without kills and once with kills, starting at that count."""
     recipe = find_recipe(settings.recipe)
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
-    uri = init_place(settings.dataset) or join(place.data_root, stage.data.dataset)
+    given = settings.dataset
+    uri = init_location(given) if given else join(place.data_root, stage.data.dataset)
     attempt = join(place.storage_root, f".verify-order-{uuid.uuid4().hex}")
     for workers in settings.workers:
         if workers < 1 or stage.global_batch % workers:

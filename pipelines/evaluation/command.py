@@ -80,15 +80,15 @@ def evaluate(evaluation: Evaluation, client: Any) -> Manifest:
     )
     with tracker.running(_note):
         _note(
-            f"{evaluation.source.name} ({evaluation.source.average} weights)"
+            f"{evaluation.candidate.name} ({evaluation.candidate.average} weights)"
             f" on {evaluation.dataset.uri}"
         )
-        for line in evaluation.source.notes:
+        for line in evaluation.candidate.notes:
             _note(line)
         try:
             extraction = Extraction(
-                evaluation.source.config,
-                evaluation.source.tensors(),
+                evaluation.candidate.config,
+                evaluation.candidate.tensors(),
                 evaluation.protocol,
                 evaluation.place,
                 _note,
@@ -110,7 +110,7 @@ def commit(evaluation: Evaluation, measured: Measured, tracker: Tracker) -> Mani
     """
     non_finite = [name for name, value in measured.metrics.items() if not math.isfinite(value)]
     if non_finite:
-        raise BadInput(f"{evaluation.source.uri}: non-finite {', '.join(non_finite)}")
+        raise BadInput(f"{evaluation.candidate.uri}: non-finite {', '.join(non_finite)}")
     store, split = open_store(evaluation.attempt.uri), evaluation.protocol.split
     metrics = {
         f"{split}/{name}": value
@@ -133,7 +133,7 @@ def commit(evaluation: Evaluation, measured: Measured, tracker: Tracker) -> Mani
         store.write(weights.MANIFEST, text, if_absent=True)
     except ObjectExists:
         raise WeightsExist(f"{store.uri} was committed by another process meanwhile") from None
-    tracker.log_steps([{"step": evaluation.source.step, **metrics}])
+    tracker.log_steps([{"step": evaluation.candidate.step, **metrics}])
     for name, data in measured.files.items():
         tracker.log_file(name, data)
     tracker.log_file(weights.MANIFEST, text)
@@ -143,7 +143,7 @@ def commit(evaluation: Evaluation, measured: Measured, tracker: Tracker) -> Mani
 def print_metrics(evaluation: Evaluation, metrics: Mapping[str, float]) -> None:
     """Print the metrics except those of single classes, which are in a table file."""
     table = Table(
-        title=f"{evaluation.source.name} on {evaluation.protocol.dataset}", title_justify="left"
+        title=f"{evaluation.candidate.name} on {evaluation.protocol.dataset}", title_justify="left"
     )
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -163,9 +163,9 @@ def _tags(evaluation: Evaluation) -> dict[str, str]:
     lineage = evaluation.lineage()
     tags = {
         "fingerprint": evaluation.fingerprint,
-        "weights": evaluation.source.uri,
-        "weights_sha256": evaluation.source.sha256,
-        "average": evaluation.source.average,
+        "weights": evaluation.candidate.uri,
+        "weights_sha256": evaluation.candidate.sha256,
+        "average": evaluation.candidate.average,
         "dataset": evaluation.dataset.uri,
         "dataset_digest": evaluation.dataset.digest,
         "ray_job_id": ray.get_runtime_context().get_job_id(),

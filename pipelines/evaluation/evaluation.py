@@ -17,6 +17,7 @@ from typing import Literal
 from cluster.settings import Place
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
+from pipelines.evaluation.candidate import Average, Candidate, find_candidate, model_record
 from pipelines.evaluation.protocol import (
     FORMAT_VERSION,
     Evaluator,
@@ -29,7 +30,6 @@ from pipelines.evaluation.protocol import (
 from pipelines.evaluation.real_labels import read_real
 from pipelines.lineage.attempts import Attempt, attempt_for
 from pipelines.lineage.manifest import DatasetName, Manifest, MeasuredWeights
-from pipelines.lineage.source import Average, Source, find_source, model_record
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import plain
@@ -95,7 +95,7 @@ class Evaluation:
     """An evaluation that is about to run."""
 
     protocol: Protocol
-    source: Source
+    candidate: Candidate
     dataset: Dataset
     real: tuple[frozenset[int], ...] | None
     recipe: str
@@ -122,27 +122,27 @@ class Evaluation:
 
     def lineage(self) -> Manifest:
         """Make the manifest without metrics and files, which the commit adds."""
-        source = self.source
+        candidate = self.candidate
         return Manifest(
             format_version=FORMAT_VERSION,
             recipe=self.recipe,
             run=self.run,
             stage={"name": STAGE, **plain(asdict(self.protocol))},
-            model=model_record(source.config),
+            model=model_record(candidate.config),
             fingerprint=self.fingerprint,
             attempt=self.attempt.name,
-            parent=source.parent,
+            parent=candidate.parent,
             weights=MeasuredWeights(
-                uri=source.uri,
-                average=source.average,
-                sha256=source.sha256,
-                notes=source.notes,
+                uri=candidate.uri,
+                average=candidate.average,
+                sha256=candidate.sha256,
+                notes=candidate.notes,
             ),
             dataset=DatasetName(name=self.protocol.dataset, digest=self.dataset.digest),
             git_commit=git_commit(),
             versions=package_versions(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            step=source.step,
+            step=candidate.step,
         )
 
 
@@ -155,7 +155,7 @@ def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
     """
     options, place, own = command.options, command.place, command.own
     check_root(place)
-    source = find_source(
+    candidate = find_candidate(
         command.recipe,
         place,
         run=options.run,
@@ -166,7 +166,7 @@ def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
         image_size=own.image_size,
         init_image_size=own.init_image_size,
     )
-    protocol = _protocol(source, own)
+    protocol = _protocol(candidate, own)
     dataset = load_dataset(join(place.data_root, protocol.dataset))
     index = load_index(dataset, protocol.split)
     real = None
@@ -177,17 +177,17 @@ def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
         protocol = replace(protocol, real_sha256=sha256_file(own.real))
     _check_data(protocol, dataset)
     if protocol.answers:
-        _check_head(protocol, source, dataset)
+        _check_head(protocol, candidate, dataset)
     name = fingerprint(
         protocol,
-        model=model_record(source.config),
-        weights_sha256=source.sha256,
+        model=model_record(candidate.config),
+        weights_sha256=candidate.sha256,
         dataset_digest=dataset.digest,
     )
     attempt = attempt_for(place.storage_root, options.run, STAGE, name, force=options.force)
     return Evaluation(
         protocol=protocol,
-        source=source,
+        candidate=candidate,
         dataset=dataset,
         real=real,
         recipe=options.recipe,
@@ -198,10 +198,10 @@ def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
     )
 
 
-def _protocol(source: Source, own: EvaluationOptions) -> Protocol:
-    data, side = source.data, source.config.image_size
+def _protocol(candidate: Candidate, own: EvaluationOptions) -> Protocol:
+    data, side = candidate.data, candidate.config.image_size
     if not isinstance(side, int):
-        raise Mistake(f"{source.name} takes images of {side} pixels: only square ones are cut")
+        raise Mistake(f"{candidate.name} takes images of {side} pixels: only square ones are cut")
     selection = Selection()
     if own.classes is not None:
         selection = Selection(classes=own.classes)
@@ -240,13 +240,15 @@ def _check_data(protocol: Protocol, dataset: Dataset) -> None:
         )
 
 
-def _check_head(protocol: Protocol, source: Source, dataset: Dataset) -> None:
+def _check_head(protocol: Protocol, candidate: Candidate, dataset: Dataset) -> None:
     classes = protocol.selection.num_classes(len(dataset.classes))
     advice = "measure its features instead: --evaluators few-shot knn probe"
-    if source.head_reset:
-        raise Mistake(f"{source.uri} has no head for this model ({source.head_reset}) - {advice}")
-    if classes != source.config.num_classes:
+    if candidate.head_reset:
         raise Mistake(
-            f"{source.name} has {source.config.num_classes} classes, but the selected data"
+            f"{candidate.uri} has no head for this model ({candidate.head_reset}) - {advice}"
+        )
+    if classes != candidate.config.num_classes:
+        raise Mistake(
+            f"{candidate.name} has {candidate.config.num_classes} classes, but the selected data"
             f" of {dataset.uri} ({protocol.split}) has {classes} - choose --classes, or {advice}"
         )

@@ -15,8 +15,7 @@ from pipelines.inspection.subject import (
     imported_subject,
 )
 from pipelines.lineage.attempts import Attempt, committed_attempts
-from pipelines.lineage.manifest import read_manifest
-from pipelines.lineage.start_weights import init_place, is_file
+from pipelines.lineage.source import Source, init_location, open_source
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data
 from storage.dataset import load_dataset
@@ -86,13 +85,12 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
                 f" - run: pipelines/pipeline.py --recipe {options.recipe}"
                 f" --run {options.run}, or name others by --weights"
             )
-        return [_committed(attempt.uri) for attempt in newest]
-    location = init_place(uri)
-    assert location is not None
-    if not is_file(location) and read_manifest(location) is not None:
-        return [_committed(location)]
-    stage = command.recipe.stage(only) if only else command.recipe.stages[0]
-    subject = imported_subject(location, stage)
+        return [_committed(Source(uri=each.uri, manifest=each.manifest)) for each in newest]
+    with open_source(init_location(uri)) as source:
+        if source.manifest is not None:
+            return [_committed(source)]
+        stage = command.recipe.stage(only) if only else command.recipe.stages[0]
+        subject = imported_subject(source, stage)
     return [Target(folder=Path(subject.name).stem, subjects=(subject,), data=stage.data)]
 
 
@@ -111,12 +109,14 @@ def _newest(command: Command[InspectionOptions], stage: str) -> Attempt | None:
     )
 
 
-def _committed(uri: str) -> Target:
-    subject, manifest = committed_subject(uri), read_manifest(uri)
-    assert manifest is not None
-    both = [subject_ for subject_ in (before_upscale(uri, manifest), subject) if subject_]
-    attempt = uri.rstrip("/").rpartition("/")[2]
-    return Target(folder=f"{subject.name}-{attempt}", subjects=tuple(both), data=manifest.data())
+def _committed(source: Source) -> Target:
+    subject = committed_subject(source)
+    both = [each for each in (before_upscale(source), subject) if each]
+    return Target(
+        folder=f"{subject.name}-{source.name}",
+        subjects=tuple(both),
+        data=source.committed.data(),
+    )
 
 
 def _inspect(target: Target, command: Command[InspectionOptions]) -> Inspection:

@@ -9,7 +9,8 @@ from pipelines.cli.exits import unwrapped
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
-from pipelines.lineage.manifest import WEIGHTS, read_manifest
+from pipelines.lineage.manifest import WEIGHTS
+from pipelines.lineage.source import committed_source
 from pipelines.recipes.stage import Data
 from pipelines.recipes.streams import val_selection
 from storage.dataset import Dataset, load_dataset
@@ -87,20 +88,19 @@ def inspect_after_stage(
     Never raises: an error is printed as one line, because the stage itself is finished.
     """
     try:
-        manifest = read_manifest(attempt_uri)
-        assert manifest is not None, f"{attempt_uri} is not committed"
-        size = manifest.files[WEIGHTS].bytes
+        source = committed_source(attempt_uri)
+        size = source.committed.files[WEIGHTS].bytes
         if size > _LARGEST_BYTES:
             note(
                 f"no pictures of {size / 2**30:.1f} GiB of weights on the driver - run:"
                 f" pipelines/inspect_weights.py --weights {attempt_uri}"
             )
             return
-        subject = committed_subject(attempt_uri)
+        subject = committed_subject(source)
         count = max(8, min(IMAGES, int(_MOST_FLOPS / subject.model.cost().forward_flops)))
-        subjects = [one for one in (before_upscale(attempt_uri, manifest), subject) if one]
+        subjects = [one for one in (before_upscale(source), subject) if one]
         inspection = inspect_weights(
-            subjects, load_dataset(dataset_uri), manifest.data(), count=count
+            subjects, load_dataset(dataset_uri), source.committed.data(), count=count
         )
         for name, content in inspection.files().items():
             log_file(f"{FOLDER}/{name}", content)

@@ -1,11 +1,9 @@
 """A model to inspect: weights with a name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pipelines.lineage.manifest import WEIGHTS, Manifest, manifest_from_json, read_manifest
-from pipelines.lineage.start_weights import start_weights
+from pipelines.lineage.source import Source, committed_source
 from pipelines.recipes.stage import Stage
-from storage import weights
 from storage.errors import BadInput, StorageError
 from storage.uri import join
 from vit import BiT, Config, ViT, ViTConfig, build_model
@@ -41,54 +39,44 @@ class Subject:
         return f"{self.name}, {self.image_size} px"
 
 
-def committed_subject(uri: str) -> Subject:
+def committed_subject(source: Source) -> Subject:
     """The model that a stage committed.
 
     Raises:
         storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there is none, or damaged.
     """
-    tensors, values = weights.read_weights(uri)
-    manifest = manifest_from_json(values, uri)
-    model = build_model(manifest.config())
-    model.load_state_dict(tensors)
-    return Subject(name=manifest.stage_name, model=model.eval())
+    return Subject(name=source.committed.stage_name, model=source.model())
 
 
-def imported_subject(uri: str, stage: Stage) -> Subject:
+def imported_subject(source: Source, stage: Stage) -> Subject:
     """The model of a public checkpoint, in the shape of `stage`'s.
 
     Raises:
-        ValueError: there is nothing, or it does not fit; names the place and the tensors.
+        ValueError: it does not fit; names the place and the tensors.
     """
-    tensors, notes = start_weights(
-        uri,
-        stage.model,
-        image_size=stage.init_image_size,
-        mean=stage.init_mean,
-        std=stage.init_std,
-    )
+    tensors, notes = source.start_weights(replace(stage, reset_head=False))
     model = build_model(stage.model)
     model.load_state_dict(tensors)
-    name = uri.rstrip("/").rpartition("/")[2]
-    return Subject(name=name, model=model.eval(), notes=notes)
+    return Subject(name=source.name, model=model.eval(), notes=notes)
 
 
-def before_upscale(uri: str, manifest: Manifest) -> Subject | None:
+def before_upscale(source: Source) -> Subject | None:
     """Return the parent of committed weights if its grid or patches differ and it still exists.
 
     A stage lies beside its parent: <root>/<run>/<stage>/<attempt>.
     """
+    manifest = source.committed
     parent = manifest.parent
     if not parent:
         return None
-    parent_uri = join(uri.rstrip("/").rsplit("/", 2)[0], parent.stage, parent.attempt)
     try:
-        before = read_manifest(parent_uri)
-        if before is None or before.files[WEIGHTS].sha256 != parent.weights_sha256:
+        folder = source.uri.rstrip("/").rsplit("/", 2)[0]
+        before = committed_source(join(folder, parent.stage, parent.attempt))
+        if before.digest() != parent.weights_sha256:
             return None
-        if _cut(before.config()) == _cut(manifest.config()):
+        if _cut(before.committed.config()) == _cut(manifest.config()):
             return None
-        return committed_subject(parent_uri)
+        return committed_subject(before)
     except StorageError:  # the parent is one picture more, not a reason to show none
         return None
 

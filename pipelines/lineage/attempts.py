@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cluster.settings import Place
 from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
-from pipelines.lineage.start_weights import init_digest
+from pipelines.lineage.source import init_digest
 from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import Recipe, fingerprint
 from storage import weights

@@ -26,8 +26,14 @@ class File:
 
     __pydantic_config__ = _LENIENT
 
+    name: str = ""
+    """Name that it is stored under; empty where that is its own name."""
     bytes: int
     sha256: str
+
+    def entry(self) -> dict[str, Any]:
+        """Return its entry in manifest.json."""
+        return {key: value for key, value in asdict(self).items() if value != ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ class Manifest:
             "model": self.model,
             "init": self.init,
             "weights": self.weights,
-            "files": self.files or None,
+            "files": {k: file.entry() for k, file in self.files.items()} or None,
         }
         return {k: v for k, v in values.items() if optional.get(k, v) is not None or k == "parent"}
 

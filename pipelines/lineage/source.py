@@ -1,172 +1,175 @@
-"""The weights that are evaluated: a stage's, of a run or anywhere, or a public checkpoint's.
+"""`Source`: weights at an address, which are found, read or downloaded once.
 
-Where a stage kept a Polyak average, the average is taken unless told otherwise: a recipe keeps one
-to be used, and the paper's headline numbers are of averages. In a stage's own manifest
-`val/accuracy` is of the live weights, `val_ema/accuracy` of the average.
+    <storage_root>/<run>/<stage>/<attempt>    what a stage committed, with its manifest
+    FILE or FOLDER, local or s3://            a public checkpoint, for `vit.import_checkpoint`
+
+A stage begins with one, an evaluation, the pictures and the studies measure one.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from cluster.settings import Place
-from pipelines.lineage.attempts import (
-    Attempt,
-    choose_parent,
-    committed_attempts,
-    fingerprint_in_recipe,
-    parent_of,
-)
-from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent, manifest_from_json, read_manifest
-from pipelines.lineage.start_weights import init_place, is_file, start_weights
+from pipelines.lineage.manifest import WEIGHTS, Manifest, read_manifest
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Stage
 from storage import weights
+from storage.objects import open_store
 from storage.uri import join
-from vit import Config, adapt_state_dict, tensor_digest
+from vit import BiT, ViT, adapt_state_dict, build_model, checkpoint_digest, import_checkpoint
+from vit.importers.files import INDEXES, SUFFIXES
+from vit.importers.settings import FILES as NEIGHBOURS
 
-Average = Literal["auto", "ema", "live"]
+FILES = (*SUFFIXES, *INDEXES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Weights to evaluate, not read yet where they are a stage's."""
+    """Weights at an address: those that a stage committed, or a public checkpoint.
 
-    name: str
-    """For people: `finetune 0123456789abcdef`, or the checkpoint's file."""
+    Made by `open_source`, or `committed_source` where only a stage's will do. Everything about the
+    weights is asked of it: their name, their content, their tensors.
+    """
+
     uri: str
-    config: Config
-    """The model they go into."""
-    data: Data
-    """What the stage was trained and evaluated on."""
-    step: int
-    """Steps they were trained for, 0 where nobody knows."""
-    sha256: str
-    """Of their content."""
-    average: Literal["ema", "live"]
-    parent: Parent | None
-    """The stage, as a child remembers its parent; None for a public checkpoint."""
-    head_reset: str | None = None
-    """Why the head is no trained one."""
-    imported: Mapping[str, Tensor] | None = None
-    """The tensors of a public checkpoint, which is read to be understood."""
-    notes: tuple[str, ...] = ()
+    """The stage's attempt, or the checkpoint's file or folder: an absolute path or s3://."""
+    manifest: Manifest | None = None
+    """Of the stage that committed the weights; None for a public checkpoint."""
+    checkpoint: Path | None = None
+    """Where the checkpoint lies on this machine, while the source is open; None for a stage's."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The weights, as `config` wants them."""
-        if self.imported is not None:
-            return dict(self.imported)
-        name = "weights_ema" if self.average == "ema" else "weights"
-        found, values = weights.read_weights(self.uri, name=name)
-        source = manifest_from_json(values, self.uri).config()
-        return adapt_state_dict(found, source, self.config)[0]
+    @property
+    def name(self) -> str:
+        """Last part of the address: the attempt, or the checkpoint's file."""
+        return self.uri.rstrip("/").rpartition("/")[2]
+
+    @property
+    def committed(self) -> Manifest:
+        """The manifest of weights that are a stage's for sure."""
+        assert self.manifest is not None, f"{self.uri} is a public checkpoint"
+        return self.manifest
+
+    def digest(self) -> str:
+        """SHA-256 of the content, wherever it lies.
+
+        Raises:
+            vit.BadCheckpoint: the checkpoint cannot be read.
+        """
+        if self.checkpoint is not None:
+            return checkpoint_digest(self.checkpoint)
+        return self.committed.files[WEIGHTS].sha256
+
+    def tensors(self, *, name: str = "weights") -> dict[str, Tensor]:
+        """Read a stage's tensors as it committed them; `name` is `weights` or `weights_ema`.
+
+        Raises:
+            storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there are none, or damaged.
+        """
+        files = {key: file.entry() for key, file in self.committed.files.items()}
+        return weights.read_tensors(self.uri, files, name=name)
+
+    def model(self) -> ViT | BiT:
+        """Return a stage's network with its weights, in evaluation mode on the CPU. Raises as
+        `tensors` does."""
+        model = build_model(self.committed.config())
+        model.load_state_dict(self.tensors())
+        return model.eval()
+
+    def start_weights(self, stage: Stage) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Weights that fit the stage's model, and a line for each thing that was changed.
+
+        Of the stage count the model, `reset_head`, and for a public checkpoint what its files do
+        not say: `init_image_size`, `init_mean`, `init_std`.
+
+        Raises:
+            Mistake, vit.BadCheckpoint: they do not fit; names the place and the tensors.
+        """
+        if self.checkpoint is None:
+            return adapt_state_dict(
+                self.tensors(), self.committed.config(), stage.model, reset_head=stage.reset_head
+            )
+        return import_checkpoint(
+            self.checkpoint,
+            stage.model,
+            source_image_size=stage.init_image_size,
+            mean=stage.init_mean,
+            std=stage.init_std,
+            reset_head=stage.reset_head,
+        )
 
 
-def find_source(
-    recipe: Recipe,
-    place: Place,
-    *,
-    run: str,
-    only: str | None,
-    parent: str | None,
-    uri: str | None,
-    average: Average,
-    image_size: int | None = None,
-    init_image_size: int | None = None,
-) -> Source:
-    """The weights that a command line names.
-
-    Args:
-        recipe: whose stage, or of whose shape a public checkpoint is.
-        place: where its runs lie.
-        run: name of the run.
-        only: the stage; default: the recipe's last.
-        parent: fingerprint of the attempt, where there are several.
-        uri: weights elsewhere: a stage's attempt or a public checkpoint.
-        average: which of a stage's weights.
-        image_size: resolution to adapt them to.
-        init_image_size: resolution of a checkpoint whose files do not say.
+@contextmanager
+def open_source(uri: str) -> Iterator[Source]:
+    """Read the manifest, or download the checkpoint for as long as the block lasts.
 
     Raises:
-        Mistake: there are none, or they do not fit; says what to do.
+        Mistake: nothing lies there.
+        storage.errors.CorruptWeights, Unavailable: the manifest cannot be read.
     """
-    stage = recipe.stage(only) if only else recipe.stages[-1]
-    if uri is None:
-        attempt = choose_parent(
-            committed_attempts(place.storage_root, run, stage.name),
-            from_recipe=fingerprint_in_recipe(recipe, stage.name, place),
-            requested=parent,
-            looked_in=join(place.storage_root, run, stage.name),
-            command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {run}",
-        )
-        return _committed(attempt, average, image_size)
-    uri = init_place(uri) or uri
-    manifest = None if is_file(uri) else read_manifest(uri)
+    manifest = None if _is_file(uri) else read_manifest(uri)
     if manifest is not None:
-        name = uri.rstrip("/").rpartition("/")[2]
-        return _committed(Attempt(name, uri, manifest), average, image_size)
-    return _imported(uri, stage, average, image_size, init_image_size)
+        yield Source(uri=uri, manifest=manifest)
+        return
+    with TemporaryDirectory(prefix="vit-on-ray-init-") as folder:
+        yield Source(uri=uri, checkpoint=_fetched(uri, Path(folder)))
 
 
-def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Source:
-    manifest = attempt.manifest
-    assert manifest is not None
-    files = manifest.files
-    if WEIGHTS not in files:
-        raise Mistake(f"{attempt.uri} holds no weights: it is no training stage's")
-    if average == "ema" and AVERAGE not in files:
-        raise Mistake(
-            f"{attempt.uri} holds no average: its stage has no optim.ema_decay - take --average"
-            " live"
-        )
-    has_average = AVERAGE in files
-    chosen = ("ema" if has_average else "live") if average == "auto" else average
-    file = AVERAGE if chosen == "ema" else WEIGHTS
-    config = manifest.config()
-    return Source(
-        name=f"{manifest.stage_name} {attempt.name}",
-        uri=attempt.uri,
-        config=replace(config, image_size=image_size or config.image_size),
-        data=manifest.data(),
-        step=manifest.step,
-        sha256=files[file].sha256,
-        average=chosen,
-        parent=parent_of(attempt),
-    )
+def committed_source(uri: str) -> Source:
+    """The weights that a stage committed.
+
+    Raises:
+        storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there are none, or damaged.
+    """
+    manifest = read_manifest(uri)
+    if manifest is None:
+        raise weights.not_found(uri)
+    return Source(uri=uri, manifest=manifest)
 
 
-def _imported(
-    uri: str, stage: Stage, average: Average, image_size: int | None, init_image_size: int | None
-) -> Source:
-    if average == "ema":
-        raise Mistake(f"--average ema: {uri} is no committed stage, it has no average beside it")
-    config = replace(stage.model, image_size=image_size or stage.image_size)
-    tensors, notes = start_weights(
-        uri,
-        config,
-        image_size=init_image_size or stage.init_image_size,
-        mean=stage.init_mean,
-        std=stage.init_std,
-    )
-    resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
-    return Source(
-        name=uri.rstrip("/").rpartition("/")[2],
-        uri=uri,
-        config=config,
-        data=stage.data,
-        step=0,
-        sha256=tensor_digest(tensors),
-        average="live",
-        parent=None,
-        head_reset=", ".join(resets) or None,
-        imported=tensors,
-        notes=notes,
-    )
+def init_digest(init: str | None) -> str | None:
+    """SHA-256 of the content that `init` names, wherever it lies; None where it names nothing.
+
+    A stage is named by it, so that a checkpoint that moved is the same and a replaced one another.
+
+    Raises:
+        ValueError: there is nothing, or it cannot be read.
+    """
+    if init is None:
+        return None
+    with open_source(init_location(init)) as source:
+        return source.digest()
 
 
-def model_record(config: Config) -> dict[str, Any]:
-    """The model as plain values, for a fingerprint and a manifest."""
-    return json.loads(json.dumps(asdict(config)))
+def init_location(init: str) -> str:
+    """Where `init` lies, absolute: workers have working directories of their own."""
+    return init if "://" in init else str(Path(init).absolute())
+
+
+def _is_file(uri: str) -> bool:
+    """Whether a path or URI names a file of weights; else it is a folder or an attempt."""
+    return uri.lower().endswith(FILES)
+
+
+def _fetched(uri: str, folder: Path) -> Path:
+    """A local path of the checkpoint; objects on S3 are downloaded."""
+    if "://" not in uri:
+        if not Path(uri).exists():
+            raise Mistake(f"init {uri}: no such file or folder - give a checkpoint or an attempt")
+        return Path(uri)
+    place, _, name = uri.rpartition("/")
+    store = open_store(place if _is_file(uri) else uri)
+    if _is_file(uri):
+        shards = store.list(f"{name.partition('.')[0]}-") if name.endswith(INDEXES) else ()
+        beside = (key for key in NEIGHBOURS if store.exists(key))
+        keys = [name, *(key for key in shards if _is_file(key)), *beside]
+    else:
+        keys = [key for key in store.list() if "/" not in key]
+    if not keys:
+        raise Mistake(f"init {join(uri)}: nothing lies there - give a checkpoint or an attempt")
+    for key in keys:
+        store.download(key, folder / key)
+    return folder / name if _is_file(uri) else folder

@@ -14,7 +14,7 @@ from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, 
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
-from pipelines.lineage.start_weights import init_digest
+from pipelines.lineage.source import init_digest
 from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
 from storage import weights

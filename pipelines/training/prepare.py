@@ -24,7 +24,7 @@ from pipelines.lineage.attempts import (
     parent_of,
 )
 from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
-from pipelines.lineage.start_weights import init_digest, init_place, start_weights
+from pipelines.lineage.source import init_location, open_source
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.batches import batch_of, counts_of
 from pipelines.recipes.errors import Mistake
@@ -102,16 +102,11 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     for workers in counts:
         plan = batch_of(stage, place, workers)
         zero_config(place.zero, plan, precision=stage.precision, clip_norm=None)
-    start = init_place(stage.init)
-    if start is not None:
-        # Read and adapted once here, before a GPU is asked for.
-        start_weights(
-            start,
-            stage.model,
-            image_size=stage.init_image_size,
-            mean=stage.init_mean,
-            std=stage.init_std,
-        )
+    init = None
+    if stage.init is not None:
+        with open_source(init_location(stage.init)) as source:
+            source.start_weights(stage)  # adapted once here, before a GPU is asked for
+            init = source.digest()
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
@@ -130,7 +125,7 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:
         order_of(train_spec(stage, dataset.uri), dataset)
-    return Checked(dataset, counts, init_digest(stage.init))
+    return Checked(dataset, counts, init)
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
@@ -159,7 +154,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         attempt=attempt,
         fingerprint=name,
         parent=parent,
-        start_uri=parent.uri if parent else init_place(stage.init),
+        start_uri=parent.uri if parent else stage.init and init_location(stage.init),
         init=checked.init,
         dataset=dataset,
         counts=checked.counts,

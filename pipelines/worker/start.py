@@ -16,7 +16,7 @@ from cluster.batching import BatchPlan
 from cluster.engine import build_engine
 from cluster.zero import zero_config
 from pipelines.lineage.resume_states import damaged_states
-from pipelines.lineage.start_weights import start_weights
+from pipelines.lineage.source import open_source
 from pipelines.worker.feed import begun
 from pipelines.worker.job import Job
 from pipelines.worker.messages import Record
@@ -114,14 +114,7 @@ def fill(model: torch.nn.Module, job: Job, saved: Pieces | None) -> tuple[str, .
         return tuple(f"the state of step {at} is damaged: {why}" for at, why in damaged.items())
     if not job.start_uri:
         return ("fresh weights",)
-    stage = job.stage
-    tensors, notes = start_weights(
-        job.start_uri,
-        stage.model,
-        image_size=stage.init_image_size,
-        mean=stage.init_mean,
-        std=stage.init_std,
-        reset_head=stage.reset_head,
-    )
+    with open_source(job.start_uri) as source:
+        tensors, notes = source.start_weights(job.stage)
     model.load_state_dict(tensors)
     return notes

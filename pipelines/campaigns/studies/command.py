@@ -30,10 +30,10 @@ from pipelines.campaigns.studies.study import Size, Study, row_of
 from pipelines.cli.console import clock
 from pipelines.cli.exits import Failed, errors_as_exits
 from pipelines.cli.options import Command, program_name, read_options
+from pipelines.lineage.source import committed_source
 from pipelines.tracking.client import open_client, settle, spool_path
 from pipelines.tracking.reader import read_history
 from pipelines.training.outcomes import Outcome, mlflow_command
-from storage import weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +87,25 @@ def measured(
 ) -> list[Row]:
     """Return a row per point: its stage's metrics, best accuracy so far, few-shot accuracy."""
     names = dict.fromkeys(point.stage for point in study.points)
+    sources = {name: committed_source(outcomes[name].weights) for name in names}
     few: dict[str, dict[str, float]] = {name: {} for name in names}
     if study.few_shot is not None:
-        attempts = {name: outcomes[name].weights for name in names}
-        few = few_shot_of(attempts, study.few_shot, command.place, run=command.options.run)
+        few = few_shot_of(sources, study.few_shot, command.place, run=command.options.run)
     rows = []
     for point in study.points:
-        uri = outcomes[point.stage].weights
-        manifest = weights.read_manifest(uri)
-        assert manifest is not None, f"{uri} is not committed"
-        metrics = dict(manifest["metrics"])
+        source = sources[point.stage]
+        manifest = source.committed
+        metrics = dict(manifest.metrics)
         metrics.pop("val/seconds", None)  # depends on the machine, not on the network
-        for line in settle(client, manifest):
+        for line in settle(client, manifest.to_json()):
             print(f"{point.stage}: {line}")
-        if spool_path(manifest["mlflow_run_id"]).exists():
+        if spool_path(manifest.mlflow_run_id).exists():
             raise Failed(
                 f"MLflow does not have all metrics of stage {point.stage} yet, so the best accuracy"
                 " during training is unknown - run the same command again when MLflow answers"
             )
-        history = read_history(client, manifest["mlflow_run_id"], "val/accuracy")
+        history = read_history(client, manifest.mlflow_run_id, "val/accuracy")
         on_the_way = [value for _, value in history]
         metrics["best/accuracy"] = max([metrics["val/accuracy"], *on_the_way])
-        rows.append(row_of(study, point, uri.rsplit("/", 1)[-1], metrics | few[point.stage]))
+        rows.append(row_of(study, point, source.name, metrics | few[point.stage]))
     return rows

@@ -18,16 +18,15 @@ from cluster.settings import Place
 from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.fewshot import drawn, few_shot
-from pipelines.lineage.manifest import manifest_from_json
+from pipelines.lineage.source import Source
 from pipelines.recipes.stage import Data
-from storage import weights
 from storage.columns import StreamSpec, columns, open_stream
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.objects import open_store
 from storage.selection import Selection
 from storage.uri import join
-from vit import build_model, normalize
+from vit import normalize
 from vit.model import ViT
 from vit.resnet import BiT
 
@@ -36,28 +35,28 @@ _ROWS = 128  # images at once
 
 
 def few_shot_of(
-    attempts: Mapping[str, str], task: FewShotTask, place: Place, *, run: str
+    sources: Mapping[str, Source], task: FewShotTask, place: Place, *, run: str
 ) -> dict[str, dict[str, float]]:
-    """Return metrics (`few_shot/5`, `few_shot/5_spread`, ...) of each attempt's weights.
+    """Return metrics (`few_shot/5`, `few_shot/5_spread`, ...) of some stages' weights.
 
     Args:
-        attempts: name -> URI of committed weights.
+        sources: name -> weights that a stage committed.
         task: dataset, shots, seeds.
         place: deployment settings; a task gets as many GPUs as a worker.
         run: the run whose folder keeps the results.
     """
     dataset = load_dataset(join(place.data_root, task.dataset))
     store = open_store(join(place.storage_root, run, FOLDER))
-    keys = {name: result_key(uri, task, dataset.digest) for name, uri in attempts.items()}
-    missing = {name: uri for name, uri in attempts.items() if not store.exists(keys[name])}
+    keys = {name: result_key(each, task, dataset.digest) for name, each in sources.items()}
+    missing = {name: each for name, each in sources.items() if not store.exists(keys[name])}
     if missing:
         with ray_session(verbose=place.verbose):
             have = ray.cluster_resources().get("GPU", 0.0)
             gpus = int(have > 0) if place.workers.gpus is None else place.workers.gpus
             remote = ray.remote(num_cpus=1, num_gpus=gpus)(measure)
             results = {
-                name: remote.remote(uri, dataset.uri, dataset.digest, task)
-                for name, uri in missing.items()
+                name: remote.remote(each, dataset.uri, dataset.digest, task)
+                for name, each in missing.items()
             }
             for name, reference in results.items():
                 metrics = ray.get(reference)
@@ -66,18 +65,15 @@ def few_shot_of(
     return {name: json.loads(store.read(key)) for name, key in keys.items()}
 
 
-def measure(attempt_uri: str, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
+def measure(source: Source, dataset_uri: str, digest: str, task: FewShotTask) -> dict[str, float]:
     """Compute features of one network and the regression on them, in this process."""
-    tensors, values = weights.read_weights(attempt_uri)
-    manifest = manifest_from_json(values, attempt_uri)
-    model = build_model(manifest.config())
-    model.load_state_dict(tensors)
+    model = source.model()
     set_arithmetic("float32")
     # Ask Ray, not torch, or tasks without a GPU would all share one.
-    model.eval().to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
-    size = manifest.config().image_size
+    model.to("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
+    size = source.committed.config().image_size
     assert isinstance(size, int)
-    crop = manifest.data().val_crop(size)
+    crop = source.committed.data().val_crop(size)
     splits = Data()
     dataset = load_dataset(dataset_uri)
     labels = np.asarray(load_index(dataset, splits.train_split).labels, dtype=np.int64)  # [N]
@@ -138,14 +134,11 @@ def features(
     return torch.cat(batches).numpy(), np.concatenate(readable)
 
 
-def result_key(attempt_uri: str, task: FewShotTask, digest: str) -> str:
-    """Name the result file of an attempt's weights, a task and a dataset's digest."""
-    manifest = weights.read_manifest(attempt_uri)
-    assert manifest is not None, f"{attempt_uri} is not committed"
-    checksum = manifest["files"]["weights.safetensors"]["sha256"]
-    content = json.dumps([asdict(task), digest, checksum], sort_keys=True)
+def result_key(source: Source, task: FewShotTask, digest: str) -> str:
+    """Name the result file of committed weights, a task and a dataset's digest."""
+    content = json.dumps([asdict(task), digest, source.digest()], sort_keys=True)
     short = hashlib.sha256(content.encode()).hexdigest()[:12]
-    return f"{attempt_uri.rsplit('/', 1)[-1]}-{short}.json"
+    return f"{source.name}-{short}.json"
 
 
 def _summary(metrics: Mapping[str, float], task: FewShotTask) -> str:

@@ -14,7 +14,7 @@ from pipelines.inspection.inspection import inspect_after_stage, inspect_weights
 from pipelines.inspection.measure import measure
 from pipelines.inspection.samples import Samples, read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
-from pipelines.lineage.manifest import manifest_from_json, read_manifest
+from pipelines.lineage.source import committed_source
 from pipelines.recipes.digits import DATA, FINETUNE, PRETRAIN, UPSCALE
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop
@@ -77,7 +77,7 @@ def rollout(subject: Subject, samples: Samples) -> np.ndarray:
 def test_distances_are_the_mean_over_images_however_they_are_batched(
     digits: Dataset, upscaled: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = committed_subject(upscaled[0])
+    subject = committed_subject(committed_source(upscaled[0]))
     crop = DATA.val_crop(16)
     samples = read_fixed_samples(digits, "val", selection=EVERYTHING, count=9, crop=crop)
     whole, flow = distances(subject, samples), rollout(subject, samples)
@@ -94,7 +94,7 @@ def test_distances_are_the_mean_over_images_however_they_are_batched(
 
 
 def test_an_upscale_is_shown_before_and_after(upscaled: tuple[str, str], digits: Dataset) -> None:
-    before, after = (committed_subject(uri) for uri in upscaled)
+    before, after = (committed_subject(committed_source(uri)) for uri in upscaled)
     alone = inspect_weights([after], digits, DATA, count=12)
     both = inspect_weights([before, after], digits, DATA, count=12)
     assert both.notes == ()
@@ -113,23 +113,21 @@ def test_the_parent_is_found_only_where_the_resolution_changed(
     upscaled: tuple[str, str], tmp_path: Path, local_data: str
 ) -> None:
     before, after = upscaled
-    manifest = read_manifest(after)
-    assert manifest is not None
+    source = committed_source(after)
+    manifest = source.committed
     assert manifest.parent is not None
-    found = before_upscale(after, manifest)
+    found = before_upscale(source)
     assert found is not None
     assert found.title == "pretrain, 16 px"
-    first = read_manifest(before)
-    assert first is not None
-    assert before_upscale(before, first) is None
+    assert before_upscale(committed_source(before)) is None
     other = replace(manifest, parent=replace(manifest.parent, weights_sha256="0" * 64))
-    assert before_upscale(after, other) is None
+    assert before_upscale(replace(source, manifest=other)) is None
     gone = replace(manifest, parent=replace(manifest.parent, attempt="gone"))
-    assert before_upscale(after, gone) is None
-    uri, values = commit_stage(
+    assert before_upscale(replace(source, manifest=gone)) is None
+    uri, _ = commit_stage(
         str(tmp_path / "runs"), FINETUNE, local_data, parent=(after, committed_manifest(after))
     )
-    assert before_upscale(uri, manifest_from_json(values, uri)) is None
+    assert before_upscale(committed_source(uri)) is None
 
 
 def committed_manifest(uri: str) -> dict:
@@ -157,7 +155,9 @@ def test_what_a_model_lacks_is_a_line_and_the_rest_is_drawn(digits: Dataset) -> 
 
 def test_class_names_are_text_and_not_formulas(digits: Dataset, upscaled: tuple[str, str]) -> None:
     hostile = replace(digits, classes=("$\\frac{", "\u4e2d\u6587", "<b>", *digits.classes[3:]))
-    found = inspect_weights([committed_subject(upscaled[0])], hostile, DATA, count=40)
+    found = inspect_weights(
+        [committed_subject(committed_source(upscaled[0]))], hostile, DATA, count=40
+    )
     size_of(found.pictures["attention-rollout.png"])
 
 

@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 from cluster.local.s3 import S3Server
 from pipelines.lineage.attempts import Attempt, committed_attempts
 from pipelines.lineage.resume_states import newest_state
-from pipelines.lineage.start_weights import start_weights
+from pipelines.lineage.source import committed_source
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
@@ -81,7 +82,8 @@ def test_three_stages_on_s3(
     assert before["pos_embed"].shape == (1, 1 + 4 * 4, 96)
     assert after["pos_embed"].shape == (1, 1 + 6 * 6, 96)
     assert changed[0].manifest is not None
-    adapted, _ = start_weights(attempts["pretrain"].uri, changed[0].manifest.config())
+    stage = Stage(name="upscale", model=changed[0].manifest.config())
+    adapted, _ = committed_source(attempts["pretrain"].uri).start_weights(stage)
     for name, tensor in adapted.items():  # nothing was rounded to bfloat16 on the way
         assert after[name].equal(tensor), name
 

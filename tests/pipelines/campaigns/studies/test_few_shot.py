@@ -10,6 +10,7 @@ import torch
 from pipelines.campaigns.studies.few_shot import measure, result_key
 from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.evaluation.fewshot import drawn, few_shot
+from pipelines.lineage.source import Source, committed_source
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.stage import Stage, plain
 from pipelines.recipes.streams import val_spec
@@ -27,10 +28,10 @@ from vit import BiTConfig, build_model, normalize
 BIT = BiTConfig(image_size=16, blocks=(1, 1), num_classes=7)
 
 
-def committed(stage: Stage, folder: Path) -> str:
+def committed(stage: Stage, folder: Path) -> Source:
     model = build_model(stage.model, seed=3)
     weights.commit(str(folder), model.state_dict(), {"stage": plain(asdict(stage))})
-    return str(folder)
+    return committed_source(str(folder))
 
 
 def every_feature(stage: Stage, uri: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -68,9 +69,9 @@ def test_few_images_read_give_what_all_features_would(
 
 def test_part_of_the_test_split_is_drawn(local_data: str, tmp_path: Path) -> None:
     dataset = load_dataset(f"{local_data}/digits")
-    uri = committed(PRETRAIN, tmp_path / "w")
+    source = committed(PRETRAIN, tmp_path / "w")
     task = FewShotTask(dataset="digits", shots=(1,), seeds=(0,), test_samples=50)
-    accuracy = measure(uri, dataset.uri, dataset.digest, task)["few_shot/1"]
+    accuracy = measure(source, dataset.uri, dataset.digest, task)["few_shot/1"]
     assert accuracy * 50 == pytest.approx(round(accuracy * 50))
 
 
@@ -87,15 +88,15 @@ def damage(dataset: Dataset, split: str, positions: list[int]) -> None:
 def test_damaged_images_are_left_out_and_others_drawn(tmp_path: Path) -> None:
     pack(Digits(), str(tmp_path / "digits"))
     dataset = load_dataset(str(tmp_path / "digits"))
-    uri = committed(PRETRAIN, tmp_path / "w")
+    source = committed(PRETRAIN, tmp_path / "w")
     task = FewShotTask(dataset="digits", shots=(1,), seeds=(0,))
-    before = measure(uri, dataset.uri, dataset.digest, task)
+    before = measure(source, dataset.uri, dataset.digest, task)
     labels = np.asarray(load_index(dataset, "train").labels)
     chosen = drawn(labels, np.arange(len(labels)), 0).first(1)
     tested = len(load_index(dataset, "val"))
     damage(dataset, "train", chosen[:3].tolist())
     damage(dataset, "val", [0, 5])
-    after = measure(uri, dataset.uri, dataset.digest, task)
+    after = measure(source, dataset.uri, dataset.digest, task)
     assert before["few_shot/left_out"] == 0
     assert after["few_shot/left_out"] == 5
     usable = np.setdiff1d(np.arange(len(labels)), chosen[:3])
@@ -121,6 +122,6 @@ def test_a_result_belongs_to_the_weights_not_to_their_folder(tmp_path: Path) -> 
     other = str(tmp_path / "b" / "w")
     model = build_model(PRETRAIN.model, seed=4)
     weights.commit(other, model.state_dict(), {"stage": plain(asdict(PRETRAIN))})
-    assert result_key(first, task, "d") != result_key(other, task, "d")
+    assert result_key(first, task, "d") != result_key(committed_source(other), task, "d")
     same = committed(PRETRAIN, tmp_path / "c" / "w")
     assert result_key(first, task, "d") == result_key(same, task, "d")

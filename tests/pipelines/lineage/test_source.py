@@ -2,14 +2,16 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cluster.local.s3 import S3Server
-from pipelines.lineage.start_weights import init_digest, start_weights
-from pipelines.recipes.stage import plain
+from pipelines.lineage.source import committed_source, init_digest, open_source
+from pipelines.recipes.stage import Stage, plain
 from storage import weights
+from storage.errors import WeightsNotFound
 from storage.objects import open_store
 from vit import ViTConfig, build_model, export_timm
 
@@ -18,6 +20,12 @@ SMALL = ViTConfig(
 )
 LARGER = replace(SMALL, image_size=24, num_classes=3)
 KEPT = "blocks.0.attn.qkv.weight"
+Started = tuple[dict[str, torch.Tensor], tuple[str, ...]]
+
+
+def start_weights(uri: str, model: ViTConfig, **settings: Any) -> Started:
+    with open_source(uri) as source:
+        return source.start_weights(Stage(name="finetune", model=model, **settings))
 
 
 def test_a_committed_stage_is_adapted_to_the_new_model(tmp_path: Path) -> None:
@@ -77,6 +85,34 @@ def test_a_head_of_as_many_classes_is_reset_where_the_stage_says_so(tmp_path: Pa
     assert changes == ("head of 5 classes: reset",)
 
 
+def test_a_checkpoint_on_s3_is_downloaded_once(tmp_path: Path, s3_server: S3Server) -> None:
+    tensors = build_model(SMALL, seed=1).state_dict()
+    export_timm(tensors, SMALL, tmp_path)
+    local = init_digest(str(tmp_path))
+    with s3_server.environment():
+        store = open_store(s3_server.uri("once"))
+        for path in tmp_path.iterdir():
+            store.upload(path.name, path)
+        with open_source(store.uri) as source:
+            for path in tmp_path.iterdir():
+                store.delete(path.name)
+            found, _ = source.start_weights(Stage(name="finetune", model=SMALL))
+            assert source.digest() == local
+    assert found[KEPT].equal(tensors[KEPT])
+
+
+def test_the_manifest_of_committed_weights_is_read_once(tmp_path: Path) -> None:
+    model = build_model(SMALL, seed=1)
+    weights.commit(str(tmp_path), model.state_dict(), {"stage": {"model": plain(asdict(SMALL))}})
+    source = committed_source(str(tmp_path))
+    (tmp_path / weights.MANIFEST).unlink()
+    assert source.model().state_dict()[KEPT].equal(model.state_dict()[KEPT])
+    with pytest.raises(WeightsNotFound, match=r"no weights_ema\.safetensors"):
+        source.tensors(name="weights_ema")
+    with pytest.raises(WeightsNotFound, match=weights.MANIFEST):
+        committed_source(str(tmp_path))
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path, s3_server: S3Server) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.npz: no such file or folder"):
         start_weights(str(tmp_path / "nowhere.npz"), SMALL)
@@ -99,8 +135,8 @@ def test_bare_weights_of_another_resolution_are_resized(tmp_path: Path) -> None:
     bare.write_bytes((tmp_path / "timm" / "model.safetensors").read_bytes())
     larger = replace(SMALL, image_size=24)
     _, notes = start_weights(str(bare), larger)
-    assert any("a square grid 4x4 (16 pixels) taken" in note for note in notes)
-    found, changes = start_weights(str(bare), larger, image_size=16)
+    assert any("square grid 4x4 (16 pixels)" in note for note in notes)
+    found, changes = start_weights(str(bare), larger, init_image_size=16)
     assert "pos_embed 4x4 -> 6x6" in changes
     assert found["pos_embed"].shape == (1, 1 + 6 * 6, 32)
 

@@ -1,0 +1,177 @@
+"""The weights that are evaluated: a stage's, of a run or anywhere, or a public checkpoint's.
+
+Where a stage kept a Polyak average, the average is taken unless told otherwise: a recipe keeps one
+to be used, and the paper's headline numbers are of averages. In a stage's own manifest
+`val/accuracy` is of the live weights, `val_ema/accuracy` of the average.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from cluster.settings import Place
+from pipelines.lineage.attempts import (
+    Attempt,
+    choose_parent,
+    committed_attempts,
+    fingerprint_in_recipe,
+    parent_of,
+)
+from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent
+from pipelines.lineage.source import Source, init_location, open_source
+from pipelines.recipes.errors import Mistake
+from pipelines.recipes.stage import Data, Recipe, Stage
+from storage.uri import join
+from vit import Config, adapt_state_dict, tensor_digest
+
+Average = Literal["auto", "ema", "live"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Weights to evaluate, and the model that they go into."""
+
+    source: Source
+    """The weights; those of a stage are not read yet."""
+    name: str
+    """For people: `finetune 0123456789abcdef`, or the checkpoint's file."""
+    config: Config
+    """The model they go into."""
+    data: Data
+    """What the stage was trained and evaluated on."""
+    step: int
+    """Steps they were trained for, 0 where nobody knows."""
+    sha256: str
+    """Of their content."""
+    average: Literal["ema", "live"]
+    parent: Parent | None
+    """The stage, as a child remembers its parent; None for a public checkpoint."""
+    head_reset: str | None = None
+    """Why the head is no trained one."""
+    imported: Mapping[str, Tensor] | None = None
+    """The tensors of a public checkpoint, which is read to be understood."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def uri(self) -> str:
+        """Where the weights lie."""
+        return self.source.uri
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, as `config` wants them."""
+        if self.imported is not None:
+            return dict(self.imported)
+        tensors = self.source.tensors(name="weights_ema" if self.average == "ema" else "weights")
+        return adapt_state_dict(tensors, self.source.committed.config(), self.config)[0]
+
+
+def find_candidate(
+    recipe: Recipe,
+    place: Place,
+    *,
+    run: str,
+    only: str | None,
+    parent: str | None,
+    uri: str | None,
+    average: Average,
+    image_size: int | None = None,
+    init_image_size: int | None = None,
+) -> Candidate:
+    """The weights that a command line names.
+
+    Args:
+        recipe: whose stage, or of whose shape a public checkpoint is.
+        place: where its runs lie.
+        run: name of the run.
+        only: the stage; default: the recipe's last.
+        parent: fingerprint of the attempt, where there are several.
+        uri: weights elsewhere: a stage's attempt or a public checkpoint.
+        average: which of a stage's weights.
+        image_size: resolution to adapt them to.
+        init_image_size: resolution of a checkpoint whose files do not say.
+
+    Raises:
+        Mistake: there are none, or they do not fit; says what to do.
+    """
+    stage = recipe.stage(only) if only else recipe.stages[-1]
+    if uri is None:
+        attempt = choose_parent(
+            committed_attempts(place.storage_root, run, stage.name),
+            from_recipe=fingerprint_in_recipe(recipe, stage.name, place),
+            requested=parent,
+            looked_in=join(place.storage_root, run, stage.name),
+            command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {run}",
+        )
+        return _committed(attempt, average, image_size)
+    with open_source(init_location(uri)) as source:
+        if source.manifest is not None:
+            attempt = Attempt(source.name, source.uri, source.manifest)
+            return _committed(attempt, average, image_size)
+        return _imported(source, stage, average, image_size, init_image_size)
+
+
+def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Candidate:
+    manifest = attempt.manifest
+    assert manifest is not None
+    files = manifest.files
+    if WEIGHTS not in files:
+        raise Mistake(f"{attempt.uri} holds no weights: it is no training stage's")
+    if average == "ema" and AVERAGE not in files:
+        raise Mistake(
+            f"{attempt.uri} holds no average: its stage has no optim.ema_decay - take --average"
+            " live"
+        )
+    has_average = AVERAGE in files
+    chosen = ("ema" if has_average else "live") if average == "auto" else average
+    file = AVERAGE if chosen == "ema" else WEIGHTS
+    config = manifest.config()
+    return Candidate(
+        source=Source(uri=attempt.uri, manifest=manifest),
+        name=f"{manifest.stage_name} {attempt.name}",
+        config=replace(config, image_size=image_size or config.image_size),
+        data=manifest.data(),
+        step=manifest.step,
+        sha256=files[file].sha256,
+        average=chosen,
+        parent=parent_of(attempt),
+    )
+
+
+def _imported(
+    source: Source, stage: Stage, average: Average, image_size: int | None, init_size: int | None
+) -> Candidate:
+    if average == "ema":
+        raise Mistake(
+            f"--average ema: {source.uri} is no committed stage, it has no average beside it"
+        )
+    config = replace(stage.model, image_size=image_size or stage.image_size)
+    tensors, notes = source.start_weights(
+        replace(
+            stage,
+            model=config,
+            init_image_size=init_size or stage.init_image_size,
+            reset_head=False,
+        )
+    )
+    resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
+    return Candidate(
+        source=Source(uri=source.uri),
+        name=source.name,
+        config=config,
+        data=stage.data,
+        step=0,
+        sha256=tensor_digest(tensors),
+        average="live",
+        parent=None,
+        head_reset=", ".join(resets) or None,
+        imported=tensors,
+        notes=notes,
+    )
+
+
+def model_record(config: Config) -> dict[str, Any]:
+    """The model as plain values, for a fingerprint and a manifest."""
+    return json.loads(json.dumps(asdict(config)))
