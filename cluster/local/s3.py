@@ -9,7 +9,6 @@ connections as a real server does.
 """
 
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ import boto3.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cluster.environment import set_variables
 from cluster.local.services import free_ports
 
 BUCKET = "vit-on-ray"
@@ -59,16 +59,8 @@ class S3Server:
     @contextmanager
     def environment(self) -> Generator[None]:
         """Set the AWS variables for this process and its children, then restore the old values."""
-        before = {name: os.environ.get(name) for name in self.variables}
-        os.environ.update(self.variables)
-        try:
+        with set_variables(self.variables):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 @contextmanager

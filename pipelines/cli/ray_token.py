@@ -12,6 +12,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cluster.environment import set_variables
+
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -41,17 +43,11 @@ def variables_of_own_ray() -> dict[str, str]:
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set variables for this process, its Ray and their children; restore them afterwards."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    _read_again()
     try:
-        yield
+        with set_variables(variables):
+            _read_again()
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         _read_again()
 
 

@@ -29,7 +29,7 @@ from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
-from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from pipelines.tracking.tracker import Tracker
 from pipelines.training.gauges import Gauges
 from pipelines.training.listener import Listener
 from pipelines.training.outcomes import Outcome, accuracy_of
@@ -89,35 +89,22 @@ def run_stage(
         steps_per_epoch=plan.steps_per_epoch,
         manifest=replace(lineage, mlflow_run_id=tracker.run_id),
     )
-    status, began, untracked = FAILED, time.monotonic(), None
-    try:
-        queue = message_queue()
-        with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
-            trainer = _trainer(job, plan, queue, scratch, fewest=fewest, most=most, cpus=cpus)
-            fit = Background(trainer.fit)
-            untracked = drain(queue, handle, ended=lambda: _ended(fit, stop))
-            failure = failure_of(fit, plan, progress.note)
-        if failure is not None:
-            raise failure
-        if listener.stopped:
-            raise listener.stopped
-        status = FINISHED
-        left = drop_leftovers(plan.attempt.uri)  # not before: a group that is lost needs them
-        if left:
-            progress.note(left)
-        inspect_after_stage(
-            plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
-        )
-    except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
-        raise explain_failure(stage.name, error) from None
-    except KeyboardInterrupt:
-        status = KILLED
-        raise
-    finally:
-        progress.end()
-        untracked = untracked or _end_tracking(tracker, plan, status)
-        for line in tracker.notices():
-            progress.note(line)
+    trainer = partial(_trainer, job, plan, fewest=fewest, most=most, cpus=cpus)
+    began = time.monotonic()
+    with tracker.running(progress.note):
+        try:
+            untracked = _fit(trainer, plan, handle, stop, progress.note)
+            if listener.stopped:
+                raise listener.stopped
+            left = drop_leftovers(plan.attempt.uri)  # not before: a group that is lost needs them
+            if left:
+                progress.note(left)
+            inspect_after_stage(
+                plan.attempt.uri, plan.dataset.uri, log_file=tracker.log_file, note=progress.note
+            )
+        finally:
+            progress.end()
+        untracked = untracked or _log_manifest(tracker, plan)
     if untracked is not None:
         progress.note(f"warning: not everything reached MLflow: {unwrapped(untracked)}")
     manifest = read_manifest(plan.attempt.uri)
@@ -135,34 +122,49 @@ def _ended(fit: Background, stop: threading.Event | None) -> bool:
     return not fit.is_alive()
 
 
-def failure_of(fit: Background, plan: Plan, note: Callable[[str], None]) -> Exception | None:
-    """Wait for the end of the training; why it failed, if the weights are not committed.
+def _fit(
+    trainer: Callable[[Queue, str], ElasticTrainer],
+    plan: Plan,
+    handle: Callable[[Message], None],
+    stop: threading.Event | None,
+    note: Callable[[str], None],
+) -> Exception | None:
+    """Train until the weights are committed; return the first failure to handle a message.
 
     Workers can be lost between the commit and their end when no restart is left.
+
+    Raises:
+        storage.errors.BadInput, Failed: why the weights are not committed.
     """
+    untracked = None
     try:
-        fit.result()
-    except (TrainingFailedError, RayError) as error:
+        queue = message_queue()
+        with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
+            fit = Background(trainer(queue, scratch).fit)
+            untracked = drain(queue, handle, ended=lambda: _ended(fit, stop))
+            fit.result()
+    except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
         failure = explain_failure(plan.stage.name, error)
-        with suppress(StorageError):
-            if read_manifest(plan.attempt.uri) is not None:
-                note(f"warning: the weights are committed, but then {failure}")
-                return None
-        return failure
-    return None
+        if not _is_committed(plan):
+            raise failure from None
+        note(f"warning: the weights are committed, but then {failure}")
+    return untracked
 
 
-def _end_tracking(tracker: Tracker, plan: Plan, status: str) -> Exception | None:
-    """Close the MLflow run; the weights are safe, so what goes wrong here is only said."""
-    failure = None
+def _is_committed(plan: Plan) -> bool:
+    with suppress(StorageError):
+        return read_manifest(plan.attempt.uri) is not None
+    return False
+
+
+def _log_manifest(tracker: Tracker, plan: Plan) -> Exception | None:
+    """Log the manifest; the weights are safe, so what goes wrong here is returned."""
     try:
-        if status == FINISHED:
-            manifest = open_store(plan.attempt.uri).read(weights.MANIFEST)
-            tracker.log_file(weights.MANIFEST, manifest)
+        manifest = open_store(plan.attempt.uri).read(weights.MANIFEST)
+        tracker.log_file(weights.MANIFEST, manifest)
     except StorageError as error:
-        failure = error
-    tracker.end(status)
-    return failure
+        return error
+    return None
 
 
 def _trainer(
