@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from html import escape
 
-from pipelines.reporting import sections
+from pipelines.reporting import sections, tables
 from pipelines.reporting.amounts import counted
 from pipelines.reporting.content import Content
 from pipelines.reporting.cost import cost_of
@@ -23,12 +23,12 @@ def render(content: Content, *, made: datetime) -> str:
     """
     costs = [cost_of(stage) for stage in content.stages]
     parts = [
-        ("Stages", sections.stages_table(content.stages, costs)),
+        ("Stages", tables.stages_table(content.stages, costs)),
         ("Lineage", sections.lineage(content)),
         ("Curves", sections.curves(content.stages)),
-        ("Metrics", sections.metrics_table(content.stages)),
-        ("Configuration", sections.configuration(content.stages)),
-        ("Cost", sections.cost_table(content.stages, costs)),
+        ("Metrics", tables.metrics_table(content.stages)),
+        ("Configuration", tables.configuration(content.stages)),
+        ("Cost", tables.cost_table(content.stages, costs)),
         ("Pictures", sections.pictures(content.stages)),
     ]
     shown = [(title, body) for title, body in parts if body]

@@ -14,7 +14,7 @@ import pytest
 from cluster.local.s3 import S3Server
 from pipelines.checks import doctor as checkup
 from pipelines.checks import machine as machine_checks
-from pipelines.checks import services as service_checks
+from pipelines.checks import ray_cluster, services, storage_root
 from pipelines.checks.doctor import examine
 from pipelines.checks.finding import Finding, fail, ok
 from pipelines.cli.options import Command, read_command
@@ -103,22 +103,22 @@ def test_a_full_disk_says_how_much_is_needed(
 
 
 def test_a_directory_takes_everything(tmp_path: Path) -> None:
-    found = service_checks.check_storage(asked("--place.storage-root", str(tmp_path)))
+    found = storage_root.check_storage(asked("--place.storage-root", str(tmp_path)))
     assert found.status == "ok", found
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_root_in_the_way_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = service_checks.check_storage(asked("--place.storage-root", str(tmp_path / "file/r")))
+    found = storage_root.check_storage(asked("--place.storage-root", str(tmp_path / "file/r")))
     assert (found.status, str(tmp_path) in found.text) == ("FAIL", True)
 
 
 def test_an_s3_root_takes_everything_and_agrees_on_the_time(s3_server: S3Server) -> None:
     command = asked("--place.storage-root", s3_server.uri("doctor"))
     with s3_server.environment():
-        found = service_checks.check_storage(command)
-        clock = service_checks.check_clock(command)
+        found = storage_root.check_storage(command)
+        clock = storage_root.check_clock(command)
     assert (found.status, clock.status) == ("ok", "ok"), (found, clock)
     assert "conditional put" in found.text
 
@@ -129,10 +129,10 @@ def test_wrong_keys_and_a_missing_server_fail_without_naming_keys(
     command = asked("--place.storage-root", s3_server.uri("doctor"))
     with s3_server.environment():
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
-        refused = service_checks.check_storage(command)
+        refused = storage_root.check_storage(command)
         monkeypatch.setenv("AWS_ENDPOINT_URL", LOCAL)
-        absent = service_checks.check_storage(command)
-        clock = service_checks.check_clock(command)
+        absent = storage_root.check_storage(command)
+        clock = storage_root.check_clock(command)
     assert {refused.status, absent.status, clock.status} == {"FAIL"}
     assert "refused" in refused.text
     assert "127.0.0.1:9" in absent.text
@@ -146,8 +146,8 @@ def test_a_server_without_conditional_writes_fails(
         def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
             super().write(key, data)
 
-    monkeypatch.setattr(service_checks, "impatient_store", lambda uri: Careless(tmp_path))
-    found = service_checks.check_storage(asked("--place.storage-root", str(tmp_path)))
+    monkeypatch.setattr(storage_root, "impatient_store", lambda uri: Careless(tmp_path))
+    found = storage_root.check_storage(asked("--place.storage-root", str(tmp_path)))
     assert (found.status, "If-None-Match" in found.text) == ("FAIL", True)
     assert list(tmp_path.iterdir()) == []
 
@@ -177,7 +177,7 @@ def server_behind() -> Iterator[str]:
 def test_a_clock_that_is_off_fails(server_behind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", server_behind)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    found = service_checks.check_clock(asked("--place.storage-root", "s3://b/r"))
+    found = storage_root.check_clock(asked("--place.storage-root", "s3://b/r"))
     assert found.status == "FAIL"
     assert "s ahead of the storage's: signatures will be refused" in found.text
 
@@ -185,14 +185,14 @@ def test_a_clock_that_is_off_fails(server_behind: str, monkeypatch: pytest.Monke
 def test_a_database_is_written_to_and_a_missing_one_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     command = asked("--place.mlflow-uri", f"sqlite:///{path}")
-    assert "will be created" in service_checks.check_mlflow(command).text
+    assert "will be created" in services.check_mlflow(command).text
     assert not path.exists()
     open_client(f"sqlite:///{path}").create_experiment("digits")
-    assert "accepts writes" in service_checks.check_mlflow(command).text
+    assert "accepts writes" in services.check_mlflow(command).text
 
 
 def test_an_unreachable_tracking_server_fails() -> None:
-    found = service_checks.check_mlflow(asked("--place.mlflow-uri", "http://me:pw@127.0.0.1:9"))
+    found = services.check_mlflow(asked("--place.mlflow-uri", "http://me:pw@127.0.0.1:9"))
     assert found.status == "FAIL"
     assert "cannot be used" in found.text
     assert "pw" not in str(found)
@@ -201,29 +201,29 @@ def test_an_unreachable_tracking_server_fails() -> None:
 def test_packed_data_is_whole_and_missing_data_names_the_command(
     local_data: str, tmp_path: Path
 ) -> None:
-    found = service_checks.check_data(asked("--place.data-root", local_data))
+    found = services.check_data(asked("--place.data-root", local_data))
     assert (found.status, "1 shards for 2 workers" in found.text) == ("ok", True), found
-    found = service_checks.check_data(asked("--place.data-root", str(tmp_path)))
+    found = services.check_data(asked("--place.data-root", str(tmp_path)))
     assert (found.status, "pack.py" in found.text) == ("FAIL", True)
 
 
 def test_a_missing_checkpoint_fails() -> None:
     command = asked("--pretrain.init", "nowhere.npz")
-    found = service_checks.check_init(command)
+    found = services.check_init(command)
     assert (found.status, "nowhere.npz" in found.text) == ("FAIL", True)
-    assert service_checks.check_init(asked()).status == "ok"
+    assert services.check_init(asked()).status == "ok"
 
 
 def test_without_an_address_this_machine_must_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert service_checks.check_ray(asked()).status == "ok"
-    found = service_checks.check_ray(asked("--place.workers.cpus", "1000"))
+    assert ray_cluster.check_ray(asked()).status == "ok"
+    found = ray_cluster.check_ray(asked("--place.workers.cpus", "1000"))
     assert (found.status, "but the cluster has" in found.text) == ("FAIL", True)
 
 
 def test_an_unreachable_cluster_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    found = service_checks.check_ray(asked())
+    found = ray_cluster.check_ray(asked())
     assert found.status == "FAIL"
     assert "nothing answers at RAY_ADDRESS=127.0.0.1:9" in found.text
 
@@ -232,12 +232,12 @@ def test_a_running_cluster_takes_our_token_and_no_other(
     ray_session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray_session)
-    found = service_checks.check_ray(asked())
+    found = ray_cluster.check_ray(asked())
     assert found.status == "ok", found
     assert "4 CPUs" in found.text
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "not-the-token-of-this-cluster")
-    refused = service_checks.check_ray(asked())
+    refused = ray_cluster.check_ray(asked())
     assert (refused.status, "RAY_AUTH_TOKEN" in refused.text) == ("FAIL", True), refused
     assert "not-the-token" not in str(refused)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.reporting import sections
+from pipelines.reporting import sections, tables
 from pipelines.reporting.content import StageContent
 from pipelines.reporting.cost import cost_of
 
@@ -42,10 +42,10 @@ def seeds(count: int) -> list[StageContent]:
 
 
 def test_attempts_are_columns_until_they_are_too_many() -> None:
-    few = sections.configuration(seeds(3))
+    few = tables.configuration(seeds(3))
     assert "<th scope=col>pretrain a2</th>" in few
     assert "<th scope=row>seed</th>" in few
-    many = sections.configuration(seeds(9))
+    many = tables.configuration(seeds(9))
     assert "<th scope=row>pretrain a8</th>" in many
     assert "<th scope=col>seed</th>" in many
     assert many.count('class="changed"') == 8  # each but the first differs from the one before
@@ -55,17 +55,17 @@ def test_attempts_are_columns_until_they_are_too_many() -> None:
 
 
 def test_one_attempt_is_not_compared() -> None:
-    page = sections.configuration([STAGE])
+    page = tables.configuration([STAGE])
     assert "4 fields: all fields" in page
     assert "changed" not in page
 
 
 def test_an_evaluation_has_numbers_but_is_not_compared_with_training() -> None:
     stages = [STAGE, EVALUATION]
-    page = sections.configuration(stages)
+    page = tables.configuration(stages)
     assert "changed" not in page
     assert "evaluate: 2 fields" in page
-    table = sections.metrics_table(stages)
+    table = tables.metrics_table(stages)
     assert "<th scope=row>val/few_shot/5</th>" in table
     assert '<td class="n">0.75</td>' in table
     assert "class_accuracy" not in table
@@ -73,20 +73,20 @@ def test_an_evaluation_has_numbers_but_is_not_compared_with_training() -> None:
     costs = [cost_of(stage) for stage in stages]
     assert [cost.images for cost in costs] == [6400, None]
     assert [cost.seconds for cost in costs] == [60, 60]
-    assert "2:00" in sections.cost_table(stages, costs)  # together
+    assert "2:00" in tables.cost_table(stages, costs)  # together
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
 def test_what_did_not_finish_is_marked(status: str) -> None:
     stage = replace(STAGE, status=status, ended_ms=None, curves={}, metrics={})
-    page = sections.stages_table([stage], [cost_of(stage)])
+    page = tables.stages_table([stage], [cost_of(stage)])
     assert f'<td class="bad">{status.lower()}</td>' in page
     assert '<td class="n">0 of 100</td>' in page
     assert sections.curves([stage]) == ""
 
 
 def test_a_run_without_stages_says_so() -> None:
-    assert "No stage of this run was started" in sections.stages_table([], [])
-    assert sections.cost_table([], []) == ""
-    assert sections.configuration([]) == ""
-    assert sections.metrics_table([]) == ""
+    assert "No stage of this run was started" in tables.stages_table([], [])
+    assert tables.cost_table([], []) == ""
+    assert tables.configuration([]) == ""
+    assert tables.metrics_table([]) == ""

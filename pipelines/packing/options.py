@@ -1,0 +1,246 @@
+"""The command line of `pipelines/pack.py`: a subcommand per source, which packs when it is run."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipelines.packing.progress import PackingProgress, verified
+from pipelines.packing.ray_tasks import on_ray
+from pipelines.recipes.errors import Mistake
+from storage.dataset import Dataset, load_dataset
+from storage.decode import MAX_PIXELS
+from storage.pack import pack
+from storage.pack.cifar import Cifar
+from storage.pack.digits import Digits
+from storage.pack.execute import in_threads
+from storage.pack.folder import Folder
+from storage.pack.hf import HuggingFace
+from storage.pack.idx import Idx
+from storage.pack.imagenet import ImageNet
+from storage.pack.labels import read_classes
+from storage.pack.source import Source
+from storage.pack.stored import Rule
+from storage.pack.tars import index_tars
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target(ABC):
+    out: str
+    """Where the dataset goes: a directory or s3://bucket/prefix."""
+    shard_mebibytes: int = 256
+    """Approximate size of a shard in MiB."""
+    force: bool = False
+    """Replace an existing dataset."""
+    verify: bool = False
+    """Afterwards read everything again and compare it with the manifest."""
+
+    def __post_init__(self) -> None:
+        if self.shard_mebibytes < 1:
+            raise Mistake(f"--shard-mebibytes: wanted at least 1, found {self.shard_mebibytes}")
+
+    @abstractmethod
+    def source(self) -> Source:
+        """Return the source of the images."""
+
+    def run(self) -> Dataset:
+        """Write shards, index and manifest; return the dataset."""
+        source = self.source()
+        with PackingProgress("pack") as progress:
+            dataset = pack(
+                source,
+                self.out,
+                shard_bytes=self.shard_mebibytes << 20,
+                force=self.force,
+                run=on_ray,
+                progress=progress,
+            )
+        return verified(dataset) if self.verify else dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files(_Target):
+    max_pixels: int = MAX_PIXELS
+    """Leave out images with more pixels than this."""
+    gray_bits: int = 16
+    """Significant bits of 16-bit greyscale images: 12 if values go up to 4095."""
+
+    @property
+    def rule(self) -> Rule:
+        """Return the rule by which images are stored."""
+        return Rule(max_pixels=self.max_pixels, gray_bits=self.gray_bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackDigits(_Target):
+    """scikit-learn's 1,797 handwritten digits (8 px, ten classes); needs no files."""
+
+    out: str = "data/digits"
+    """Where the dataset goes: a directory or s3://bucket/prefix."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return Digits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackIdx(_Target):
+    """MNIST or Fashion-MNIST as published: a folder of four idx files, gzipped or not."""
+
+    folder: Path
+    """Folder with train-images-idx3-ubyte[.gz] and the other three files."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return Idx(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackFolder(_Files):
+    """A folder of images with a subfolder per class, as ImageNet is laid out.
+
+    JPEG, PNG and WebP are stored as they are; BMP, TIFF, GIF, AVIF and PPM become lossless PNG.
+    """
+
+    folder: Path
+    """Folder of class folders, or of train/, val/ and test/ (or training/, valid/, ...) that each
+    hold class folders."""
+    validation_fraction: float | None = None
+    """Fraction of the training images that becomes the validation split. Default: val/ or test/ is
+    the validation split; without either, 0.1."""
+    class_level: int | None = None
+    """Depth of the class folders; folders of the same name are one class. Default: 1; each
+    class folder must itself contain an image."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return Folder(
+            self.folder,
+            validation_fraction=self.validation_fraction,
+            class_level=self.class_level,
+            rule=self.rule,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackCifar(_Target):
+    """CIFAR-10 or CIFAR-100: the official binary archive (the pickled one is refused)."""
+
+    path: Path
+    """cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, or the folder it unpacks to."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return Cifar(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackImageNet(_Files):
+    """ImageNet from the official tars; nothing is unpacked to disk."""
+
+    train_tar: Path
+    """ILSVRC2012_img_train.tar, which holds one tar per class."""
+    val_tar: Path
+    """ILSVRC2012_img_val.tar."""
+    val_labels: Path
+    """Text file with the class of each validation image, one per line."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return ImageNet(self.train_tar, self.val_tar, self.val_labels, rule=self.rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackHuggingFace(_Files):
+    """An image dataset from the Hugging Face Hub, as downloaded parquet files."""
+
+    folder: Path
+    """Folder with data/train-00000-of-00005.parquet, train/*.parquet or the like."""
+    image_column: str | None = None
+    """Column with the images. Default: the column whose feature is Image."""
+    label_column: str | None = None
+    """Column with class numbers or names. Default: the column whose feature is ClassLabel."""
+    validation_fraction: float | None = None
+    """Fraction of the training images that becomes the validation split. Default: validation or
+    test files are the validation split; without either, 0.1."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return HuggingFace(
+            self.folder,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            validation_fraction=self.validation_fraction,
+            rule=self.rule,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexTars:
+    """Existing WebDataset tars: indexed in place, without rewriting them."""
+
+    out: str
+    """Folder of the tars, where the manifest goes too: a directory or s3://bucket/prefix."""
+    train: tuple[str, ...] = ("train-*.tar",)
+    """Names of the training tars: shell patterns, or ranges such as train-{0000..1023}.tar."""
+    val: tuple[str, ...] = ("val-*.tar",)
+    """Names of the validation tars: shell patterns or ranges."""
+    index: str | None = None
+    """Folder for manifest and index, if the folder of the tars is read-only."""
+    classes: Path | None = None
+    """Text file with one class name per line, in the order of the class numbers."""
+    label_key: str | None = None
+    """Extension or JSON field that holds the label: `id` for KEY.id or {"id": 3}. Default: cls,
+    label or class."""
+    image_key: str | None = None
+    """Extension of the image, if a sample has several: `left.jpg` for KEY.left.jpg."""
+    max_pixels: int = MAX_PIXELS
+    """Leave out images with more pixels than this."""
+    force: bool = False
+    """Replace an existing index."""
+    verify: bool = False
+    """Afterwards read everything again and compare it with the manifest."""
+
+    def run(self) -> Dataset:
+        """Read every tar once; write manifest and index."""
+        with PackingProgress("index") as progress:
+            dataset = index_tars(
+                self.out,
+                {"train": self.train, "val": self.val},
+                index=self.index,
+                classes=None if self.classes is None else read_classes(str(self.classes)),
+                label_key=self.label_key,
+                image_key=self.image_key,
+                max_pixels=Rule(max_pixels=self.max_pixels).max_pixels,
+                force=self.force,
+                run=partial(on_ray, otherwise=in_threads),
+                progress=progress,
+            )
+        return verified(dataset) if self.verify else dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read a packed dataset and list every shard and sample that does not match its manifest."""
+
+    out: str
+    """The dataset: a directory or s3://bucket/prefix."""
+
+    def run(self) -> Dataset:
+        """Check every shard. Raises BadDataset, listing all problems."""
+        return verified(load_dataset(self.out))
+
+
+Command = (
+    Annotated[PackDigits, tyro.conf.subcommand("digits")]
+    | Annotated[PackIdx, tyro.conf.subcommand("idx")]
+    | Annotated[PackFolder, tyro.conf.subcommand("folder")]
+    | Annotated[PackCifar, tyro.conf.subcommand("cifar")]
+    | Annotated[PackImageNet, tyro.conf.subcommand("imagenet")]
+    | Annotated[PackHuggingFace, tyro.conf.subcommand("hf")]
+    | Annotated[IndexTars, tyro.conf.subcommand("tar")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
