@@ -3,11 +3,7 @@
 Arguments are read twice: first `--recipe` and `--config`, which decide the defaults of the others.
 """
 
-import argparse
-import contextlib
-import io
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, overload
@@ -16,13 +12,13 @@ import tyro
 import yaml
 
 from cluster.settings import Place
+from pipelines.cli.parser import parse, peek
 from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.cli.redaction import redact
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage, plain
 
-T = TypeVar("T")
 Own = TypeVar("Own")
 
 
@@ -174,73 +170,6 @@ def read_options(
     )
     parsed: Any = parse(shape, argv, prog=prog, description=description)
     return parsed, resolve_place(parsed.place, cwd=Path.cwd())
-
-
-def peek(argv: list[str], prog: str, **names: Any) -> argparse.Namespace:
-    """Read only the named arguments: those that decide the defaults of the others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, default in names.items():
-        parser.add_argument(f"--{name}", default=default)
-    return parse_quietly(prog, lambda: parser.parse_known_args(argv)[0])
-
-
-def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: Any = None) -> Any:
-    """Parse arguments into a dataclass with tyro.
-
-    Raises:
-        Mistake: one line for whatever is wrong with the arguments.
-        SystemExit: after --help.
-    """
-    more = {} if default is None else {"default": default}
-    return parse_quietly(
-        prog,
-        lambda: tyro.cli(
-            shape,
-            args=argv,
-            prog=prog,
-            description=description,
-            config=(tyro.conf.AvoidSubcommands,),
-            **more,
-        ),
-    )
-
-
-def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
-    """Run a parser; turn its boxed error message into one line."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            return parse()
-    except argparse.ArgumentError as error:
-        raise Mistake(str(error)) from None
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise Mistake(f"{parser_message(output.getvalue())} - see {prog} --help") from None
-
-
-def parser_message(message: str) -> str:
-    """Extract from tyro's error message what is wrong, and the options it suggests.
-
-    The message has sections between rules: in a box, or on terminals that cannot draw one, as plain
-    lines under a title.
-    """
-    boxed = "╭" in message
-    sections: list[list[str]] = [[]]
-    for line in message.splitlines():
-        text = line.strip("│ ")
-        if text and not line.startswith(("╭", "╰")):
-            if set(text) <= {"─", "-"}:
-                sections.append([])
-            else:
-                sections[-1].append(text)
-    first = 0 if boxed or len(sections) == 1 else 1
-    problem = " ".join(sections[first])
-    hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
-    similar = [hint for hint in hints if hint.startswith("--")]
-    if similar and "Unrecognized" in problem:
-        problem += f" - perhaps {' or '.join(similar[:2])}"
-    return problem
 
 
 def check_run(name: str) -> None:

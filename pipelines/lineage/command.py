@@ -9,7 +9,8 @@ from rich.table import Table
 
 from pipelines.cli.console import console_for_tables
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, peek, program_name, read_command
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.parser import peek
 from pipelines.lineage.attempts import is_attempt
 from pipelines.lineage.status import StoredAttempt, Verdict, attempts_under, what_would_run
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, peek, program_name, read_command
+from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.parser import peek
 from pipelines.cli.place import CONFIG
 from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitting_place
 from pipelines.planning.hardware import NodeKind, default_kind, find_node_kind

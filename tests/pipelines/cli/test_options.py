@@ -1,10 +1,12 @@
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipelines.campaigns.campaign import CampaignOptions
-from pipelines.cli.options import Command, parser_message, read_command
+from pipelines.cli.options import Command, read_command
+from pipelines.cli.parser import parse, parser_message
 
 
 def read(*argv: str, stage: str | None = "pretrain") -> Command:
@@ -94,6 +96,31 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--stage.optim.peak-lr FLOAT" in text
     assert "ZeRO level: 0 replicates everything" in text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+    """Share of the images that are left
+    out, `none` of them by
+    default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_where_a_docstring_is_wrapped_does_not_show_in_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(Outer, ["--help"], prog="x", description="")
+    lines = capsys.readouterr().out.splitlines()
+    assert any("images that are left out, `none` of them" in line for line in lines), lines
+    assert parse(Outer, ["--inner.rate", "1"], prog="x", description="") == Outer(
+        inner=Inner(rate=1)
+    )
 
 
 def test_a_message_without_a_box_says_the_same() -> None:

@@ -1,0 +1,115 @@
+"""What tyro and argparse do for a script: typed options, --help, one line for a mistake."""
+
+import argparse
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+from pipelines.recipes.errors import Mistake
+
+T = TypeVar("T")
+
+
+def peek(argv: list[str], prog: str, **names: Any) -> argparse.Namespace:
+    """Read only the named arguments: those that decide the defaults of the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in names.items():
+        parser.add_argument(f"--{name}", default=default)
+    return parse_quietly(prog, lambda: parser.parse_known_args(argv)[0])
+
+
+def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: Any = None) -> Any:
+    """Parse arguments into a dataclass with tyro.
+
+    Raises:
+        Mistake: one line for whatever is wrong with the arguments.
+        SystemExit: after --help.
+    """
+    more = {} if default is None else {"default": default}
+    return parse_quietly(
+        prog,
+        lambda: tyro.cli(
+            shape,
+            args=argv,
+            prog=prog,
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+            registry=_unwrapping(),
+            **more,
+        ),
+    )
+
+
+def _unwrapping() -> ConstructorRegistry:
+    """Return rules by which the docstring of a field is one line of --help, however it is wrapped.
+
+    Tyro 1.0 keeps a line break before a word that is indented.
+    """
+    registry, asking = ConstructorRegistry(), False
+
+    @registry.struct_rule
+    def unwrapped(info: StructTypeInfo) -> StructConstructorSpec | None:  # pyright: ignore[reportUnusedFunction]  # registered
+        nonlocal asking
+        if asking or not is_dataclass(info.type):
+            return None
+        asking = True  # for tyro's own rule
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            asking = False
+        assert isinstance(spec, StructConstructorSpec)
+        return replace(
+            spec,
+            fields=tuple(replace(f, helptext=partial(_one_line, f.helptext)) for f in spec.fields),
+        )
+
+    return registry
+
+
+def _one_line(text: str | Callable[[], str | None] | None) -> str | None:
+    text = text() if callable(text) else text
+    return None if text is None else " ".join(text.split())
+
+
+def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
+    """Run a parser; turn its boxed error message into one line."""
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            return parse()
+    except argparse.ArgumentError as error:
+        raise Mistake(str(error)) from None
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise Mistake(f"{parser_message(output.getvalue())} - see {prog} --help") from None
+
+
+def parser_message(message: str) -> str:
+    """Extract from tyro's error message what is wrong, and the options it suggests.
+
+    The message has sections between rules: in a box, or on terminals that cannot draw one, as plain
+    lines under a title.
+    """
+    boxed = "╭" in message
+    sections: list[list[str]] = [[]]
+    for line in message.splitlines():
+        text = line.strip("│ ")
+        if text and not line.startswith(("╭", "╰")):
+            if set(text) <= {"─", "-"}:
+                sections.append([])
+            else:
+                sections[-1].append(text)
+    first = 0 if boxed or len(sections) == 1 else 1
+    problem = " ".join(sections[first])
+    hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
+    similar = [hint for hint in hints if hint.startswith("--")]
+    if similar and "Unrecognized" in problem:
+        problem += f" - perhaps {' or '.join(similar[:2])}"
+    return problem
