@@ -11,23 +11,23 @@ from cluster.settings import Place, Workers
 def worker_counts(workers: Workers, *, global_batch: int, even: bool = False) -> tuple[int, ...]:
     """The numbers of workers that may train, ascending: each shares the batch equally.
 
-    `ElasticTrainer` leaves out the others: the batch never changes.
+    `ElasticTrainer` skips all other numbers, so the global batch never changes.
 
     Args:
         workers: the range.
         global_batch: images of an optimizer step.
-        even: each worker's share must be even, too: mixup and cutmix pair its samples.
+        even: require an even number of images per worker, because mixup and cutmix pair them.
 
     Raises:
-        BadPlace: no number in the range shares it so.
+        BadPlace: the global batch cannot be divided equally by any number in the range.
     """
     found = range(workers.min, workers.max + 1)
     counts = tuple(n for n in found if global_batch % (2 * n if even else n) == 0)
     if not counts:
-        pairs = " in pairs, which mixup and cutmix need," if even else ""
+        shares = "even shares, which mixup and cutmix need" if even else "equal shares"
         raise BadPlace(
-            f"global batch {global_batch} is shared equally{pairs} by none of {workers.min} to"
-            f" {workers.max} workers - change workers.min, workers.max or the recipe's global_batch"
+            f"no number of workers from {workers.min} to {workers.max} divides the global batch of"
+            f" {global_batch} into {shares} - change workers.min, workers.max or global_batch"
         )
     return counts
 

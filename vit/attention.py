@@ -36,13 +36,16 @@ def attention_weights(attention: Attention, tokens: Tensor) -> Tensor:
 def attention_maps(model: ViT, images: Tensor) -> Iterator[Tensor]:
     """The attention of each block in turn: images [B, C, H, W] -> [B, heads, T, T], depth times.
 
-    Raises ValueError for a model in training mode, and for images of another size than its own.
+    Raises ValueError if the model is in training mode, or the images do not have its size.
     """
     if model.training:
-        raise ValueError("attention of a model in training mode is random: call model.eval() first")
+        raise ValueError(
+            "the model is in training mode, where dropout changes its attention at random - call"
+            " model.eval() first"
+        )
     if images.shape[-2:] != model.config.image_hw:
         found, wanted = tuple(images.shape[-2:]), model.config.image_hw
-        raise ValueError(f"images are {found} pixels, the model wants {wanted}")
+        raise ValueError(f"images have {found} pixels, but the model takes {wanted}")
     tokens = model.add_tokens(model.patch_embed(images))
     for block in model.blocks:
         assert isinstance(block, Block)

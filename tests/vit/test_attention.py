@@ -79,7 +79,7 @@ def test_attention_of_a_model_in_training_or_of_other_images_is_refused():
     model = sharp_model()
     with pytest.raises(ValueError, match=r"call model.eval"):
         next(attention_maps(model.train(), images()))
-    with pytest.raises(ValueError, match=r"images are \(32, 24\) pixels, the model wants"):
+    with pytest.raises(ValueError, match=r"images have \(32, 24\) pixels"):
         next(attention_maps(model.eval(), images().transpose(2, 3)))
 
 

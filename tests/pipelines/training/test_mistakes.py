@@ -39,11 +39,11 @@ def no_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--stage.model.image-size", "18"], "image_size 18 is not a multiple of patch_size 4"),
         (
             ["--place.workers.min", "3", "--place.workers.max", "3"],
-            "global batch 64 is shared equally by none of 3 to 3 workers",
+            "no number of workers from 3 to 3 divides the global batch of 64",
         ),
         (
             ["--stage.augment.mixup", "0.2", "--stage.global-batch", "6"],
-            "global batch 6 is shared equally in pairs, which mixup and cutmix need, by none of 2",
+            "from 2 to 2 divides the global batch of 6 into even shares, which mixup and cutmix need",
         ),
         (["--stage.model.num-classes", "10"], "model.num_classes is 10, but the selected data of"),
         (
