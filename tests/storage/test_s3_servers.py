@@ -182,7 +182,7 @@ def test_a_whole_object_is_of_one_version(s3: S3Server, proxy: FaultyProxy, tmp_
 def test_parts_of_a_download_are_of_one_version(
     s3: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.s3._PART_BYTES", 1 << 10)
+    monkeypatch.setattr("storage.s3_reads.PART_BYTES", 1 << 10)
     store = store_at(s3, tmp_path)
     store.parallel_reads = 1
     store.write("x", b"a" * 4096)
