@@ -17,14 +17,17 @@ from storage.errors import CorruptWeights
 from vit import Config, config_from_dict
 
 WEIGHTS, AVERAGE = "weights.safetensors", "weights_ema.safetensors"
-_LENIENT = ConfigDict(extra="ignore")  # later versions may add fields
+
+
+class _Value:
+    """A value of manifest.json, to which later versions may add fields."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class File(_Value):
     """Size and checksum of a file of the attempt."""
-
-    __pydantic_config__ = _LENIENT
 
     name: str = ""
     """Name that it is stored under; empty where that is its own name."""
@@ -37,10 +40,8 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parent:
+class Parent(_Value):
     """The attempt that a stage started from."""
-
-    __pydantic_config__ = _LENIENT
 
     stage: str
     fingerprint: str
@@ -50,10 +51,8 @@ class Parent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(_Value):
     """The public checkpoint, or the stage of another place, that a stage started from."""
-
-    __pydantic_config__ = _LENIENT
 
     uri: str
     """Where it lay at that time."""
@@ -62,20 +61,16 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetName:
+class DatasetName(_Value):
     """The dataset that was trained on or evaluated on."""
-
-    __pydantic_config__ = _LENIENT
 
     name: str = ""
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredWeights:
+class MeasuredWeights(_Value):
     """The weights that an evaluation measured."""
-
-    __pydantic_config__ = _LENIENT
 
     uri: str
     average: str
@@ -84,10 +79,8 @@ class MeasuredWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(_Value):
     """Lineage, step, metrics and files of an attempt."""
-
-    __pydantic_config__ = _LENIENT
 
     format_version: int = 1
     recipe: str = ""

@@ -30,6 +30,8 @@ def test_a_manifest_survives_json() -> None:
     values = json.loads(json.dumps(MANIFEST.to_json()))
     assert manifest_from_json(values, "runs/a") == MANIFEST
     assert manifest_from_json(values | {"of_a_later_version": 1}, "runs/a") == MANIFEST
+    parent = values["parent"] | {"of_a_later_version": 1}
+    assert manifest_from_json(values | {"parent": parent}, "runs/a") == MANIFEST
     assert MANIFEST.config() == FINETUNE.model
     assert MANIFEST.data() == FINETUNE.data
 

@@ -43,7 +43,7 @@ def no_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--stage.augment.mixup", "0.2", "--stage.global-batch", "6"],
-            "from 2 to 2 divides the global batch of 6 into even shares, which mixup and cutmix need",
+            "from 2 to 2 divides the global batch of 6 into even shares, which mixup",
         ),
         (["--stage.model.num-classes", "10"], "model.num_classes is 10, but the selected data of"),
         (
