@@ -133,12 +133,8 @@ class Manifest(_Value):
     def to_json(self) -> dict[str, Any]:
         """Return the values of manifest.json, without fields that do not apply."""
         values = asdict(self)
-        optional = {
-            "model": self.model,
-            "init": self.init,
-            "weights": self.weights,
-            "files": {k: file.entry() for k, file in self.files.items()} or None,
-        }
+        values["files"] = {name: file.entry() for name, file in self.files.items()}
+        optional = {"model": self.model, "init": self.init, "weights": self.weights}
         return {k: v for k, v in values.items() if optional.get(k, v) is not None or k == "parent"}
 
 
