@@ -28,7 +28,7 @@ demo: $(READY)
 	pipelines/pipeline.py --recipe digits
 
 test: $(READY)
-	pytest -m 'not slow'
+	pytest -m 'not slow' -n 2 --dist loadgroup
 
 test-slow: $(READY)
 	pytest -m slow

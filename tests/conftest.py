@@ -8,6 +8,23 @@ import pytest
 from cluster.local.s3 import S3Server, running_s3
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a Ray run one after another, first, in one process; the others beside them.
+
+    `make test` runs two processes. Each file of tests without a Ray stays in one of them, so that
+    what its tests share is made once.
+    """
+    for item in items:
+        group = "ray" if _has_ray(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not _has_ray(item))
+
+
+def _has_ray(item: pytest.Item) -> bool:
+    uses = "ray_session" in getattr(item, "fixturenames", ())
+    return uses or item.get_closest_marker("own_ray") is not None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home of the session's own: Ray writes a token there, which locks out a running cluster."""

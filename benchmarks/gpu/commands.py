@@ -1,0 +1,117 @@
+"""The project's own commands as a GPU owner types them, and the stream that feeds a card."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from benchmarks.gpu.bench import Bench
+
+ROOT = Path(__file__).parents[2]
+ONE = ("--place.workers.min", "1", "--place.workers.max", "1")
+SHORT = (
+    *("--stage.steps", "8", "--stage.optim.warmup-steps", "0"),
+    *("--stage.optim.cooldown-steps", "0", "--stage.eval-every-steps", "0"),
+)
+
+
+def stage(bench: Bench) -> None:
+    """Train on the CPU beside a GPU, on the GPU in both precisions, evaluate; kill and go on."""
+    packed = _command(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
+    bench.report.check("stage data", packed == 0, f"pack.py digits exits {packed}")
+    cases = [("cpu", ("--place.workers.gpus", "0"))]
+    if bench.gpu:
+        gpu = ("--place.workers.gpus", "1")
+        cases += [(p, (*gpu, "--stage.precision", p)) for p in ("float32", "bfloat16")]
+    for name, options in cases:
+        code = _command(bench, "pretrain.py", "--run", name, *_place(bench), *ONE, *options, *SHORT)
+        bench.report.check(f"stage {name}", code == 0, f"pretrain.py exits {code}")
+    code = _command(bench, "evaluate.py", "--run", "cpu", "--only", "pretrain", *_place(bench))
+    bench.report.check("stage evaluate", code == 0, f"evaluate.py exits {code}")
+    _killed(bench)
+
+
+def _killed(bench: Bench) -> None:
+    """SIGKILL of the worker in the middle; the same command goes on from its last save."""
+    device = ("--place.workers.gpus", str(int(bench.gpu)))
+    arguments = ("pretrain.py", "--run", "killed", *_place(bench), *ONE, *device)
+    arguments += ("--stage.steps", "200" if bench.tiny else "4000")
+    arguments += ("--place.save-every-steps", "20")
+    job = subprocess.Popen(_words(*arguments), env=_env(bench), stderr=subprocess.PIPE, text=True)
+    states = bench.folder / "runs/killed/pretrain"
+    if not _wait(lambda: any(states.glob("*/resume/*/manifest.json")), 180):
+        job.kill()
+        bench.report.check("stage killed", False, "no resume state within 180 s")
+        return
+    worker = next(
+        (p for p in psutil.Process(job.pid).children(recursive=True) if "TrainWorker" in p.name()),
+        None,
+    )
+    if worker is not None:
+        worker.send_signal(signal.SIGKILL)
+    _, said = job.communicate(timeout=600)
+    resumed = [line for line in said.splitlines() if "resumed after step" in line]
+    bench.report.check(
+        "stage killed",
+        worker is not None and job.returncode == 0 and bool(resumed),
+        resumed[-1] if resumed else f"exits {job.returncode}, no resume: {said[-200:]}",
+    )
+
+
+def stream(bench: Bench) -> None:
+    """Images per second of the decoder, and what training fed by it reaches of images in memory."""
+    if bench.tiny:
+        bench.report.figure("stream", "not run with --tiny: it needs photographs")
+        return
+    device = ("--device", bench.device.type, "--dtype", "bfloat16")
+    cpus = str(max(1, (os.cpu_count() or 2) - 2))
+    for words in (
+        ("ingest", "--only", "stream", "limit", "--cpus", cpus, "--batch", "256"),
+        ("goodput", *device, "--model", "vit_b16", "--batch", "256", "--cpus", cpus),
+        ("goodput", *device, "--model", "vit_s16", "--batch", "256", "--cpus", cpus),
+    ):
+        command = [sys.executable, "-m", f"benchmarks.{words[0]}", *words[1:]]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        lines = done.stdout.strip().splitlines()
+        name = f"stream {' '.join(words)}"
+        bench.report.check(name, done.returncode == 0, lines[-1] if lines else done.stderr[-300:])
+
+
+def _place(bench: Bench) -> tuple[str, ...]:
+    folder = bench.folder
+    return (
+        *("--place.data-root", f"{folder}/data", "--place.storage-root", f"{folder}/runs"),
+        *("--place.mlflow-uri", f"sqlite:///{folder}/mlflow.db"),
+    )
+
+
+def _words(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-P", str(ROOT / "pipelines" / script), *arguments]
+
+
+def _command(bench: Bench, script: str, *arguments: str) -> int:
+    """Run a script; show what it said if it failed."""
+    done = subprocess.run(
+        _words(script, *arguments), env=_env(bench), capture_output=True, text=True, timeout=600
+    )
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+    return done.returncode
+
+
+def _env(bench: Bench) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(bench.folder)}
+
+
+def _wait(ready: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if ready():
+            return True
+        time.sleep(0.5)
+    return False

@@ -1,0 +1,226 @@
+"""How fast and how large: the card's limits, training steps, saves, memory against the plan."""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.cuda import nccl
+
+import vit
+from benchmarks.gpu.bench import BATCHES, TIMM, Bench
+from cluster import resume_state
+from cluster.settings import ZeroLevel
+from pipelines.worker.saver import Saver
+from pipelines.worker.utilisation import device_name, peak_flops
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+GIB = 2**30
+
+
+def env(bench: Bench) -> None:
+    """Versions; on a GPU its memory, matrix products and copies, which bound all that follows."""
+    fig = bench.report.figure
+    name = device_name(bench.device)
+    versions = f"python {sys.version.split()[0]}, torch {torch.__version__}"
+    fig("versions", f"{versions}, CUDA {torch.version.cuda}")
+    if not bench.gpu:
+        fig("device", name)
+        return
+    total = torch.cuda.get_device_properties(bench.device).total_memory
+    version = ".".join(map(str, nccl.version()))
+    fig("device", f"{name}, {total / GIB:.2f} GiB, NCCL {version}")
+    peak = peak_flops(name, "bfloat16")
+    bench.report.check("peak known", peak is not None, f"{(peak or 0) / 1e12:.0f} TFLOP/s bfloat16")
+    square = torch.randn(8192, 8192, device=bench.device, dtype=torch.bfloat16)
+    seconds = bench.seconds(lambda: square @ square, steps=20)
+    fig("matrix product, bfloat16", f"{2 * 8192**3 / seconds / 1e12:.0f} TFLOP/s")
+    host = torch.empty(256 * 224 * 224 * 3, dtype=torch.uint8)
+    for kind, source in (("pageable", host), ("pinned", host.pin_memory())):
+        copy = _copier(source, bench.device)
+        seconds = bench.seconds(copy, steps=5)
+        rate = len(host) / seconds / 1e9
+        fig(f"host to device, {kind}", f"{rate:.1f} GB/s, 256 images in {seconds * 1e3:.2f} ms")
+    held = torch.empty(2**28, device=bench.device)  # 1 GiB
+    pinned = torch.empty(2**28, pin_memory=True)
+    seconds = bench.seconds(lambda: held.to("cpu", copy=True), steps=1, warm=1)
+    fig("device to host, pageable", f"{held.nbytes / seconds / 1e9:.1f} GB/s")
+    seconds = bench.seconds(lambda: pinned.copy_(held, non_blocking=True), steps=3)
+    fig("device to host, pinned", f"{held.nbytes / seconds / 1e9:.1f} GB/s")
+
+
+def _copier(source: torch.Tensor, device: torch.device) -> Callable[[], object]:
+    return lambda: source.to(device, non_blocking=True)
+
+
+def mfu(bench: Bench) -> None:
+    """Training steps of each size: timm's model, ours in a plain loop, ours in DeepSpeed's engine.
+
+    MFU is of the data sheet's peak without sparsity.
+    """
+    for size in bench.sizes:
+        for batch in (4,) if bench.tiny else BATCHES[size]:
+            _mfu_of(bench, size, batch)
+
+
+def _mfu_of(bench: Bench, size: str, batch: int) -> None:
+    config = bench.config(size)
+    flops = vit.build_model(config, device="meta").cost().training_flops
+    peak = peak_flops(device_name(bench.device), "bfloat16")
+    pixels, labels = bench.images(config, batch)
+    there = pixels.to(bench.device), labels.to(bench.device)
+
+    def show(name: str, work: Callable[[], object]) -> float:
+        bench.clear()
+        try:
+            seconds = bench.seconds(work, steps=bench.steps)
+        except torch.OutOfMemoryError:
+            bench.report.figure(f"mfu {size} b{batch} {name}", "out of memory")
+            return 0.0
+        share = f", MFU {batch * flops / seconds / peak:.1%}" if peak else ""
+        held = f", {torch.cuda.max_memory_allocated() / GIB:.1f} GiB" if bench.gpu else ""
+        rate = f"{seconds * 1e3:.1f} ms, {batch / seconds:.0f} img/s"
+        bench.report.figure(f"mfu {size} b{batch} {name}", f"{rate}{share}{held}")
+        return batch / seconds
+
+    peer = _timm_rows(bench, size, config, there, show)
+    model = vit.build_model(config).to(bench.device, torch.bfloat16)
+    plain = show("plain loop, bfloat16", _plain(bench, model, there, autocast=False))
+    if peer:
+        compiled = _plain(bench, model, there, autocast=False, compiled=True)
+        best = show("plain loop, bfloat16, compiled", compiled)
+        text = f"{best / peer:.2f} of timm compiled"
+        bench.report.check(f"mfu {size} b{batch} against timm", best >= 0.95 * peer, text)
+    for level in (1, 2, 3):
+        held = _engine_rows(bench, level, config, batch, (pixels, labels), there, show)
+        if level == 1 and bench.gpu and plain:
+            text = f"{held / plain:.2f} of the plain loop"
+            bench.report.check(f"mfu {size} b{batch} engine", held >= 0.95 * plain, text)
+
+
+def _timm_rows(
+    bench: Bench,
+    size: str,
+    config: vit.ViTConfig,
+    there: tuple[torch.Tensor, torch.Tensor],
+    show: Callable[[str, Callable[[], object]], float],
+) -> float:
+    """Images per second of timm's model, compiled; 0 if it is not installed or not measured."""
+    if bench.tiny:
+        return 0.0
+    try:
+        import timm
+    except ImportError:
+        bench.report.figure(f"mfu {size} timm", "not run: timm is not installed")
+        return 0.0
+    model = timm.create_model(TIMM[size], act_layer="gelu_tanh", num_classes=config.num_classes)
+    model.to(bench.device)
+    show("timm, autocast", _plain(bench, model, there, autocast=True))
+    compiled = _plain(bench, model, there, autocast=True, compiled=True)
+    return show("timm, autocast, compiled", compiled)
+
+
+def _plain(
+    bench: Bench,
+    model: nn.Module,
+    there: tuple[torch.Tensor, torch.Tensor],
+    *,
+    autocast: bool,
+    compiled: bool = False,
+) -> Callable[[], object]:
+    """A step of a loop without DeepSpeed."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=bench.gpu)
+    pixels, labels = there
+    if compiled:
+        model.compile()
+
+    def work() -> None:
+        images = vit.normalize(pixels)
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=autocast):
+            logits = model(images if autocast else images.to(torch.bfloat16))
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return work
+
+
+def _engine_rows(
+    bench: Bench,
+    level: ZeroLevel,
+    config: vit.ViTConfig,
+    batch: int,
+    host: tuple[torch.Tensor, torch.Tensor],
+    there: tuple[torch.Tensor, torch.Tensor],
+    show: Callable[[str, Callable[[], object]], float],
+) -> float:
+    """With images from host memory, and with images that lie on the device already."""
+    engine = bench.engine(vit.build_model(config), level, "bfloat16", micro=batch)
+    fed = show(f"level {level}, host copies", _stepper(bench, engine, host))
+    held = show(f"level {level}, images on the device", _stepper(bench, engine, there))
+    engine.destroy()
+    if bench.gpu and held:
+        name = f"mfu width {config.width} b{batch} level {level}, what copies cost"
+        bench.report.check(name, fed >= 0.98 * held, f"{fed / held:.3f} of images on the device")
+    return held
+
+
+def _stepper(
+    bench: Bench, engine: "DeepSpeedEngine", batch: tuple[torch.Tensor, torch.Tensor]
+) -> Callable[[], object]:
+    return lambda: bench.train(engine, *batch, "bfloat16")
+
+
+def save(bench: Bench) -> None:
+    """How long a save of the resume state stops the steps, and how slow they are beside it."""
+    for size in bench.sizes:
+        config, batch = bench.config(size), 4 if bench.tiny else 32
+        engine = bench.engine(vit.build_model(config), 1, "bfloat16", micro=batch)
+        step = _stepper(bench, engine, bench.images(config, batch))
+        alone = bench.seconds(step, steps=5)
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            saver = Saver(folder, rank=0, world_size=1, token="token", keep=1)
+            stalls, whole = [], []
+            for number in range(1, 4):
+                bench.wait()
+                began = time.perf_counter()
+                saver.save(number, resume_state.own_pieces(engine))
+                stalls.append(time.perf_counter() - began)
+                saver.finish()
+                whole.append(time.perf_counter() - began)
+            written = saver.failure is None
+            bench.report.check(f"save {size} written", written, saver.failure or "3 states")
+        stall = statistics.median(stalls)
+        bench.report.figure(
+            f"save {size}",
+            f"stops the steps for {stall:.2f} s, {stall / alone:.1f} steps; committed after"
+            f" {statistics.median(whole):.1f} s",
+        )
+        engine.destroy()
+        bench.clear()
+
+
+def memory(bench: Bench) -> None:
+    """The plan's memory of a worker against what its process allocated (benchmarks/memory.py)."""
+    from benchmarks.memory import measured, predicted
+
+    cases = (("ti", 8),) if bench.tiny else (("b", 64), ("b", 256), ("l", 64), ("h", 32))
+    levels: tuple[ZeroLevel, ...] = (1,) if bench.tiny else (1, 2, 3)
+    for size, batch in cases:
+        for level in levels:
+            wanted = predicted(size, level, batch, workers=1, element_bytes=2, gpu=bench.gpu)
+            found = measured(size, level, batch, 1, bench.device.type, "bfloat16")
+            text = f"planned {wanted / GIB:.2f}, measured {found / GIB:.2f} GiB"
+            name = f"memory {size} b{batch} level {level}"
+            if bench.gpu:
+                good = 0.9 < wanted / found < 1.1
+                bench.report.check(name, good, f"{text}, {wanted / found:.2f}")
+            else:  # a CPU's allocator keeps more than it was asked for
+                bench.report.figure(name, text)

@@ -1,0 +1,32 @@
+"""The GPU kit runs where no GPU is, with models of two narrow blocks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PARTS = ("env", "parity", "start", "curves", "resume", "mfu", "save")
+
+
+def kit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--device", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_every_check_passes_on_a_cpu(tmp_path: Path) -> None:
+    """Also the checks of the numerics: parity, start weights, curves and a resume in bfloat16."""
+    done = kit(*PARTS, "--tiny", "--json", str(tmp_path / "lines.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = json.loads((tmp_path / "lines.json").read_text())
+    kinds = {name: line["kind"] for name, line in lines.items()}
+    assert {name.split()[0] for name in kinds} >= {*PARTS[1:], "curve"} - {"curves"}
+    passed = [name for name, kind in kinds.items() if kind == "ok"]
+    assert {"start bfloat16 level 3", "resume level 1 deterministic", "parity b timm"} <= {*passed}
+    assert lines["resume level 1 deterministic"]["text"].startswith("resumed 0.0e+00")
+    assert f"{len(passed)} passed, 0 failed" in done.stdout
+
+
+def test_an_unknown_part_is_named() -> None:
+    done = kit("speed")
+    assert done.returncode == 2
+    assert "no part speed: there are env, parity" in done.stderr
