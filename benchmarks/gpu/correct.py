@@ -12,6 +12,7 @@ from cluster import resume_state
 from cluster.precision import Precision, set_arithmetic
 from cluster.settings import ZeroLevel
 from storage.pieces import commit_parts, open_pieces, write_part
+from tests.vit.support.peers import import_timm
 
 
 def parity(bench: Bench) -> None:
@@ -67,7 +68,7 @@ def _both(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 def _against_timm(bench: Bench, size: str, model: nn.Module, images: Tensor) -> None:
     try:
-        import timm
+        timm = import_timm()
     except ImportError:
         bench.report.figure(f"parity {size} timm", "not run: timm is not installed")
         return

@@ -17,6 +17,7 @@ from cluster import resume_state
 from cluster.settings import ZeroLevel
 from pipelines.worker.saver import Saver
 from pipelines.worker.utilisation import device_name, peak_flops
+from tests.vit.support.peers import import_timm
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -115,7 +116,7 @@ def _timm_rows(
     if bench.tiny:
         return 0.0
     try:
-        import timm
+        timm = import_timm()
     except ImportError:
         bench.report.figure(f"mfu {size} timm", "not run: timm is not installed")
         return 0.0
