@@ -107,7 +107,7 @@ def campaign(command: Command, client: Any, name: str) -> Iterator[Tracker]:
     """Open the MLflow run of the study or suite; this also creates the parent run of the stages."""
     tracker = open_tracker(
         client,
-        experiment=command.options.recipe,
+        experiment=command.recipe.name,
         run=command.options.run,
         stage=name,
         attempt=join(command.place.storage_root, command.options.run, name),

@@ -29,10 +29,10 @@ def check_mlflow(command: Command) -> Finding:
         if not path.exists():
             return ok(name, f"{path} will be created by the first run")
     try:
-        client = open_client(uri, experiment=command.options.recipe)
+        client = open_client(uri, experiment=command.recipe.name)
     except TrackingUnavailable as error:
         return fail(name, str(error))
-    recipe = command.options.recipe
+    recipe = command.recipe.name
     experiment = client.get_experiment_by_name(recipe)
     if experiment is None:
         return ok(name, f"{uri} answers; experiment {recipe!r} will be created by the first run")

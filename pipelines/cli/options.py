@@ -6,17 +6,19 @@ Arguments are read twice: first `--recipe` and `--config`, which decide the defa
 import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, overload
+from typing import Annotated, Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 import tyro
 import yaml
 
 from cluster.settings import Place
-from pipelines.cli.parser import parse, peek
+from pipelines.cli.parser import parse, parse_quietly, peek
 from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.cli.redaction import redact
+from pipelines.cli.short import Short
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
+from pipelines.recipes.general import GENERAL
 from pipelines.recipes.stage import Recipe, Stage, plain
 
 Own = TypeVar("Own")
@@ -43,6 +45,20 @@ class Options:
         check_run(self.run)
 
 
+class Adoption(Protocol):
+    """What short options mean, for scripts that train one stage (`pipelines.lineage.adoption`)."""
+
+    def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
+        """Return the stage that the long options change, and lines for the user."""
+        ...
+
+    def after(
+        self, before: Stage, stage: Stage, short: Short, place: Place, given: set[str]
+    ) -> Stage:
+        """Return the stage with what follows from all options; those `given` are kept."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """No options of its own, for scripts that need none."""
@@ -61,6 +77,8 @@ class Command(Generic[Own]):
     """Deployment settings, with absolute roots."""
     own: Own
     """The script's own options."""
+    notes: tuple[str, ...] = ()
+    """What was inferred from a checkpoint, for the user."""
 
     def as_yaml(self) -> str:
         """Return the resolved configuration, for --print-config."""
@@ -75,7 +93,12 @@ class Command(Generic[Own]):
 
 @overload
 def read_command(
-    argv: list[str], *, prog: str, description: str, stage_name: str | None = None
+    argv: list[str],
+    *,
+    prog: str,
+    description: str,
+    stage_name: str | None = None,
+    adoption: Adoption | None = None,
 ) -> Command[NoOptions]: ...
 
 
@@ -92,6 +115,7 @@ def read_command(
     description: str,
     own: Any = NoOptions(),  # frozen and empty
     stage_name: str | None = None,
+    adoption: Adoption | None = None,
 ) -> Command[Any]:
     """Parse the arguments of a script that works on a recipe.
 
@@ -103,19 +127,30 @@ def read_command(
         stage_name: the one stage it works on, overridden by `--stage.FIELD`; None for all stages of
             the recipe, each overridden by `--NAME.FIELD`. Deployment settings are overridden by
             `--place.FIELD`.
+        adoption: gives the script the short options (`Short`) for its one stage.
 
     Raises:
         Mistake: one line for whatever is wrong with the arguments.
-        SystemExit: after --help and --print-config.
+        SystemExit: after --help, --help-all and --print-config.
     """
+    bases = (Options, *([Short] if adoption else []), type(own))
+    brief = bool({"-h", "--help"} & set(argv))
+    argv = ["--help" if word == "--help-all" else word for word in argv]
     first = peek(argv, prog, config=CONFIG, recipe=None)
     place = place_of(Path(first.config))
-    recipe = find_recipe(first.recipe or place.recipe)
+    short = _short(argv, prog) if adoption else Short()
+    general = short.init is not None and stage_name == GENERAL.stages[0].name
+    recipe = find_recipe(first.recipe or (GENERAL.name if general else place.recipe))
     stages = (
         {stage.name: stage for stage in recipe.stages}
         if stage_name is None
         else {"stage": recipe.stage(stage_name)}
     )
+    if brief:
+        _help(bases, own, recipe.name, prog=prog, description=description)
+    before, notes = stages.get("stage"), ()
+    if adoption and before and "--help" not in argv:
+        stages["stage"], notes = adoption.before(before, short, argv)
     members = [
         (
             name,
@@ -130,17 +165,24 @@ def read_command(
     shape = make_dataclass(
         "Arguments",
         [*members, ("place", Annotated[Place, tyro.conf.arg(help=place_help)])],
-        bases=(Options, type(own)),
+        bases=bases,
         frozen=True,
         kw_only=True,
     )
     defaults = {field.name: getattr(own, field.name) for field in fields(own)}
-    default = shape(recipe=recipe.name, run=recipe.name, place=place, **stages, **defaults)
+    run = short.data if recipe == GENERAL and short.data else recipe.name
+    default = shape(recipe=recipe.name, run=run, place=place, **stages, **defaults)
     parsed: Any = parse(shape, argv, prog=prog, description=description, default=default)
     chosen = {name: getattr(parsed, name) for name in stages}
     for name, stage in chosen.items():
         if stage.name != stages[name].name:
             raise Mistake(f"--{name}.name cannot be changed: stages are looked up by name")
+    place = resolve_place(parsed.place, cwd=Path.cwd())
+    if adoption and before:
+        given = {
+            word.partition("=")[0][8:].replace("_", "-") for word in argv if word[:8] == "--stage."
+        }
+        chosen["stage"] = adoption.after(before, chosen["stage"], short, place, given)
     known = {stage.name: stage for stage in chosen.values()}
     command = Command(
         options=parsed,
@@ -148,11 +190,31 @@ def read_command(
         stages=tuple(chosen.values()),
         place=parsed.place,
         own=replace(own, **{name: getattr(parsed, name) for name in defaults}),
+        notes=notes,
     )
     if command.options.print_config:
         print(command.as_yaml(), end="")
         sys.exit(0)
-    return replace(command, place=resolve_place(command.place, cwd=Path.cwd()))
+    return replace(command, place=place)
+
+
+def _help(
+    bases: tuple[type, ...], own: object, recipe: str, *, prog: str, description: str
+) -> NoReturn:
+    """Print the options that fit on one screen, and exit."""
+    shape = make_dataclass("Arguments", [], bases=bases, frozen=True, kw_only=True)
+    default = shape(recipe=recipe, run=recipe, **vars(own))
+    more = "All options of model, data, optimizer and deployment: --help-all."
+    parse(shape, ["--help"], prog=prog, description=f"{description}\n\n{more}", default=default)
+    raise AssertionError("--help exits")
+
+
+def _short(argv: list[str], prog: str) -> Short:
+    """Read only the short options; the others are not known yet."""
+    words = [word for word in argv if word != "--help"]
+    return parse_quietly(
+        prog, lambda: tyro.cli(Short, args=words, prog=prog, return_unknown_args=True)[0]
+    )
 
 
 def read_options(

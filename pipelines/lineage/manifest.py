@@ -57,6 +57,9 @@ class Checkpoint(_Value):
     uri: str
     """Where it lay at that time."""
     sha256: str
+    inferred_from: Mapping[str, str] = field(default_factory=dict)
+    """What each field of its model's config is known from, as `vit.infer_config` says; empty where
+    it leaves one open."""
     """Of its content, which is part of the stage's fingerprint in place of where it lay."""
 
 

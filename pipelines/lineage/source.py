@@ -2,25 +2,37 @@
 
     <storage_root>/<run>/<stage>/<attempt>    what a stage committed, with its manifest
     FILE or FOLDER, local or s3://            a public checkpoint, for `vit.import_checkpoint`
+    hf://ORG/NAME, timm://NAME                the same, of the Hugging Face Hub (`lineage.hub`)
 
 A stage begins with one, an evaluation, the pictures and the studies measure one.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from torch import Tensor
 
+from pipelines.lineage import hub
 from pipelines.lineage.manifest import WEIGHTS, Manifest, read_manifest
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.objects import open_store
 from storage.uri import join
-from vit import BiT, ViT, adapt_state_dict, build_model, checkpoint_digest, import_checkpoint
+from vit import (
+    BiT,
+    InferredConfig,
+    ViT,
+    adapt_state_dict,
+    build_model,
+    checkpoint_digest,
+    import_checkpoint,
+    infer_config,
+)
 from vit.importers.files import INDEXES, SUFFIXES
 from vit.importers.settings import FILES as NEIGHBOURS
 
@@ -36,7 +48,8 @@ class Source:
     """
 
     uri: str
-    """The stage's attempt, or the checkpoint's file or folder: an absolute path or s3://."""
+    """The stage's attempt, or the checkpoint's file or folder: an absolute path, s3://, or the
+    commit of a repository, hf://ORG/NAME@COMMIT."""
     manifest: Manifest | None = None
     """Of the stage that committed the weights; None for a public checkpoint."""
     checkpoint: Path | None = None
@@ -79,6 +92,29 @@ class Source:
         model.load_state_dict(self.tensors())
         return model.eval()
 
+    def inferred(
+        self,
+        *,
+        heads: int | None = None,
+        pool: Literal["token", "gap"] | None = None,
+        pos_embed: Literal["none", "sincos-2d"] | None = None,
+        image_size: int | None = None,
+    ) -> InferredConfig:
+        """The config of the weights' own model, and where each field is known from.
+
+        The arguments are what a public checkpoint leaves open, as `vit.infer_config` takes them.
+
+        Raises:
+            vit.BadCheckpoint: it leaves one of them open, or cannot be read.
+        """
+        if self.checkpoint is not None:
+            return infer_config(
+                self.checkpoint, heads=heads, pool=pool, pos_embed=pos_embed, image_size=image_size
+            )
+        config = self.committed.config()
+        by = {each.name: weights.MANIFEST for each in fields(config)}
+        return InferredConfig(config=config, mean=None, std=None, inferred_from=by, notes=())
+
     def start_weights(self, stage: Stage) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Weights that fit the stage's model, and a line for each thing that was changed.
 
@@ -110,6 +146,10 @@ def open_source(uri: str) -> Iterator[Source]:
         Mistake: nothing lies there.
         storage.errors.CorruptWeights, Unavailable: the manifest cannot be read.
     """
+    if hub.is_hub(uri):
+        commit = hub.pinned(uri)
+        yield Source(uri=commit, checkpoint=hub.fetched(commit))
+        return
     manifest = None if _is_file(uri) else read_manifest(uri)
     if manifest is not None:
         yield Source(uri=uri, manifest=manifest)

@@ -5,22 +5,26 @@ The paper's rows fine-tune on ImageNet; `ROW-to-TASK` fine-tunes the same weight
 
 from pipelines.recipes.digits import DIGITS, DIGITS_SCRATCH
 from pipelines.recipes.errors import Mistake
+from pipelines.recipes.files import is_file, read_recipe
+from pipelines.recipes.general import GENERAL
 from pipelines.recipes.paper import BASELINE, BASELINE_300, PAPER, TASKS, paper_recipe
 from pipelines.recipes.stage import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (DIGITS, DIGITS_SCRATCH, BASELINE, BASELINE_300, *PAPER.values())
+    for recipe in (GENERAL, DIGITS, DIGITS_SCRATCH, BASELINE, BASELINE_300, *PAPER.values())
 }
 TRANSFER_TASKS = tuple(name for name, task in TASKS.items() if task.classes)
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or of a file (`pipelines.recipes.files`).
 
     Raises:
         Mistake: there is none.
     """
+    if is_file(name):
+        return read_recipe(name, find_recipe)
     row, _, task = name.partition("-to-")
     if task in TRANSFER_TASKS and row in PAPER:
         return paper_recipe(row, task)

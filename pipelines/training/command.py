@@ -8,6 +8,7 @@ from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
+from pipelines.lineage.adoption import FromCheckpointAndData
 from pipelines.lineage.resume_states import drop_leftovers
 from pipelines.reporting.command import report_at_the_end
 from pipelines.tracking.client import open_client, settle
@@ -22,8 +23,14 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
     with errors_as_exits(stopped=stopped):
         stop_at_sigterm()
         command = read_command(
-            sys.argv[1:], prog=program_name(), description=description, stage_name=stage_name
+            sys.argv[1:],
+            prog=program_name(),
+            description=description,
+            stage_name=stage_name,
+            adoption=FromCheckpointAndData() if stage_name else None,
         )
+        for line in command.notes:
+            print(line, flush=True)
         outcomes = run_stages(command)
     if len(outcomes) > 1:
         print_summary(outcomes, command)
@@ -36,7 +43,7 @@ def run_stages(command: Command) -> list[Outcome]:
     """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
     checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
-    client = open_client(command.place.mlflow_uri, experiment=command.options.recipe)
+    client = open_client(command.place.mlflow_uri, experiment=command.recipe.name)
     outcomes: list[Outcome] = []
     rest = list(command.stages)
     while rest:  # committed stages first: they need no Ray

@@ -24,7 +24,7 @@ from pipelines.lineage.attempts import (
     parent_of,
 )
 from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
-from pipelines.lineage.source import init_location, open_source
+from pipelines.lineage.source import Source, init_location, open_source
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.batches import batch_of, counts_of
 from pipelines.recipes.errors import Mistake
@@ -34,6 +34,7 @@ from storage.dataset import Dataset, check_shards, load_dataset
 from storage.order import epochs_at
 from storage.stream import order_of
 from storage.uri import join
+from vit import BadCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class Plan:
     parent: Attempt | None
     start_uri: str | None
     """Weights to start from: the parent's, or those `init` names."""
-    init: str | None
-    """Digest of the checkpoint that `stage.init` names."""
+    init: Checkpoint | None
+    """The checkpoint that `stage.init` names."""
     dataset: Dataset
     counts: tuple[int, ...]
     """The numbers of workers that may train, ascending."""
@@ -70,9 +71,7 @@ class Plan:
             fingerprint=self.fingerprint,
             attempt=self.attempt.name,
             parent=parent_of(self.parent) if self.parent else None,
-            init=Checkpoint(uri=self.stage.init, sha256=self.init)
-            if self.stage.init and self.init
-            else None,
+            init=self.init,
             dataset=DatasetName(name=self.stage.data.dataset, digest=self.dataset.digest),
             git_commit=git_commit(),
             versions=package_versions(),
@@ -87,8 +86,8 @@ class Checked:
     dataset: Dataset
     counts: tuple[int, ...]
     """The numbers of workers that may train, ascending."""
-    init: str | None
-    """Digest of the checkpoint that `stage.init` names."""
+    init: Checkpoint | None
+    """The checkpoint that `stage.init` names."""
 
 
 def check_stage(stage: Stage, place: Place) -> Checked:
@@ -106,7 +105,9 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     if stage.init is not None:
         with open_source(init_location(stage.init)) as source:
             source.start_weights(stage)  # adapted once here, before a GPU is asked for
-            init = source.digest()
+            init = Checkpoint(
+                uri=source.uri, sha256=source.digest(), inferred_from=_inferred(source, stage)
+            )
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
@@ -128,6 +129,19 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     return Checked(dataset, counts, init)
 
 
+def _inferred(source: Source, stage: Stage) -> dict[str, str]:
+    model = stage.model
+    try:
+        found = source.inferred(
+            heads=getattr(model, "heads", None),
+            pool=getattr(model, "pool", None),
+            image_size=stage.init_image_size,
+        )
+    except BadCheckpoint:  # it fits into this model and leaves open which one was its own
+        return {}
+    return dict(found.inferred_from)
+
+
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     """Decide what to do for one checked stage (see the numbered cases on top).
 
@@ -142,7 +156,7 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         stage,
         dataset_digest=dataset.digest,
         parent=parent.fingerprint if parent else None,
-        init=checked.init,
+        init=checked.init.sha256 if checked.init else None,
     )
     attempt = attempt_for(place.storage_root, run, stage.name, name, force=command.options.force)
     order = order_of(train_spec(stage, dataset.uri), dataset) if stage.steps else None
@@ -150,11 +164,11 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
     return Plan(
         stage=stage,
         run=run,
-        recipe=command.options.recipe,
+        recipe=command.recipe.name,
         attempt=attempt,
         fingerprint=name,
         parent=parent,
-        start_uri=parent.uri if parent else stage.init and init_location(stage.init),
+        start_uri=parent.uri if parent else checked.init.uri if checked.init else None,
         init=checked.init,
         dataset=dataset,
         counts=checked.counts,

@@ -7,6 +7,7 @@ import yaml
 from pipelines.campaigns.campaign import CampaignOptions
 from pipelines.cli.options import Command, read_command
 from pipelines.cli.parser import parse, parser_message
+from pipelines.lineage.adoption import FromCheckpointAndData
 
 
 def read(*argv: str, stage: str | None = "pretrain") -> Command:
@@ -91,7 +92,7 @@ def test_other_names_of_runs_are_taken(name: str) -> None:
 
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        read("--help")
+        read("--help-all")
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--stage.optim.peak-lr FLOAT" in text
@@ -134,3 +135,27 @@ def test_the_shown_config_hides_a_password() -> None:
     shown = read("--place.mlflow-uri", "https://me:secret@host/x").as_yaml()
     assert "secret" not in shown
     assert "https://***@host/x" in shown
+
+
+def test_help_fits_on_one_screen_and_help_all_has_the_rest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = {}
+    for word in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            read_command(
+                [word],
+                prog="finetune.py",
+                description="d",
+                stage_name="finetune",
+                adoption=FromCheckpointAndData(),
+            )
+        assert stop.value.code == 0
+        shown[word] = capsys.readouterr().out
+    for name in ("--init", "--data", "--epochs", "--batch", "--lr", "--image-size", "--help-all"):
+        assert name in shown["--help"]
+    assert shown["--help"].count("\n") <= 50
+    assert "required" not in shown["--help"]
+    assert "--stage.optim.peak-lr FLOAT" not in shown["--help"]
+    assert "--stage.optim.peak-lr FLOAT" in shown["--help-all"]
+    assert "--lr" in shown["--help-all"]

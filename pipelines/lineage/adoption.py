@@ -1,0 +1,163 @@
+"""What a checkpoint and a packed dataset say about a stage: its model, classes and steps.
+
+The short options `--init`, `--data`, `--epochs` are resolved here, before anything is hashed, so
+that a stage is named by what it trains and not by how it was asked for. `adopt` makes the defaults
+of the long options, `fit_to_data` fills in what follows from all of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from cluster.settings import Place
+from pipelines.cli.parser import peek
+from pipelines.cli.short import Short
+from pipelines.lineage.source import init_location, open_source
+from pipelines.recipes.errors import Mistake
+from pipelines.recipes.general import EPOCHS, GENERAL, WARMUP_SHARE
+from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec
+from storage.dataset import load_dataset
+from storage.order import epochs_at
+from storage.stream import order_of
+from storage.uri import join
+from vit import InferredConfig
+
+_OPTIONS = {
+    "init": "stage.init",
+    "dataset": "stage.data.dataset",
+    "heads": "stage.model.heads",
+    "pool": "stage.model.pool",
+    "pos_embed": "stage.model.pos-embed",
+    "init_image_size": "stage.init-image-size",
+}
+_SHOWN = ("width", "depth", "heads", "mlp_dim", "patch_size", "image_size", "pool", "registers",
+          "gelu", "norm_eps", "mean", "std")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """Long options that decide what the defaults of the others are."""
+
+    init: str | None = None
+    dataset: str | None = None
+    heads: int | None = None
+    pool: Any = None
+    pos_embed: Any = None
+    init_image_size: int | None = None
+
+
+def adopt(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tuple[str, ...]]:
+    """Return the stage that the long options then change, and lines about what was inferred.
+
+    In the recipe `finetune` the model is the checkpoint's own. In every other recipe it is the
+    recipe's.
+
+    Raises:
+        Mistake: there is no checkpoint or dataset, or the checkpoint leaves something open.
+    """
+    if not is_general(stage):
+        return short.of(stage), ()
+    if not (short.data or hints.dataset):
+        raise Mistake(
+            "recipe finetune trains on your data: give --data NAME, the name of a packed dataset"
+            " under place.data_root (pipelines/pack.py)"
+        )
+    return _of_checkpoint(replace(short, image_size=None).of(stage), short, hints)
+
+
+def fit_to_data(
+    stage: Stage, short: Short, place: Place, *, general: bool, given: Set[str]
+) -> Stage:
+    """Return the stage with the dataset's classes, and with its epochs as steps.
+
+    Args:
+        stage: with all options of the command line.
+        short: the short ones.
+        place: whose `data_root` holds the dataset.
+        general: whether it is the stage of the recipe `finetune`.
+        given: names of the stage's long options on the command line, which stay as they are.
+
+    Raises:
+        storage.errors.BadDataset: there is no such dataset.
+    """
+    if not general and short.data is None and short.epochs is None:
+        return stage
+    dataset = load_dataset(join(place.data_root, stage.data.dataset))
+    if (general or short.data is not None) and "model.num-classes" not in given:
+        classes = stage.data.selection.num_classes(len(dataset.classes))
+        stage = replace(stage, model=replace(stage.model, num_classes=classes))
+    epochs = short.epochs or (EPOCHS if general else None)
+    per_epoch = 1 / epochs_at(order_of(train_spec(stage, dataset.uri), dataset), 1)
+    changes: dict[str, Any] = {}
+    if epochs is not None and "steps" not in given:
+        changes["steps"] = max(1, round(epochs * per_epoch))
+    steps = changes.get("steps", stage.steps)
+    if general and "optim.warmup-steps" not in given:
+        changes["optim"] = replace(stage.optim, warmup_steps=int(WARMUP_SHARE * steps))
+    if general and "eval-every-steps" not in given:
+        changes["eval_every_steps"] = max(1, round(per_epoch))
+    return replace(stage, **changes)
+
+
+class FromCheckpointAndData:
+    """The two functions above, as `pipelines.cli.options` calls them."""
+
+    def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
+        """Return the stage that the long options change, and lines for the user."""
+        return adopt(stage, short, read_hints(argv))
+
+    def after(
+        self, before: Stage, stage: Stage, short: Short, place: Place, given: set[str]
+    ) -> Stage:
+        """Return the stage with what follows from all options; those `given` are kept."""
+        return fit_to_data(stage, short, place, general=is_general(before), given=given)
+
+
+def read_hints(argv: list[str]) -> Hints:
+    """Read the hints from a command line; what is no number there is left to the real parser."""
+    names = {field.name: _OPTIONS[field.name] for field in fields(Hints)}
+    words = vars(peek(argv, "", **dict.fromkeys(names.values())))
+    found = {name: words[option.replace("-", "_")] for name, option in names.items()}
+    for name in ("heads", "init_image_size"):
+        found[name] = int(found[name]) if str(found[name]).isdecimal() else None
+    return Hints(**found)
+
+
+def is_general(stage: Stage) -> bool:
+    """Whether a stage is that of the recipe `finetune`, as it stands there."""
+    return stage == GENERAL.stages[0]
+
+
+def _of_checkpoint(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tuple[str, ...]]:
+    init = hints.init or short.init
+    if init is None:
+        raise Mistake(
+            "recipe finetune starts from a checkpoint: give --init and a file, a folder, s3://...,"
+            " hf://ORG/NAME or timm://NAME"
+        )
+    with open_source(init_location(init)) as source:
+        found = source.inferred(
+            heads=hints.heads,
+            pool=hints.pool,
+            pos_embed=hints.pos_embed,
+            image_size=hints.init_image_size,
+        )
+    model = found.config
+    if short.image_size is not None:
+        model = replace(model, image_size=short.image_size)
+    lines = (f"model of {source.uri}", *_by_source(found), *found.notes)
+    return replace(stage, init=source.uri, parent=None, model=model), lines
+
+
+def _by_source(found: InferredConfig) -> Sequence[str]:
+    """A line for each place that fields are known from."""
+    values = {name: getattr(found.config, name, None) for name in _SHOWN}
+    values |= {"mean": found.mean, "std": found.std}
+    by: defaultdict[str, list[str]] = defaultdict(list)
+    for name, value in values.items():
+        if value is not None:
+            text = " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+            by[found.inferred_from.get(name, "default")].append(f"{name} {text}")
+    return [f"  {', '.join(known)} ({place})" for place, known in by.items()]

@@ -1,0 +1,132 @@
+"""Checkpoints of the Hugging Face Hub: hf://ORG/NAME[@REVISION], and timm://NAME for timm's.
+
+A revision is resolved to its commit first, so that what was trained from stays known when the
+repository moves on. Files go to the client's cache (HF_HOME); HF_TOKEN opens private repositories
+and HF_ENDPOINT names another server, as everywhere.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.recipes.errors import Mistake
+from storage.errors import Unavailable
+
+T = TypeVar("T")
+SCHEMES = ("hf://", "timm://")
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WEIGHTS = (".safetensors", ".npz")
+_PICKLED = ("pytorch_model", ".bin")
+
+
+def is_hub(uri: str) -> bool:
+    """Whether an address is one of the Hub's."""
+    return uri.startswith(SCHEMES)
+
+
+def pinned(uri: str) -> str:
+    """Return hf://ORG/NAME@COMMIT for the commit that the address means now.
+
+    Raises:
+        Mistake: no such address or repository, or the client is not installed.
+        Unavailable: the server does not answer.
+    """
+    repository, revision = _parts(uri)
+    return f"hf://{repository}@{_info(uri, repository, revision)[0]}"
+
+
+def fetched(uri: str) -> Path:
+    """Return the folder of the checkpoint's files in the client's cache; download what is missing.
+
+    Raises as `pinned` does, unless all of a commit lies in the cache.
+    """
+    repository, revision = _parts(uri)
+    try:
+        commit, names = _info(uri, repository, revision)
+    except Unavailable:
+        cached = _cached(repository, revision) if revision and _COMMIT.fullmatch(revision) else None
+        if cached is None:
+            raise
+        return cached
+    settings = [name for name in names if name.endswith(".json") and "/" not in name]
+    weights = [name for name in names if name.endswith(_WEIGHTS) and "/" not in name]
+    if not weights:
+        start, end = _PICKLED
+        weights = [name for name in names if name.startswith(start) and name.endswith(end)]
+    if not weights:
+        raise Mistake(
+            f"init {uri}: the repository has no safetensors, npz or pytorch_model.bin, only"
+            f" {', '.join(names[:5]) or 'nothing'}"
+        )
+    from huggingface_hub import hf_hub_download
+
+    download = partial(hf_hub_download, repository, revision=commit, endpoint=_endpoint())
+    paths = [_asked(uri, partial(download, filename=name)) for name in (*settings, *weights)]
+    return Path(paths[0]).parent
+
+
+def _info(uri: str, repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """Commit and names of the files."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise Mistake(
+            f"init {uri}: the Hub's client is not installed - pip install 'vit-on-ray[hub]'"
+        ) from None
+    api = HfApi(endpoint=_endpoint())
+    info = _asked(uri, lambda: api.model_info(repository, revision=revision))
+    return str(info.sha), sorted(file.rfilename for file in info.siblings or ())
+
+
+def _asked(uri: str, ask: Callable[[], T]) -> T:
+    """Ask the Hub; its refusals are mistakes of the address, its silence is an outage."""
+    from huggingface_hub import errors
+
+    # The error of the HTTP library, which a failed connection raises, is the base of the Hub's.
+    http: Any = errors.HfHubHTTPError.__bases__
+
+    try:
+        return ask()
+    except errors.GatedRepoError:
+        raise Mistake(
+            f"init {uri}: its owner asks to accept terms first - do so on the Hub's page, and set"
+            " HF_TOKEN"
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        kind = "revision" if isinstance(error, errors.RevisionNotFoundError) else "repository"
+        raise Mistake(
+            f"init {uri}: the Hub knows no such {kind} - look at its name; a private one needs"
+            " HF_TOKEN"
+        ) from None
+    except (OSError, errors.OfflineModeIsEnabled, *http) as error:
+        raise Unavailable(
+            f"init {uri}: the Hub does not answer ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
+def _cached(repository: str, commit: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    with suppress(OSError):
+        folder = Path(snapshot_download(repository, revision=commit, local_files_only=True))
+        if any(file.name.endswith((*_WEIGHTS, _PICKLED[1])) for file in folder.iterdir()):
+            return folder
+    return None
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT")
+
+
+def _parts(uri: str) -> tuple[str, str | None]:
+    scheme, _, rest = uri.partition("://")
+    name = f"timm/{rest}" if scheme == "timm" else rest
+    if not _NAME.fullmatch(name):
+        raise Mistake(f"init {uri}: wanted hf://ORG/NAME, hf://ORG/NAME@REVISION or timm://NAME")
+    repository, _, revision = name.partition("@")
+    return repository, revision or None

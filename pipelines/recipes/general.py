@@ -1,0 +1,32 @@
+"""The recipe `finetune`: any checkpoint on any packed dataset; model and length follow from them.
+
+`pipelines/finetune.py --init CHECKPOINT --data NAME` fills in the model, the classes and the steps
+(`pipelines.lineage.adoption`). What stands here is the rest: a fine-tuning that suits thousands to
+a million images. AdamW with layer-wise decay of the learning rate, as arXiv:2106.08254 (BEiT) and
+arXiv:2111.06377 (MAE, table 9) fine-tune.
+"""
+
+from pipelines.recipes.stage import Data, Recipe, Stage
+from vit import OptimConfig
+
+EPOCHS = 20.0
+"""Length of the fine-tuning where neither --epochs nor --stage.steps is given."""
+WARMUP_SHARE = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+GENERAL = Recipe(
+    name="finetune",
+    stages=(
+        Stage(
+            name="finetune",
+            reset_head=True,
+            data=Data(dataset="", area=(0.35, 1.0), tail="carry"),
+            label_smoothing=0.1,
+            optim=OptimConfig(
+                peak_lr=3e-4, weight_decay=0.05, clip_norm=1.0, layer_decay=0.75, schedule="cosine"
+            ),
+            global_batch=64,
+            precision="tf32",
+        ),
+    ),
+)

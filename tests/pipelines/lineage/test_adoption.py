@@ -1,0 +1,108 @@
+"""`finetune.py --init CHECKPOINT --data NAME`: model, classes and length follow from the two."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli.options import Command, read_command
+from pipelines.lineage.adoption import FromCheckpointAndData
+from pipelines.recipes.errors import Mistake
+from storage.errors import DatasetNotFound
+from vit import ViTConfig, build_model, export_timm
+
+# digits: 1,420 training images of ten classes
+CHECKPOINT = ViTConfig(
+    image_size=16, patch_size=4, width=32, depth=2, heads=4, mlp_dim=64, num_classes=7, gelu="exact"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint as timm publishes it."""
+    folder = tmp_path_factory.mktemp("public")
+    export_timm(build_model(CHECKPOINT, seed=1).state_dict(), CHECKPOINT, folder / "tiny")
+    return str(folder / "tiny")
+
+
+def finetune(data_root: str, *words: str, stage_name: str = "finetune") -> Command[Any]:
+    return read_command(
+        [*words, "--place.data-root", data_root],
+        prog="finetune.py",
+        description="",
+        stage_name=stage_name,
+        adoption=FromCheckpointAndData(),
+    )
+
+
+def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
+    local_data: str, folder: str
+) -> None:
+    command = finetune(local_data, "--init", folder, "--data", "digits", "--epochs", "3")
+    (stage,) = command.stages
+    assert stage.model == replace(CHECKPOINT, num_classes=10)
+    assert (command.recipe.name, command.options.run) == ("finetune", "digits")
+    assert (stage.init, stage.parent, stage.reset_head) == (folder, None, True)
+    assert stage.steps == round(3 * 1420 / 64) == 67
+    assert stage.optim.warmup_steps == 6
+    assert stage.eval_every_steps == 22
+    said = "\n".join(command.notes)
+    assert f"model of {folder}" in said
+    assert "heads 4, image_size 16" in said
+    assert "config.json" in said
+
+
+def test_long_options_win_and_the_length_follows_from_them(local_data: str, folder: str) -> None:
+    words = ("--init", folder, "--data", "digits", "--epochs", "2", "--batch", "32", "--lr", "0.01")
+    longer = ("--stage.data.selection.classes", "3", "5", "--stage.global-batch", "16")
+    (stage,) = finetune(local_data, *words, *longer, "--stage.optim.warmup-steps", "1").stages
+    assert (stage.global_batch, stage.optim.peak_lr, stage.optim.warmup_steps) == (16, 0.01, 1)
+    assert stage.model.num_classes == 2
+    assert 250 < stage.steps * 16 / 2 < 320  # the images of two classes
+    (stage,) = finetune(local_data, *words, "--stage.steps", "12", "--image-size", "24").stages
+    assert (stage.steps, stage.image_size, stage.optim.warmup_steps) == (12, 24, 1)
+
+
+def test_in_another_recipe_the_model_is_the_recipes(local_data: str, folder: str) -> None:
+    words = ("--recipe", "digits", "--init", folder, "--data", "digits", "--epochs", "4")
+    (stage,) = finetune(local_data, *words).stages
+    assert isinstance(stage.model, ViTConfig)
+    assert (stage.model.width, stage.model.num_classes) == (96, 10)
+    assert (stage.init, stage.parent, stage.global_batch) == (folder, None, 32)
+    (stage,) = finetune(
+        local_data, "--recipe", "digits", "--epochs", "2", stage_name="pretrain"
+    ).stages
+    assert stage.optim.warmup_steps == 10
+    assert 2 * 900 < stage.steps * 64 < 2 * 1100  # the images of seven classes
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "said"),
+    [
+        (["--recipe", "finetune", "--data", "digits"], Mistake, "give --init"),
+        (["--init", "CHECKPOINT"], Mistake, "give --data NAME"),
+        (["--init", "CHECKPOINT", "--data", "none"], DatasetNotFound, "none"),
+        (["--init", "none", "--data", "digits"], Mistake, "none: no such file"),
+        (["--init", "CHECKPOINT", "--data", "digits", "--epochs", "0"], Mistake, "--epochs 0"),
+        (["--init", "CHECKPOINT", "--data", "digits", "--epochs", "x"], Mistake, "--epochs"),
+    ],
+)
+def test_what_is_missing_is_named_by_its_option(
+    local_data: str, folder: str, words: list[str], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        finetune(local_data, *(folder if word == "CHECKPOINT" else word for word in words))
+    assert "\n" not in str(caught.value)
+
+
+def test_heads_that_nothing_shows_are_asked_for_by_their_option(
+    local_data: str, folder: str, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare.safetensors"
+    bare.write_bytes((Path(folder) / "model.safetensors").read_bytes())
+    words = ("--init", str(bare), "--data", "digits")
+    with pytest.raises(ValueError, match=r"heads.*--stage\.model\.heads"):
+        finetune(local_data, *words)
+    (stage,) = finetune(local_data, *words, "--stage.model.heads", "4").stages
+    assert stage.model == replace(CHECKPOINT, num_classes=10)
