@@ -29,6 +29,7 @@ from storage.json_values import (
     whole_of,
 )
 from storage.objects import open_store
+from storage.pack_command import pack_command
 from storage.store import ObjectStore
 from storage.uri import parse
 
@@ -142,7 +143,7 @@ def load_dataset(uri: str) -> Dataset:
     except ObjectNotFound:
         raise DatasetNotFound(
             f"no {MANIFEST} under {store.uri}: nothing was packed there, or packing did not finish "
-            f"(it is written last) - run: pipelines/pack.py digits --out {store.uri}"
+            f"(it is written last) - run: {pack_command(store.uri)}"
         ) from None
     return from_json(store.uri, data)
 

@@ -10,7 +10,7 @@ import io
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -135,8 +135,7 @@ def _draws(seed: int, epoch: int, index: int) -> np.ndarray:
     return (philox.random_raw(1 + _ATTEMPTS * 4) >> np.uint64(11)) * 2.0**-53
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """Content of an image's header."""
 
     format: str
@@ -157,7 +156,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS, advice: str = "") -> Hea
     if size is not None and len(data) <= MAX_BYTES:
         width, height, mode = size
         _check_pixels(width, height, max_pixels, advice)
-        found = Header(format="JPEG", width=width, height=height, mode=mode)
+        found = Header("JPEG", width, height, mode)
     else:
         image = open_image(data, max_pixels=max_pixels, advice=advice)
         found = Header(
@@ -215,7 +214,8 @@ def _check_pixels(width: int, height: int, limit: int, advice: str) -> None:
 def _ends(data: bytes, kind: str) -> bool:
     """Whether the end mark is there. Data after it, as some cameras write, does no harm."""
     if kind in JPEGS:  # end of image after the last start of scan: scan data has neither mark
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+        end = data.rfind(b"\xff\xd9")
+        return end >= 0 and data.find(b"\xff\xda", end) < 0
     if kind == "PNG":
         return b"IEND" in data[-4096:]
     return int.from_bytes(data[4:8], "little") + 8 <= len(data)  # RIFF counts its bytes

@@ -4,42 +4,53 @@ A result is always the same as Pillow's (test): anything unusual, such as EXIF, 
 picture or an odd table, is left to Pillow.
 """
 
+import struct
+from functools import lru_cache
+
 _START = b"\xff\xd8\xff"
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-_SKIPPED = (0xC4, 0xDD, 0xFE)  # Huffman tables, restart interval, comment
-_QUANTIZATION = 0xDB
-_JFIF = 0xE0
-_SCAN = 0xDA
+_SCAN = b"\xff\xda"
+_SEGMENT = struct.Struct(">HH")  # marker, length including these two bytes
+_FRAMES = (0xFFC0, 0xFFC1, 0xFFC2)  # baseline, extended, progressive
+_SKIPPED = (0xFFC4, 0xFFDD, 0xFFFE)  # Huffman tables, restart interval, comment
+_QUANTIZATION = 0xFFDB
+_JFIF = 0xFFE0
 _MODES = {1: "L", 3: "RGB"}
+_MAX_HEAD_BYTES = 4096
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int, str] | None:
     """(width, height, Pillow's mode), or None if the file is left to Pillow."""
-    if data[:3] != _START:
+    scan = data.find(_SCAN, 0, _MAX_HEAD_BYTES)
+    if scan < 0 or not data.startswith(_START) or len(data) < scan + _SEGMENT.size:
         return None
-    at, end = 2, len(data)
+    _, length = _SEGMENT.unpack_from(data, scan)
+    if length < 2 or scan + 2 + length > len(data):
+        return None
+    return _size(data[:scan])
+
+
+@lru_cache(maxsize=256)  # images of one size and one encoder begin with the same bytes
+def _size(head: bytes) -> tuple[int, int, str] | None:
+    """Parse what comes before the scan."""
+    at, end = 2, len(head)
     found = None
-    while at + 4 <= end:
-        mark, kind, high, low = data[at : at + 4]
-        length = high << 8 | low
+    while at + _SEGMENT.size <= end:
+        kind, length = _SEGMENT.unpack_from(head, at)
         body, at = at + 4, at + 2 + length
-        if mark != 0xFF or length < 2 or at > end:
+        if length < 2 or at > end:
             return None
-        if kind == _SCAN:
-            return found
-        if kind in _FRAMES:
-            found = _frame(data[body:at]) if found is None else None
+        if kind in _SKIPPED:
+            continue
+        if kind == _QUANTIZATION:  # tables of 64 bytes, each after its number
+            if (length - 2) % 65 or max(head[body:at:65]) > 3:
+                return None
+        elif kind in _FRAMES:
+            found = _frame(head[body:at]) if found is None else None
             if found is None:
                 return None
-        elif kind == _JFIF:
-            if length < 16 or data[body : body + 5] != b"JFIF\0":
-                return None
-        elif kind == _QUANTIZATION:  # tables of 64 bytes, each after its number
-            if (length - 2) % 65 or max(data[body:at:65]) > 3:
-                return None
-        elif kind not in _SKIPPED:
+        elif kind != _JFIF or length < 16 or not head.startswith(b"JFIF\0", body):
             return None
-    return None
+    return found if at == end else None
 
 
 def _frame(frame: bytes) -> tuple[int, int, str] | None:

@@ -69,7 +69,7 @@ class _Running:
     def run(self, command: Command) -> None:
         try:
             self.finding = self.check(command)
-        except Exception as error:  # a check that raises has failed; the others continue
+        except BaseException as error:  # a check that raises has failed; the others continue
             self.finding = fail(self.name, f"{type(error).__name__}: {error}")
 
 

@@ -68,6 +68,13 @@ class _Watch:
 
     def run(self) -> None:
         """Check repeatedly; interrupt the main thread once something is gone."""
+        try:
+            self._look()
+        except BaseException as error:  # from /proc or the network; a thread's error is not seen
+            why = f"{type(error).__name__}: {error}"
+            print(f"warning: Ray is not watched any more ({why})", file=sys.stderr, flush=True)
+
+    def _look(self) -> None:
         silent = 0
         while not self.ended.wait(LOOK_SECONDS if self.address is None else HEAD_SECONDS):
             if self.address is None:

@@ -63,13 +63,21 @@ class Survival:
         self._stalled += time.perf_counter() - began
 
     def settle(self) -> str:
-        """Wait for the state that is being written; say why it could not be (collective)."""
+        """Wait for the state that is being written; say why it could not be (collective).
+
+        Nobody waits for the part of a rank that failed. Rank 0 commits last and may fail alone, so
+        the ranks agree once on the parts and once on the commit.
+        """
         self._saver.settle()
-        failure = agreed_text(self._saver.failure or "", self._device)
+        failure = self._failure()
         if failure:
             self._saver.give_up()
         self._saver.finish()
-        return failure
+        return failure or self._failure()
+
+    def _failure(self) -> str:
+        """What went wrong on the first rank that failed, if any (collective)."""
+        return agreed_text(self._saver.failure or "", self._device)
 
     def stalled(self) -> float:
         """Seconds that saves have held the training up since the last call."""

@@ -4,11 +4,12 @@ A sample is an image and a label with the same key: `KEY.jpg` (.jpeg .png .webp)
 `labels.py` reads, anywhere in the tar. Samples that cannot be used are left out and named.
 """
 
+import io
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from storage.pack.parts import Part, write_part
 from storage.pack.source import hash_of
 from storage.store import ObjectStore
 from storage.tar import Member, members
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _LAYOUT = "tar 2"  # changes with what is read from a tar
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -52,8 +56,9 @@ class ScanTar:
         """Scan a tar: the shard, and why it is damaged or None. An intact one gets its part."""
         stream = _Stream(open_store(self.uri), name)
         scan = _Scan(rule=self)
+        read = io.BufferedReader(stream, _CHUNK_BYTES).read  # in C, for four reads a sample
         try:
-            for member in members(stream.read):
+            for member in members(read):
                 scan.add(member)
         except BadSource as error:
             return Shard(name=name, bytes=stream.size, samples=0, sha256=""), str(error)
@@ -75,27 +80,29 @@ class ScanTar:
         return shard, None
 
 
-class _Stream:
-    """Reads an object from front to back in large ranges and hashes it."""
+class _Stream(io.RawIOBase):
+    """Reads an object from front to back and hashes it. `io.BufferedReader` asks for the ranges."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         self.size = store.size(name)
         self.hash = sha256()
         self._store, self._name = store, name
-        self._fetched = 0  # bytes of the object that were read
-        self._ahead, self._at = b"", 0  # the last chunk, and how far it was handed out
+        self._at = 0
 
-    def read(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end."""
-        while len(self._ahead) - self._at < count and self._fetched < self.size:
-            stop = min(self._fetched + max(_CHUNK_BYTES, count), self.size)
-            chunk = self._store.read_range(self._name, self._fetched, stop)
-            self.hash.update(chunk)
-            self._ahead, self._at = self._ahead[self._at :] + chunk, 0
-            self._fetched = stop
-        data = self._ahead[self._at : self._at + count]
-        self._at += len(data)
-        return data
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill the buffer, or as much of it as the rest of the object needs."""
+        room = memoryview(buffer).cast("B")
+        stop = min(self._at + len(room), self.size)
+        if stop == self._at:
+            return 0
+        chunk = self._store.read_range(self._name, self._at, stop)
+        self.hash.update(chunk)
+        room[: len(chunk)] = chunk
+        self._at = stop
+        return len(chunk)
 
 
 class _Image(NamedTuple):
@@ -106,6 +113,13 @@ class _Image(NamedTuple):
     size: int
     crc: int
     refusal: str | None
+
+
+class _Use(NamedTuple):
+    """What members of one suffix may be."""
+
+    picture: bool
+    label: bool
 
 
 Group = dict[str, Member | _Image]  # the members of one key, by suffix
@@ -124,6 +138,8 @@ class _Scan:
     _done: set[str] = field(default_factory=set)
     _waiting: dict[str, Group] = field(default_factory=dict)
     """Keys whose image or label has not been read yet."""
+    _uses: dict[str, "_Use"] = field(default_factory=dict)
+    """What each suffix means, by the rule."""
 
     def add(self, member: Member) -> None:
         """Process the next member."""
@@ -135,7 +151,7 @@ class _Scan:
             self.left_out.append((printable(member.name), member.refused))
             return
         stem, _, suffix = base.partition(".")  # WebDataset's rule: at the first dot
-        key, suffix = f"{folder}{slash}{stem}", suffix.lower()
+        key, suffix = folder + slash + stem, suffix.lower()
         if key != self._key:
             self._put_aside()
             self._key, self._group = key, self._waiting.pop(key, {})
@@ -150,28 +166,32 @@ class _Scan:
         """Finish after the last member."""
         self._put_aside()
         for key, group in self._waiting.items():
-            self._add_sample(key, group)
+            self._add_sample(key, group, self._pictures(group))
 
     def _put_aside(self) -> None:
         """Handle a change of key: the group is complete, or put aside until more of it follows."""
         group = self._group
         if not group:
             return
-        labelled = any(self.rule.labels.names(suffix) for suffix in group)
-        pictured = self._pictures(group)
+        labelled, pictured = False, list[str]()
+        for suffix in group:
+            use = self._use(suffix)
+            labelled = labelled or use.label
+            if use.picture:
+                pictured.append(suffix)
         if labelled and pictured:
             self._done.add(self._key)
-            self._add_sample(self._key, group)
+            self._add_sample(self._key, group, pictured)
         elif labelled or pictured:
             for suffix in pictured:
                 group[suffix] = self._image(group[suffix])
             self._waiting[self._key] = group
         # a README is no lost sample
 
-    def _add_sample(self, key: str, group: Group) -> None:
+    def _add_sample(self, key: str, group: Group, pictured: list[str]) -> None:
         """Add the index row of one sample, or why it is left out."""
         try:
-            suffix = self._image_suffix(group)
+            suffix = self._image_suffix(group, pictured)
             texts = {s: m.data for s, m in group.items() if isinstance(m, Member)}
             label, note = self.rule.labels.of(texts)
             image = self._image(group[suffix])
@@ -184,16 +204,26 @@ class _Scan:
             self.notes[note] += 1
         self.rows.append((image.offset, image.name, image.size, image.crc, 0, label))
 
-    def _pictures(self, group: Group) -> list[str]:
-        key = self.rule.image_key
-        return [s for s in group if s == key or s.rpartition(".")[2] in _IMAGES]
+    def _use(self, suffix: str) -> "_Use":
+        """What the rule makes of a suffix; the same few come again and again."""
+        use = self._uses.get(suffix)
+        if use is None:
+            use = self._uses[suffix] = _Use(
+                picture=suffix == self.rule.image_key or suffix.rpartition(".")[2] in _IMAGES,
+                label=self.rule.labels.names(suffix),
+            )
+        return use
 
-    def _image_suffix(self, group: Group) -> str:
+    def _pictures(self, group: Group) -> list[str]:
+        return [suffix for suffix in group if self._use(suffix).picture]
+
+    def _image_suffix(self, group: Group, found: list[str]) -> str:
         if self.rule.image_key is not None:
             if self.rule.image_key not in group:
                 raise Unlabelled(f"no image .{self.rule.image_key}")
             return self.rule.image_key
-        found = self._pictures(group)
+        if len(found) == 1 and "." not in found[0]:
+            return found[0]
         plain = [suffix for suffix in found if "." not in suffix]
         if len(plain) == 1:
             for other in found:

@@ -388,9 +388,20 @@ def test_idx_without_its_files_is_named(tmp_path: Path) -> None:
 # the manifest
 
 
-def test_missing_dataset_names_the_pack_command(place: str) -> None:
-    with pytest.raises(DatasetNotFound, match=r"pipelines/pack\.py digits --out .*place"):
-        load_dataset(place)
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("digits", "digits"),
+        ("cifar10", "cifar --path cifar-10-binary.tar.gz"),
+        ("imagenet1k", "imagenet --train-tar TAR --val-tar TAR --val-labels FILE"),
+        ("photos", "folder --folder FOLDER"),
+    ],
+)
+def test_missing_dataset_names_its_pack_command(place: str, name: str, command: str) -> None:
+    uri = f"{place}/{name}"
+    with pytest.raises(DatasetNotFound) as raised:
+        load_dataset(uri)
+    assert f"pipelines/pack.py {command} --out {uri}" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,22 @@ def test_what_tarfile_writes_is_read_or_refused_by_name(entries: list, kind: int
         assert member.name.rstrip("/") == name.rstrip("/")
 
 
+def test_the_sum_of_a_header_is_compared_exactly() -> None:
+    """It is taken as two Adler-32 sums, each of which is modulo 65521."""
+    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT))
+    header[1:99] = b"\xff" * 98
+    header[345:500] = b"\xff" * 155
+    for wrong in (0, 65521, -65521, 1, -1, 256):
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % (sum(header) + wrong)
+        if not wrong:
+            (found,) = read(bytes(header) + bytes(1024))
+            assert found.refused == "a name with control characters or not in UTF-8"
+            continue
+        with pytest.raises(BadSource, match="no tar header at byte 0"):
+            read(bytes(header) + bytes(1024))
+
+
 def test_a_cut_anywhere_is_torn() -> None:
     """Also at a member's edge and inside a header, where tarfile sees nothing wrong."""
     end = len(ONE.rstrip(b"\0"))

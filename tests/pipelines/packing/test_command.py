@@ -1,17 +1,20 @@
 """`pipelines/pack.py` as a user calls it."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+import tyro
 
 from cluster.local.s3 import S3Server
 from pipelines.packing import command as packing
 from pipelines.packing import ray_tasks as packing_tasks
 from storage.dataset import load_dataset
 from storage.objects import open_store
+from storage.pack_command import _BY_NAME, pack_command
 from tests.pipelines.conftest import Said
 from tests.storage.support.images import encoded, gradient
 from tests.storage.test_pack_hf import good
@@ -32,6 +35,14 @@ def test_tars_of_others_are_indexed_in_place(
     assert said.code == 0, said.err
     assert "1420 train, 377 val, 10 classes" in said.out
     assert pack("verify", "--out", str(tmp_path)).code == 0
+
+
+@pytest.mark.parametrize("name", [*_BY_NAME, "photos"])
+def test_the_command_that_a_missing_dataset_names_is_one(name: str) -> None:
+    script, *arguments = shlex.split(pack_command(f"data/{name}"))
+    assert script == "pipelines/pack.py"
+    command = tyro.cli(packing.Command, args=arguments)  # type: ignore[arg-type]  a union
+    assert command.out == f"data/{name}"
 
 
 def test_packing_on_ray_gives_the_same_dataset(
