@@ -8,6 +8,7 @@ The only package that knows `vit`, `storage` and `cluster`. A room imports only 
     ------------------------------------------------------------------------------------
     training/    one stage, in your process     pretrain.py  upscale.py  finetune.py  pipeline.py
     evaluation/  what weights are worth         evaluate.py
+    exporting/   weights for other libraries    export.py
     ------------------------------------------------------------------------------------
     worker/      one stage, on every rank       loop.py is the whole training loop
     ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Draws are prefixes of one order by hash, so larger draws contain smaller ones, a
 `Selection(samples=800)` and `Selection(samples=200, skip=800)`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,23 @@ class Selection:
         if self.labels is not None:
             return max(self.labels) + 1
         return of_dataset if self.classes is None else len(self.classes)
+
+    def class_names(self, of_dataset: Sequence[str]) -> tuple[str, ...]:
+        """Names by label after the selection; names of merged classes are joined by +.
+
+        Raises BadSelection for a class that the dataset does not have.
+        """
+        chosen = self.classes if self.classes is not None else tuple(range(len(of_dataset)))
+        labels = self.labels if self.labels is not None else tuple(range(len(chosen)))
+        if len(labels) != len(chosen) or not all(0 <= c < len(of_dataset) for c in chosen):
+            raise BadSelection(
+                f"classes {self.classes} and labels {self.labels} do not fit a dataset of"
+                f" {len(of_dataset)} classes"
+            )
+        joined: dict[int, list[str]] = {}
+        for label, number in zip(labels, chosen, strict=True):
+            joined.setdefault(label, []).append(of_dataset[number])
+        return tuple("+".join(joined[label]) for label in sorted(joined))
 
     @property
     def everything(self) -> bool:

@@ -6,7 +6,8 @@ model     the Transformer; embed, blocks, heads and resnet are its parts
 dropout   dropout and stochastic depth by the sample, the same however a batch is cut
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision
-export    a timm or Hugging Face folder, ONNX, a torch.export program
+export    a timm or Hugging Face folder, ONNX, a torch.export program; preprocessing is what it says
+          of the pixels
 augment   training images from uint8 batches, the same on every worker
 losses    softmax and sigmoid cross-entropy
 optim     parameter groups, learning-rate schedules, weight averaging
@@ -37,6 +38,7 @@ from vit.optim import (
     set_lr,
     update_average,
 )
+from vit.preprocessing import Preprocessing
 from vit.resnet import BiT
 from vit.surgery import adapt_state_dict
 from vit.variants import VARIANTS
@@ -50,6 +52,7 @@ __all__ = [
     "Config",
     "InferredConfig",
     "OptimConfig",
+    "Preprocessing",
     "ViT",
     "ViTConfig",
     "adapt_state_dict",

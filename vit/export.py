@@ -1,7 +1,7 @@
 """Export weights as a timm folder, a Hugging Face folder, ONNX or a torch.export program.
 
-All of them expect pixels in [-1, 1] like the models here: mean and std 0.5, which the configs in
-the folders state.
+All of them expect pixels in [-1, 1] like the models here. The folders of timm and Hugging Face also
+state how an image is cut: `preprocessing`, which should be that of the evaluation.
 """
 
 import json
@@ -17,9 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig
 from vit.errors import BadModel
+from vit.preprocessing import Preprocessing
 from vit.surgery import check_state_dict
 
-_HALF = [0.5, 0.5, 0.5]
+_CENTER = Preprocessing()
 _TIMM_BIT: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 4, 6, 3), 1): "resnetv2_50x1_bit",
     ((3, 4, 6, 3), 3): "resnetv2_50x3_bit",
@@ -47,12 +48,21 @@ _HUGGING_FACE_TOP = {
 }
 
 
-def export_timm(weights: Mapping[str, Tensor], config: Config, folder: Path) -> None:
+def export_timm(
+    weights: Mapping[str, Tensor],
+    config: Config,
+    folder: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing = _CENTER,
+) -> None:
     """Write `model.safetensors` and `config.json` for `timm.create_model("local-dir:FOLDER")`.
 
-    Raises BadModel if timm's models cannot represent the config.
+    Raises BadModel if timm's models cannot represent the config, or if the number of class names is
+    wrong.
     """
     check_state_dict(weights, config)
+    _check_names(class_names, config)
     architecture, arguments = _timm_arguments(config)
     height, width = config.image_hw
     described = {
@@ -62,14 +72,12 @@ def export_timm(weights: Mapping[str, Tensor], config: Config, folder: Path) -> 
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [config.in_channels, height, width],
-            "mean": _HALF,
-            "std": _HALF,
+            **preprocessing.timm(),
             "num_classes": config.num_classes,
-            "interpolation": "bicubic",
-            "crop_pct": 0.9,
             "first_conv": "patch_embed.proj" if isinstance(config, ViTConfig) else "stem.conv",
             "classifier": "head" if isinstance(config, ViTConfig) else "head.fc",
         },
+        **({"label_names": list(class_names)} if class_names else {}),
     }
     _write_folder(folder, weights, {"config.json": described})
 
@@ -80,6 +88,7 @@ def export_hugging_face(
     folder: Path,
     *,
     class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing = _CENTER,
 ) -> None:
     """Write a folder for `AutoModelForImageClassification.from_pretrained(FOLDER)`.
 
@@ -89,9 +98,8 @@ def export_hugging_face(
     check_state_dict(weights, config)
     _refuse("Hugging Face's ViT", config, pool="token", pos_embed="learned-1d", head="linear")
     assert isinstance(config, ViTConfig)
+    _check_names(class_names, config)
     names = list(class_names or (f"LABEL_{i}" for i in range(config.num_classes)))
-    if len(names) != config.num_classes:
-        raise BadModel(f"wanted {config.num_classes} class names, found {len(names)}")
     size = list(config.image_hw)
     described = {
         "architectures": ["ViTForImageClassification"],
@@ -112,20 +120,10 @@ def export_hugging_face(
         "label2id": {name: i for i, name in enumerate(names)},
         "dtype": "float32",
     }
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
-        "size": {"height": size[0], "width": size[1]},
-        "do_resize": True,
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": _HALF,
-        "image_std": _HALF,
-    }
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         tensors.update(_hugging_face_names(name, tensor))
+    processor = preprocessing.hugging_face(*config.image_hw)
     files = {"config.json": described, "preprocessor_config.json": processor}
     _write_folder(folder, tensors, files)
 
@@ -205,6 +203,11 @@ def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
         "act_layer": "gelu_tanh" if config.gelu == "tanh" else "gelu",
     }
     return "vit_base_patch16_224", arguments
+
+
+def _check_names(names: Sequence[str] | None, config: Config) -> None:
+    if names and len(names) != config.num_classes:
+        raise BadModel(f"wanted {config.num_classes} class names, found {len(names)}")
 
 
 def _refuse(whose: str, config: Config, **wanted: str) -> None:

@@ -112,13 +112,7 @@ class Evaluation:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names by label; names of merged classes are joined by +."""
-        selection, names = self.protocol.selection, self.dataset.classes
-        chosen = selection.classes or tuple(range(len(names)))
-        labels = selection.labels or tuple(range(len(chosen)))
-        joined: dict[int, list[str]] = {}
-        for label, number in zip(labels, chosen, strict=True):
-            joined.setdefault(label, []).append(names[number])
-        return tuple("+".join(joined[label]) for label in sorted(joined))
+        return self.protocol.selection.class_names(self.dataset.classes)
 
     def lineage(self) -> Manifest:
         """Make the manifest without metrics and files, which the commit adds."""

@@ -13,6 +13,7 @@ from cluster.local.s3 import S3Server
 from pipelines.training.command import main as run_command
 from storage.pack import pack
 from storage.pack.digits import Digits
+from tests.pipelines.support.photographs import Photos, make_photos
 
 TINY = [
     argument
@@ -77,6 +78,12 @@ def s3_data(s3_server: S3Server) -> Iterator[str]:
     with s3_server.environment():
         pack(Digits(), f"{root}/digits", shard_bytes=200 << 10)
         yield root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    """Photographs as files, packed, and a committed stage that tells two of them apart."""
+    return make_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

@@ -117,3 +117,13 @@ def test_labels_that_do_not_fit_the_dataset_are_named(index: SampleIndex) -> Non
 def test_contradictory_selections_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadSelection):
         Selection(**wrong)  # pyright: ignore[reportArgumentType]  wrong on purpose or by **
+
+
+def test_class_names_follow_the_selection_and_merged_ones_are_joined() -> None:
+    names = ("cat", "dog", "cow")
+    assert Selection().class_names(names) == names
+    assert Selection(classes=(2, 0)).class_names(names) == ("cow", "cat")
+    assert Selection(labels=(0, 1, 0)).class_names(names) == ("cat+cow", "dog")
+    for wrong in (Selection(classes=(3,)), Selection(labels=(0, 1))):
+        with pytest.raises(BadSelection):
+            wrong.class_names(names)

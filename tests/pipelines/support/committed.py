@@ -1,5 +1,6 @@
 """Stages committed without training: fresh weights under a real manifest."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ def commit_stage(
     *,
     run: str = "digits",
     parent: tuple[str, dict[str, Any]] | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
     **more: Any,
 ) -> tuple[str, dict[str, Any]]:
     """Commit `stage` as a training run would; returns its place and manifest.
@@ -60,4 +62,4 @@ def commit_stage(
         "metrics": {"val/accuracy": 0.5, "val/loss": 1.0, "val/samples": 255},
         **more,
     }
-    return uri, weights.commit(uri, model.state_dict(), manifest)
+    return uri, weights.commit(uri, model.state_dict(), manifest, ema=average)

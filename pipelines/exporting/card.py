@@ -1,0 +1,182 @@
+"""README.md of an exported folder: a model card with the header that the Hugging Face Hub reads.
+
+Everything in it comes from the manifest. Paths and buckets of the place where it was trained are
+left out: a card is meant to be published.
+"""
+
+from typing import Any
+
+import yaml
+
+from pipelines.exporting.export import Export, Format
+from pipelines.lineage.manifest import Manifest
+from vit import Config, ViTConfig
+
+_LIBRARY: dict[Format, str] = {
+    "timm": "timm",
+    "hf": "transformers",
+    "onnx": "onnx",
+    "torch-export": "pytorch",
+}
+_METRICS = ("accuracy", "top_5")  # of those that a stage measures, what the Hub knows
+_LOADING: dict[Format, str] = {
+    "timm": """import timm
+from PIL import Image
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])""",
+    "hf": """from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
+logits = model(**processor(Image.open("image.jpg"), return_tensors="pt")).logits""",
+    "onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+(logits,) = session.run(None, {"images": images})  # float32 [B, C, H, W]""",
+    "torch-export": """import torch
+
+program = torch.export.load("FOLDER/model.pt2").module()
+logits = program(images)  # float32 [B, C, H, W]""",
+}
+
+
+def card(export: Export) -> str:
+    """Return the text of README.md."""
+    header = yaml.safe_dump(_header(export), sort_keys=False, allow_unicode=True)
+    parts = [
+        f"---\n{header}---\n",
+        f"# {_title(export)}\n",
+        f"{_model(export.source.config)}, {'trained' if export.manifest else 'converted'} with"
+        " vit-on-ray.\n",
+        "## Use\n",
+        f"```python\n{_LOADING[export.to]}\n```\n",
+        *_pixels(export),
+        "## Where it comes from\n",
+        _table(_lineage(export)),
+    ]
+    if results := _results(export):
+        parts += ["## Results\n", _table(results)]
+    parts += [
+        "## Licence\n",
+        "The licence of these weights is not stated here: it depends on the data they were trained"
+        " on, and on the weights they were started from. Whoever publishes this folder adds"
+        " `license:` to the header above.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _header(export: Export) -> dict[str, Any]:
+    """The YAML header. The last field is ours, the others are the Hub's."""
+    header: dict[str, Any] = {
+        "library_name": _LIBRARY[export.to],
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", export.source.config.family, "vit-on-ray"],
+    }
+    manifest = export.manifest
+    if manifest is None:
+        return header | {"vit_on_ray": {"weights_sha256": export.source.sha256}}
+    if manifest.dataset and (results := _results(export)):
+        data = {"name": manifest.dataset.name, "type": manifest.dataset.name}
+        split = {"split": export.source.data.val_split, "revision": manifest.dataset.digest}
+        header["metrics"] = [name for name in _METRICS if name in results]
+        header["model-index"] = [
+            {
+                "name": _title(export),
+                "results": [
+                    {
+                        "task": {"type": "image-classification"},
+                        "dataset": data | split,
+                        "metrics": [
+                            {"type": name, "value": value}
+                            for name, value in results.items()
+                            if name in _METRICS
+                        ],
+                    }
+                ],
+            }
+        ]
+    return header | {"vit_on_ray": _lineage(export)}
+
+
+def _title(export: Export) -> str:
+    manifest = export.manifest
+    if manifest is None:
+        return export.source.name
+    return " ".join(name for name in (manifest.recipe or export.recipe, manifest.stage_name))
+
+
+def _lineage(export: Export) -> dict[str, Any]:
+    """Names and digests by which the weights are found again."""
+    source, manifest = export.source, export.manifest
+    weights = {"weights": source.average, "weights_sha256": source.sha256}
+    if manifest is None:
+        return {"checkpoint": source.name, **weights}
+    found: dict[str, Any] = {
+        "recipe": manifest.recipe or export.recipe,
+        "run": manifest.run,
+        "stage": manifest.stage_name,
+        "fingerprint": manifest.fingerprint,
+        "step": manifest.step,
+        **weights,
+        **_origin(manifest),
+    }
+    if manifest.dataset:
+        found |= {"dataset": manifest.dataset.name, "dataset_digest": manifest.dataset.digest}
+    if manifest.git_commit:
+        found["git_commit"] = manifest.git_commit
+    return found
+
+
+def _origin(manifest: Manifest) -> dict[str, Any]:
+    """What the stage started from; of a checkpoint's place only the last part."""
+    found: dict[str, Any] = {}
+    if manifest.parent:
+        found["parent"] = f"{manifest.parent.stage} {manifest.parent.attempt}"
+        found["parent_sha256"] = manifest.parent.weights_sha256
+    if manifest.init:
+        found["base_model"] = manifest.init.uri.rstrip("/").rpartition("/")[2]
+        found["base_model_sha256"] = manifest.init.sha256
+    return found
+
+
+def _results(export: Export) -> dict[str, float]:
+    """Metrics of the exported weights on the validation split, without its name."""
+    prefix = "val_ema/" if export.source.average == "ema" else "val/"
+    metrics = export.manifest.metrics if export.manifest else {}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix)
+    }
+
+
+def _pixels(export: Export) -> list[str]:
+    height, width = export.source.config.image_hw
+    cut = (
+        "the shorter side is resized to"
+        f" {export.preprocessing.shorter_side(min(height, width))} pixels and the centre is cut out"
+        if export.preprocessing.crop == "center"
+        else "the whole image is resized, whatever its aspect ratio"
+    )
+    return [
+        f"Images are {height} x {width} pixels of RGB in [-1, 1] (mean and standard deviation 0.5);"
+        f" {cut}, with an antialiased bicubic filter. That is how the results were measured.\n"
+    ]
+
+
+def _model(config: Config) -> str:
+    if isinstance(config, ViTConfig):
+        return (
+            f"A Vision Transformer of {config.depth} blocks, width {config.width},"
+            f" {config.heads} heads, patches of {config.patch_size} pixels,"
+            f" {config.num_classes} classes"
+        )
+    return f"A BiT ResNet with blocks {config.blocks}, {config.num_classes} classes"
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+    return f"| | |\n|---|---|\n{rows}\n"

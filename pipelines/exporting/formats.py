@@ -1,0 +1,63 @@
+"""The files of each format, beside README.md.
+
+timm, hf       model.safetensors, config.json, for hf preprocessor_config.json
+onnx           model.onnx, preprocessing.json
+torch-export   model.pt2, preprocessing.json
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from pipelines.exporting.export import Export
+from pipelines.recipes.errors import Mistake
+from vit import export_hugging_face, export_onnx, export_program, export_timm
+
+MOST_DIFFERENCE = 1e-3
+"""Largest difference between logits of ONNX Runtime and torch that is accepted."""
+
+
+def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) -> str:
+    """Write the files into a folder; return a note about them, or an empty text.
+
+    Raises:
+        Mistake: ONNX's packages are missing, or it computes something else.
+        vit.errors.BadModel: the other library cannot represent the model.
+    """
+    config, names = export.source.config, export.classes.names
+    if export.to == "timm":
+        preprocessing = export.preprocessing
+        export_timm(tensors, config, folder, class_names=names, preprocessing=preprocessing)
+        return ""
+    if export.to == "hf":
+        preprocessing = export.preprocessing
+        export_hugging_face(tensors, config, folder, class_names=names, preprocessing=preprocessing)
+        return ""
+    note = ""
+    if export.to == "onnx":
+        note = _onnx(export, tensors, folder / "model.onnx")
+    else:
+        export_program(tensors, config, folder / "model.pt2")
+    said = export.preprocessing.plain(*config.image_hw) | {"class_names": names and list(names)}
+    (folder / "preprocessing.json").write_text(json.dumps(said, indent=2) + "\n")
+    return note
+
+
+def _onnx(export: Export, tensors: Mapping[str, Tensor], path: Path) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about its own deprecated parts
+            difference = export_onnx(tensors, export.source.config, path)
+    except ImportError as error:
+        raise Mistake(
+            f"--to onnx needs the package {error.name}: pip install 'vit-on-ray[onnx]'"
+        ) from None
+    if not difference < MOST_DIFFERENCE:
+        raise Mistake(
+            f"{export.source.uri}: ONNX Runtime's logits differ by {difference:g}, wanted less than"
+            f" {MOST_DIFFERENCE:g} - take --to torch-export"
+        )
+    return f"logits of ONNX Runtime and torch differ by at most {difference:.1e}"

@@ -1,0 +1,83 @@
+"""How an image becomes the pixels of a network, as other libraries state it in their folders.
+
+The networks here take pixels in [-1, 1], so mean and standard deviation are 0.5; `normalize` does
+it. Crop and resize happen before that, where images are decoded; an export has to be told of them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vit.errors import BadModel
+
+MEAN = STD = (0.5, 0.5, 0.5)
+_BICUBIC = 3  # Pillow's number of the filter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """The crop of an evaluation. Resizing is bicubic and antialiased, as Pillow's."""
+
+    crop: Literal["center", "resize"] = "center"
+    """`center`: resize the shorter side, cut out the centre. `resize`: resize the whole image to
+    the network's size, whatever its aspect ratio."""
+    crop_fraction: float = 224 / 256
+    """For `center`, the crop's side divided by the shorter side of the resized image."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_fraction <= 1:
+            raise BadModel(f"crop_fraction must be within (0, 1], found {self.crop_fraction}")
+
+    def shorter_side(self, image_size: int) -> int:
+        """Length in pixels that the shorter side is resized to before the centre is cut out."""
+        return round(image_size / self.crop_fraction)
+
+    def timm(self) -> dict[str, Any]:
+        """Return fields of timm's `pretrained_cfg`; its name for a plain resize is `squash`."""
+        whole = self.crop == "resize"
+        return {
+            "mean": list(MEAN),
+            "std": list(STD),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0 if whole else self.crop_fraction,
+            "crop_mode": "squash" if whole else "center",
+        }
+
+    def hugging_face(self, height: int, width: int) -> dict[str, Any]:
+        """Return the content of `preprocessor_config.json`.
+
+        A centre crop needs another class than ViT's own, whose slow version ignores it: BiT's, as
+        DINOv2 uses it.
+        """
+        size = {"height": height, "width": width}
+        steps = (
+            {"image_processor_type": "ViTImageProcessor", "size": size}
+            if self.crop == "resize"
+            else {
+                "image_processor_type": "BitImageProcessor",
+                "size": {"shortest_edge": self.shorter_side(min(height, width))},
+                "do_center_crop": True,
+                "crop_size": size,
+            }
+        )
+        return {
+            **steps,
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "resample": _BICUBIC,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(MEAN),
+            "image_std": list(STD),
+        }
+
+    def plain(self, height: int, width: int) -> dict[str, Any]:
+        """Return plain values, for formats that have no file of their own for this."""
+        return {
+            "image_size": [height, width],
+            "crop": self.crop,
+            "crop_fraction": self.crop_fraction if self.crop == "center" else None,
+            "interpolation": "bicubic",
+            "mean": list(MEAN),
+            "std": list(STD),
+        }
