@@ -17,7 +17,6 @@ from typing import Literal
 from cluster.settings import Place
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
-from pipelines.evaluation.candidate import Average, Candidate, find_candidate, model_record
 from pipelines.evaluation.protocol import (
     FORMAT_VERSION,
     Evaluator,
@@ -29,6 +28,7 @@ from pipelines.evaluation.protocol import (
 )
 from pipelines.evaluation.real_labels import read_real
 from pipelines.lineage.attempts import Attempt, attempt_for
+from pipelines.lineage.candidate import Average, Candidate, find_candidate, model_record
 from pipelines.lineage.manifest import DatasetName, Manifest, MeasuredWeights
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake

@@ -49,7 +49,7 @@ def card(export: Export) -> str:
     parts = [
         f"---\n{header}---\n",
         f"# {_title(export)}\n",
-        f"{_model(export.source.config)}, {'trained' if export.manifest else 'converted'} with"
+        f"{_model(export.candidate.config)}, {'trained' if export.manifest else 'converted'} with"
         " vit-on-ray.\n",
         "## Use\n",
         f"```python\n{_LOADING[export.to]}\n```\n",
@@ -73,14 +73,14 @@ def _header(export: Export) -> dict[str, Any]:
     header: dict[str, Any] = {
         "library_name": _LIBRARY[export.to],
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", export.source.config.family, "vit-on-ray"],
+        "tags": ["image-classification", export.candidate.config.family, "vit-on-ray"],
     }
     manifest = export.manifest
     if manifest is None:
-        return header | {"vit_on_ray": {"weights_sha256": export.source.sha256}}
+        return header | {"vit_on_ray": {"weights_sha256": export.candidate.sha256}}
     if manifest.dataset and (results := _results(export)):
         data = {"name": manifest.dataset.name, "type": manifest.dataset.name}
-        split = {"split": export.source.data.val_split, "revision": manifest.dataset.digest}
+        split = {"split": export.candidate.data.val_split, "revision": manifest.dataset.digest}
         header["metrics"] = [name for name in _METRICS if name in results]
         header["model-index"] = [
             {
@@ -104,16 +104,16 @@ def _header(export: Export) -> dict[str, Any]:
 def _title(export: Export) -> str:
     manifest = export.manifest
     if manifest is None:
-        return export.source.name
+        return export.candidate.name
     return " ".join(name for name in (manifest.recipe or export.recipe, manifest.stage_name))
 
 
 def _lineage(export: Export) -> dict[str, Any]:
     """Names and digests by which the weights are found again."""
-    source, manifest = export.source, export.manifest
-    weights = {"weights": source.average, "weights_sha256": source.sha256}
+    candidate, manifest = export.candidate, export.manifest
+    weights = {"weights": candidate.average, "weights_sha256": candidate.sha256}
     if manifest is None:
-        return {"checkpoint": source.name, **weights}
+        return {"checkpoint": candidate.name, **weights}
     found: dict[str, Any] = {
         "recipe": manifest.recipe or export.recipe,
         "run": manifest.run,
@@ -144,7 +144,7 @@ def _origin(manifest: Manifest) -> dict[str, Any]:
 
 def _results(export: Export) -> dict[str, float]:
     """Metrics of the exported weights on the validation split, without its name."""
-    prefix = "val_ema/" if export.source.average == "ema" else "val/"
+    prefix = "val_ema/" if export.candidate.average == "ema" else "val/"
     metrics = export.manifest.metrics if export.manifest else {}
     return {
         name.removeprefix(prefix): value
@@ -154,7 +154,7 @@ def _results(export: Export) -> dict[str, float]:
 
 
 def _pixels(export: Export) -> list[str]:
-    height, width = export.source.config.image_hw
+    height, width = export.candidate.config.image_hw
     cut = (
         "the shorter side is resized to"
         f" {export.preprocessing.shorter_side(min(height, width))} pixels and the centre is cut out"

@@ -24,7 +24,7 @@ def main(description: str) -> NoReturn:
         )
         check_target(command.own.out)
         export = make_export(command)
-        for line in (export.classes.unknown, *export.source.notes, *write(export)):
+        for line in (export.classes.unknown, *export.candidate.notes, *write(export)):
             if line:
                 print(f"export: {line}")
     sys.exit(0)
@@ -37,13 +37,13 @@ def write(export: Export) -> tuple[str, ...]:
         Mistake: the folder is not empty, or the format cannot be written.
         storage.errors.StorageError: the weights or the disk failed.
     """
-    tensors = export.source.tensors()
+    tensors = export.candidate.tensors()
     with new_folder(export.out) as folder:
         note = write_format(export, tensors, folder)
         (folder / "README.md").write_text(card(export), encoding="utf-8")
         files = sorted(path.name for path in folder.iterdir())
     return (
-        f"{export.source.name} ({export.source.average} weights) for {export.to}",
+        f"{export.candidate.name} ({export.candidate.average} weights) for {export.to}",
         note,
         f"wrote {', '.join(files)} into {Path(export.out)}",
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.cli.options import Command
+from pipelines.lineage.candidate import Average, Candidate, find_candidate
 from pipelines.lineage.class_names import ClassNames, find_class_names, read_class_names
-from pipelines.lineage.manifest import Manifest, read_manifest
-from pipelines.lineage.source import Average, Source, find_source
+from pipelines.lineage.manifest import Manifest
 from pipelines.recipes.errors import Mistake
 from vit import Preprocessing
 
@@ -43,7 +43,7 @@ class Export:
 
     to: Format
     out: Path
-    source: Source
+    candidate: Candidate
     manifest: Manifest | None
     """Of the stage; None for a public checkpoint."""
     classes: ClassNames
@@ -61,7 +61,7 @@ def make_export(command: Command[ExportOptions]) -> Export:
     options, place, own = command.options, command.place, command.own
     if options.force:
         raise Mistake("--force: an export is no attempt at a stage - give another --out")
-    source = find_source(
+    candidate = find_candidate(
         command.recipe,
         place,
         run=options.run,
@@ -71,22 +71,22 @@ def make_export(command: Command[ExportOptions]) -> Export:
         average=own.average,
         init_image_size=own.init_image_size,
     )
-    if source.head_reset:
-        raise Mistake(f"{source.uri} has no head for this model ({source.head_reset})")
-    manifest = read_manifest(source.uri) if source.parent else None
-    count = source.config.num_classes
+    if candidate.head_reset:
+        raise Mistake(f"{candidate.uri} has no head for this model ({candidate.head_reset})")
+    manifest = candidate.source.manifest
+    count = candidate.config.num_classes
     return Export(
         to=own.to,
         out=own.out,
-        source=source,
+        candidate=candidate,
         manifest=manifest,
         classes=(
             read_class_names(own.class_names, classes=count)
             if own.class_names
-            else find_class_names(source.data, manifest, place, classes=count)
+            else find_class_names(candidate.data, manifest, place, classes=count)
         ),
         preprocessing=Preprocessing(
-            crop=source.data.eval_crop, crop_fraction=source.data.eval_fraction
+            crop=candidate.data.eval_crop, crop_fraction=candidate.data.eval_fraction
         ),
         recipe=options.recipe,
     )

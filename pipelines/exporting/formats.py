@@ -27,7 +27,7 @@ def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) ->
         Mistake: ONNX's packages are missing, or it computes something else.
         vit.errors.BadModel: the other library cannot represent the model.
     """
-    config, names = export.source.config, export.classes.names
+    config, names = export.candidate.config, export.classes.names
     if export.to == "timm":
         preprocessing = export.preprocessing
         export_timm(tensors, config, folder, class_names=names, preprocessing=preprocessing)
@@ -50,14 +50,14 @@ def _onnx(export: Export, tensors: Mapping[str, Tensor], path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about its own deprecated parts
-            difference = export_onnx(tensors, export.source.config, path)
+            difference = export_onnx(tensors, export.candidate.config, path)
     except ImportError as error:
         raise Mistake(
             f"--to onnx needs the package {error.name}: pip install 'vit-on-ray[onnx]'"
         ) from None
     if not difference < MOST_DIFFERENCE:
         raise Mistake(
-            f"{export.source.uri}: ONNX Runtime's logits differ by {difference:g}, wanted less than"
-            f" {MOST_DIFFERENCE:g} - take --to torch-export"
+            f"{export.candidate.uri}: ONNX Runtime's logits differ by {difference:g}, wanted less"
+            f" than {MOST_DIFFERENCE:g} - take --to torch-export"
         )
     return f"logits of ONNX Runtime and torch differ by at most {difference:.1e}"

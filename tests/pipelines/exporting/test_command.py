@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.exporting.command import main
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.photographs import METRICS, MODEL, STAGE, Photos
-from tests.vit.peers import random_model
+from tests.vit.support.peers import random_model
 
 Export = Callable[..., Said]
 

@@ -25,7 +25,7 @@ from pipelines.recipes.stage import Stage
 from storage.decode import decode
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.photographs import CHINA, FLOWER, STAGE, Photos, jpeg
-from tests.vit.peers import import_timm
+from tests.vit.support.peers import import_timm
 
 Called = Callable[..., Said]
 CENTER = replace(STAGE, data=replace(STAGE.data, eval_crop="center"))

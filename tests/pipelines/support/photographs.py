@@ -15,7 +15,7 @@ from pipelines.recipes.stage import Data, Stage
 from storage.pack import pack
 from storage.pack.folder import Folder
 from tests.pipelines.support.committed import commit_stage
-from tests.vit.peers import random_model
+from tests.vit.support.peers import random_model
 
 _IMAGES = Path(str(sklearn.datasets.__file__)).parent / "images"
 CHINA, FLOWER = ((_IMAGES / f"{name}.jpg").read_bytes() for name in ("china", "flower"))

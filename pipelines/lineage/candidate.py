@@ -1,4 +1,4 @@
-"""The weights that are evaluated: a stage's, of a run or anywhere, or a public checkpoint's.
+"""The weights that a command line names, to measure or export: a stage's, or a public checkpoint's.
 
 Where a stage kept a Polyak average, the average is taken unless told otherwise: a recipe keeps one
 to be used, and the paper's headline numbers are of averages. In a stage's own manifest
@@ -32,7 +32,7 @@ Average = Literal["auto", "ema", "live"]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Weights to evaluate, and the model that they go into."""
+    """Weights to use, and the model that they go into."""
 
     source: Source
     """The weights; those of a stage are not read yet."""
