@@ -8,15 +8,18 @@ import pytest
 from cluster.local.s3 import S3Server, running_s3
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a Ray run one after another, first, in one process; the others beside them.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests with a Ray run one after another in one process, the others beside them.
 
     `make test` runs two processes. Each file of tests without a Ray stays in one of them, so that
     what its tests share is made once.
     """
-    for item in items:
-        group = "ray" if _has_ray(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    group = "ray" if _has_ray(item) else item.nodeid.partition("::")[0]
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests with a Ray take longest and begin first."""
     items.sort(key=lambda item: not _has_ray(item))
 
 
