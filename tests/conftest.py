@@ -9,23 +9,9 @@ from cluster.local.s3 import S3Server, running_s3
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests with a Ray run one after another in one process, the others beside them.
-
-    `make test` runs two processes. Each file of tests without a Ray stays in one of them, so that
-    what its tests share is made once.
-    """
-    group = "ray" if _has_ray(item) else item.nodeid.partition("::")[0]
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests with a Ray take longest and begin first."""
-    items.sort(key=lambda item: not _has_ray(item))
-
-
-def _has_ray(item: pytest.Item) -> bool:
-    uses = "ray_session" in getattr(item, "fixturenames", ())
-    return uses or item.get_closest_marker("own_ray") is not None
+    """Mark tests that use the session's Ray: `make test` runs them beside the others."""
+    if "ray_session" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session", autouse=True)

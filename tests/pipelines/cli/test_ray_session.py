@@ -60,7 +60,7 @@ with errors_as_exits(), ray_session(verbose=False, num_cpus=1):
 """
 
 
-@pytest.mark.own_ray
+@pytest.mark.ray
 def test_a_ray_without_home_and_with_a_long_temporary_folder_works_and_its_death_is_one_line(
     tmp_path: Path,
 ) -> None:

@@ -92,7 +92,7 @@ with ray_session(verbose=False):
 """
 
 
-@pytest.mark.own_ray
+@pytest.mark.ray
 @pytest.mark.timeout(900)  # five starts of Python with Ray, two of Ray itself
 def test_the_commands_work_in_order_in_a_new_home(
     walk: Callable[[str], str], tmp_path: Path
