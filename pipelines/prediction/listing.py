@@ -4,6 +4,7 @@ Images below a folder or prefix are those that `pack.py folder` would take, in t
 names, and tars among them are opened. A file that is named itself is an image, whatever its suffix.
 """
 
+import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from storage.dataset import MANIFEST, Shard, load_dataset
 from storage.errors import BadSource
 from storage.index import INDEX_ROW, SampleIndex, load_index, name_hash
 from storage.objects import open_store
-from storage.pack.scan import ObjectStream
+from storage.pack.scan import CHUNK_BYTES, ObjectStream
 from storage.pack.tree import IMAGE_SUFFIXES, is_system
 from storage.tar import members
 from storage.uri import parse
@@ -158,7 +159,7 @@ def scan_tar(tar: Tar) -> tuple[SampleIndex, tuple[str, ...]]:
     rows: list[tuple[int, int, int, int, int, int]] = []
     names: list[str] = []
     try:
-        for member in members(stream.read):
+        for member in members(io.BufferedReader(stream, CHUNK_BYTES).read):
             if member.refused is None and _is_image(member.name):
                 name, crc = name_hash(member.header_name), zlib.crc32(member.data)
                 rows.append((member.offset, name, len(member.data), crc, 0, 0))
