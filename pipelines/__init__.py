@@ -9,6 +9,7 @@ The only package that knows `vit`, `storage` and `cluster`. A room imports only 
     training/    one stage, in your process     pretrain.py  upscale.py  finetune.py  pipeline.py
     evaluation/  what weights are worth         evaluate.py
     exporting/   weights for other libraries    export.py
+    prediction/  classes of a user's images     predict.py
     ------------------------------------------------------------------------------------
     worker/      one stage, on every rank       loop.py is the whole training loop
     ------------------------------------------------------------------------------------
@@ -18,6 +19,7 @@ The only package that knows `vit`, `storage` and `cluster`. A room imports only 
     planning/    what a recipe takes            plan.py
     packing/     images into shards             pack.py
     tracking/    MLflow
+    inference/   a network over many images
     lineage/     what lies in a storage root    status.py
     ------------------------------------------------------------------------------------
     cli/         options, place, exit codes, terminal

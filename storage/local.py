@@ -127,7 +127,7 @@ class LocalStore:
                     key = (Path(folder) / name).relative_to(self.root).as_posix()
                     if key.startswith(prefix) and not name.startswith(TEMPORARY):
                         found.append(key)
-        yield from sorted(found, key=str.encode)
+        yield from sorted(found, key=os.fsencode)  # a name may be no UTF-8
 
     def delete(self, key: str) -> None:
         """Remove a file if it exists."""

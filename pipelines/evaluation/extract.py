@@ -5,31 +5,29 @@ the arithmetic is the same on every worker. Rows are returned in the order of th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
 import torch
 
-from cluster.placement import decoding_selector
-from cluster.precision import set_arithmetic
-from cluster.scaling import check_room, worker_cpus
 from cluster.settings import Place
 from pipelines.cli.place import shard_cache
 from pipelines.evaluation.answers import answer
 from pipelines.evaluation.protocol import Protocol
+from pipelines.inference.workers import inference_workers, network_of_actor, share_weights
 from storage.columns import describe
 from storage.dataset import load_dataset
 from storage.errors import BadInput
 from storage.stream import StreamSpec, eval_stream, order_of
-from vit import Config, build_model, normalize
+from vit import Config
 
 Columns = dict[str, np.ndarray]
 _NAMED = 5  # damaged samples that are shown
 
 
 class Forward:
-    """The model of an actor; called with batches of the stream.
+    """The network of an actor; called with batches of the stream.
 
     Args:
         config: the model.
@@ -40,31 +38,26 @@ class Forward:
     """
 
     def __init__(
-        self, config: Config, weights: Any, precision: str, *, answers: bool, features: bool
+        self,
+        config: Config,
+        weights: Any,
+        precision: Literal["float32", "bfloat16"],
+        *,
+        answers: bool,
+        features: bool,
     ) -> None:
-        torch.set_num_threads(1)  # the number of threads would change the last bits
-        torch.backends.cudnn.deterministic = True
-        set_arithmetic("bfloat16" if precision == "bfloat16" else "float32")
-        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.answers, self.features = answers, features
-        model = build_model(config)
-        arrays: Any = ray.get(weights)
-        model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-        self.model = model.to(self.device, self.dtype).eval()
+        self.network = network_of_actor(config, weights, precision)
 
-    @torch.inference_mode()
     def __call__(self, batch: Columns) -> Columns:
         """Return columns index, label, quarantined and the requested ones, for the same rows."""
-        images = normalize(torch.tensor(batch["image"]).to(self.device)).to(self.dtype)
         columns = {name: batch[name] for name in ("index", "label", "quarantined")}
-        tokens = self.model.forward_features(images)
-        features = self.model.forward_head(tokens, pre_logits=True)  # [b, D]
+        features = self.network.features(batch["image"])  # [b, D]
         if self.features:
             columns["features"] = features.float().cpu().numpy()
         if self.answers:
-            logits = self.model.head(features).float()  # [b, C]
-            columns |= answer(logits, torch.tensor(batch["label"]).to(self.device))
+            logits = self.network.logits(features)  # [b, C]
+            columns |= answer(logits, torch.tensor(batch["label"]).to(logits.device))
         return columns
 
 
@@ -79,25 +72,9 @@ class Extraction:
         place: Place,
         note: Callable[[str], None],
     ) -> None:
-        have = ray.cluster_resources()
-        workers = place.workers
         self.config, self.protocol, self.place, self.note = config, protocol, place, note
-        self.cpus = worker_cpus(workers, most=workers.max, cluster_cpus=have.get("CPU", 0.0))
-        if not place.wait_for_nodes:
-            check_room(
-                fewest=workers.min,
-                cpus=self.cpus,
-                gpus=workers.gpus_each,
-                decode_cpus=place.decode_cpus,
-                have_cpus=have.get("CPU", 0.0),
-                have_gpus=have.get("GPU", 0.0),
-            )
-        self.nodes = decoding_selector(
-            ray.nodes(),
-            on_gpu_nodes=place.decode_on_gpu_nodes,
-            more_to_come=place.wait_for_nodes,
-        )
-        self.weights = ray.put({name: tensor.numpy() for name, tensor in tensors.items()})
+        self.workers = inference_workers(place)
+        self.weights = share_weights(tensors)
 
     def columns(self, spec: StreamSpec, *, answers: bool, features: bool) -> Columns:
         """Return rows of all usable samples of the stream, in the order of the split.
@@ -106,25 +83,21 @@ class Extraction:
             BadInput: more are damaged than `max_bad_fraction` allows.
             ray.exceptions.RayError: the cluster failed.
         """
-        workers, place = self.place.workers, self.place
+        place = self.place
         stream = eval_stream(
             spec,
             world_size=1,
             num_cpus=place.decode_cpus,
             rows_per_block=spec.global_batch,  # a block is a batch
             cache=shard_cache(place.cache),
-            nodes=self.nodes,
+            nodes=self.workers.nodes,
         )
         forward: Any = Forward  # Ray's type for classes leaves out their arguments
         outputs = stream.map_batches(
             forward,
             fn_constructor_args=(self.config, self.weights, self.protocol.precision),
             fn_constructor_kwargs={"answers": answers, "features": features},
-            batch_size=None,
-            batch_format="numpy",
-            num_cpus=self.cpus,
-            num_gpus=workers.gpus or None,
-            concurrency=workers.max if workers.min == workers.max else (workers.min, workers.max),
+            **self.workers.options(),
         )
         parts: list[Columns] = []
         damaged: list[int] = []

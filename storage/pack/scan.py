@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LAYOUT = "tar 2"  # changes with what is read from a tar
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 8 << 20
 Row = tuple[int, int, int, int, int, int]
 
 
@@ -54,9 +54,9 @@ class ScanTar:
 
     def __call__(self, name: str) -> tuple[Shard, str | None]:
         """Scan a tar: the shard, and why it is damaged or None. An intact one gets its part."""
-        stream = _Stream(open_store(self.uri), name)
+        stream = ObjectStream(open_store(self.uri), name)
         scan = _Scan(rule=self)
-        read = io.BufferedReader(stream, _CHUNK_BYTES).read  # in C, for four reads a sample
+        read = io.BufferedReader(stream, CHUNK_BYTES).read  # in C, for four reads a sample
         try:
             for member in members(read):
                 scan.add(member)
@@ -80,7 +80,7 @@ class ScanTar:
         return shard, None
 
 
-class _Stream(io.RawIOBase):
+class ObjectStream(io.RawIOBase):
     """Reads an object from front to back and hashes it. `io.BufferedReader` asks for the ranges."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:

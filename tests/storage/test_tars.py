@@ -265,7 +265,7 @@ def test_a_tar_is_read_in_one_pass_over_its_bytes(place: str) -> None:
     put(place, one=tar(*small, ("big.txt", bytes(3_000_000)), ("last.txt", b"x")))
     whole = (Path(place) / "one.tar").read_bytes()
     store = open_store(place)
-    stream = scan._Stream(store, "one.tar")
+    stream = scan.ObjectStream(store, "one.tar")
     before = store.traffic.requests, store.traffic.bytes
     found = list(members(io.BufferedReader(stream, 100_000).read))
     assert [member.name for member in found][-2:] == ["big.txt", "last.txt"]

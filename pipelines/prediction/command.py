@@ -1,0 +1,114 @@
+"""`pipelines/predict.py`: resolve the options, predict, print or write."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, TextIO
+
+from ray.exceptions import RayError
+
+from cluster.settings import Place
+from pipelines.cli.console import clock
+from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
+from pipelines.cli.gpus import with_gpus_settled
+from pipelines.cli.options import program_name, read_command
+from pipelines.cli.ray_errors import explain_failure
+from pipelines.cli.ray_session import ray_session
+from pipelines.prediction.listing import pieces_of, where
+from pipelines.prediction.output import CsvOutput, TableOutput
+from pipelines.prediction.parts import begin, finish, plan_of
+from pipelines.prediction.pieces import FileRef, Piece
+from pipelines.prediction.prediction import Prediction, PredictionOptions, make_prediction
+from pipelines.prediction.predictor import Rows, predict, predict_here
+
+NAME = "predict"
+ADDRESS = "RAY_ADDRESS"
+FEW_FILES = 64
+"""So many files are predicted in this process: Ray and its workers take 10 to 30 s to start."""
+_NOTE_SECONDS = 10.0
+
+
+def main(description: str) -> NoReturn:
+    """Predict what the command line names; exit with a code of `pipelines.cli.exits`.
+
+    stdout has nothing but the predictions; everything else goes to stderr.
+    """
+    with errors_as_exits(stopped="stopped; with --out the same command goes on from here"):
+        stop_at_sigterm()
+        command = read_command(
+            sys.argv[1:], prog=program_name(), description=description, own=PredictionOptions()
+        )
+        stdout = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            prediction = make_prediction(command)
+            for line in (prediction.classes.unknown, *prediction.source.notes):
+                if line:
+                    _note(line)
+            _note(
+                f"{prediction.source.name} ({prediction.source.average} weights) on"
+                f" {where(prediction.found)}"
+            )
+            if _is_small(prediction):
+                _run(prediction, predict_here, command.place, stdout)
+            else:
+                with ray_session(verbose=command.place.verbose):
+                    stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
+                    place = with_gpus_settled(command).place
+                    try:
+                        _run(prediction, predict, place, stdout)
+                    except RayError as error:
+                        raise explain_failure(NAME, error) from None
+    sys.exit(0)
+
+
+def _is_small(prediction: Prediction) -> bool:
+    """Whether starting a Ray takes longer than the work, and nobody named a running one."""
+    few = len(prediction.found) <= FEW_FILES
+    files = all(isinstance(one, FileRef) for one in prediction.found)
+    return few and files and not os.environ.get(ADDRESS)
+
+
+def _run(
+    prediction: Prediction,
+    predict: Callable[[Prediction, Sequence[Piece], set[int], Place], Iterator[Rows]],
+    place: Place,
+    stdout: TextIO,
+) -> None:
+    began = time.monotonic()
+    pieces = pieces_of(prediction.found, rows=prediction.rows_per_piece)
+    done: set[int] = set()
+    if prediction.out is not None:
+        done = begin(prediction.out, plan_of(prediction, pieces)) & set(range(len(pieces)))
+    if done:
+        _note(f"{len(done)} of {len(pieces)} parts are there already")
+    total = _images(pieces) - _images([pieces[number] for number in done])
+    output = (TableOutput if stdout.isatty() else CsvOutput)(stdout)
+    images = errors = 0
+    noted = began
+    for rows in predict(prediction, pieces, done, place):
+        images, errors = images + rows.images, errors + rows.errors
+        if rows.columns:
+            output.add(rows.columns)
+        if time.monotonic() - noted > _NOTE_SECONDS and images < total:
+            noted = time.monotonic()
+            _note(f"{images:,} of {total:,} images, {images / (noted - began):.0f} img/s")
+    if prediction.out is None:
+        output.end()
+    else:
+        finish(prediction.out)
+        _note(f"wrote {len(pieces) - len(done)} parts into {prediction.out}")
+    seconds = time.monotonic() - began
+    _note(
+        f"{images:,} images in {clock(seconds)}, {images / seconds:.1f} img/s"
+        + (f"; {errors:,} could not be used: see column error" if errors else "")
+    )
+
+
+def _images(pieces: list[Piece]) -> int:
+    return sum(len(piece) for piece in pieces)
+
+
+def _note(text: str) -> None:
+    print(f"{NAME}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,133 @@
+"""Turn a command line into a prediction that can run, with all checks that need no cluster."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from pipelines.cli.options import Command
+from pipelines.lineage.class_names import ClassNames, find_class_names, read_class_names
+from pipelines.lineage.manifest import read_manifest
+from pipelines.lineage.source import Average, Source, find_source
+from pipelines.prediction.listing import Found, find
+from pipelines.recipes.errors import Mistake
+from storage.decode import Crop
+from storage.uri import parse
+
+BATCHES_PER_PIECE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """Options of `predict.py`."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Images: files, folders, tars, s3:// prefixes, packed datasets (folders with a
+    dataset.json)."""
+    out: str | None = None
+    """Folder of Parquet files to write, FILE.parquet or s3://..., instead of printing. A second run
+    of the same command goes on where the first one stopped."""
+    top: int = 1
+    """Number of classes per image, the likeliest first."""
+    features: bool = False
+    """Also write the pooled output before the head, as column features. Needs --out."""
+    only: str | None = None
+    """Stage to predict with. Default: the last stage of the recipe."""
+    weights: str | None = None
+    """Other weights to predict with (path or s3://): a stage's attempt, or a public checkpoint that
+    fits the model of that stage."""
+    average: Average = "auto"
+    """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
+    split: str | None = None
+    """Split of packed datasets. Default: the stage's validation split."""
+    class_names: Path | None = None
+    """Text file with one class name per line. Default: the names of the packed dataset that the
+    stage was trained on."""
+    image_size: int | None = None
+    """Resolution in pixels; the weights are adapted to it. Default: that of the weights."""
+    init_image_size: int | None = None
+    """Resolution in pixels of a checkpoint whose files do not record it."""
+    batch: int = 64
+    """Images that go through the network at once."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network's forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A prediction that is about to run."""
+
+    found: list[Found]
+    source: Source
+    classes: ClassNames
+    crop: Crop
+    top: int
+    """Classes per image; 0 if the weights have no head for this model."""
+    features: bool
+    out: str | None
+    batch: int
+    precision: Literal["float32", "bfloat16"]
+
+    @property
+    def rows_per_piece(self) -> int:
+        """Images that one task reads, and one Parquet file holds."""
+        return self.batch * BATCHES_PER_PIECE
+
+
+def make_prediction(command: Command[PredictionOptions]) -> Prediction:
+    """Find weights, class names and images.
+
+    Raises:
+        Mistake: one line.
+        storage.errors.StorageError: the storage refuses or does not answer.
+    """
+    options, place, own = command.options, command.place, command.own
+    _check_options(own, force=options.force)
+    source = find_source(
+        command.recipe,
+        place,
+        run=options.run,
+        only=own.only,
+        parent=options.parent,
+        uri=own.weights,
+        average=own.average,
+        image_size=own.image_size,
+        init_image_size=own.init_image_size,
+    )
+    count, side = source.config.num_classes, source.config.image_size
+    if not isinstance(side, int):
+        raise Mistake(f"{source.name} takes images of {side} pixels: only square ones are cut")
+    headless = source.head_reset or (None if count else "0 classes")
+    if headless and not own.features:
+        raise Mistake(f"{source.uri} has no head for this model ({headless}) - take --features")
+    if own.top > count and not headless:
+        raise Mistake(f"--top {own.top}: the model has {count} classes")
+    manifest = read_manifest(source.uri) if source.parent else None
+    if headless:
+        classes = ClassNames(None)
+    elif own.class_names:
+        classes = read_class_names(own.class_names, classes=count)
+    else:
+        classes = find_class_names(source.data, manifest, place, classes=count)
+    return Prediction(
+        found=find(own.sources, split=own.split or source.data.val_split),
+        source=source,
+        classes=classes,
+        crop=source.data.val_crop(side),
+        top=0 if headless else own.top,
+        features=own.features,
+        out=None if own.out is None else str(parse(own.out)),
+        batch=own.batch,
+        precision=own.precision,
+    )
+
+
+def _check_options(own: PredictionOptions, *, force: bool) -> None:
+    if force:
+        raise Mistake("--force: a prediction is no attempt at a stage - give another --out")
+    for name in ("top", "batch"):
+        if getattr(own, name) < 1:
+            raise Mistake(f"--{name}: wanted at least 1, found {getattr(own, name)}")
+    if own.features and own.out is None:
+        raise Mistake("--features are written to Parquet: add --out FILE.parquet")

@@ -1,0 +1,115 @@
+"""Compute classes and features of pieces on Ray: tasks decode, workers with the network follow."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+
+from cluster.settings import Place
+from pipelines.inference.network import Network
+from pipelines.inference.workers import inference_workers, network_of_actor, share_weights
+from pipelines.prediction.pieces import Piece
+from pipelines.prediction.prediction import Prediction
+from pipelines.prediction.work import Work, decoded, table_columns
+from storage.decode import Crop
+from storage.tasks import Batch, blocks_in_order
+
+_AHEAD_BYTES = 1 << 30
+_AHEAD_PIECES = 8
+_PIECES_PER_OBJECT = 64  # a task that is told of 50,000 objects takes seconds to start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Predictions of one piece: what is shown, or how much was written."""
+
+    columns: dict[str, list[Any]]
+    """Columns of `table_columns`; empty if they were written."""
+    images: int
+    errors: int
+
+
+def predict(
+    prediction: Prediction, pieces: Sequence[Piece], skip: set[int], place: Place
+) -> Iterator[Rows]:
+    """Yield the predictions of pieces in order; with `out`, workers write them.
+
+    Args:
+        prediction: weights, crop, output.
+        pieces: all of them.
+        skip: numbers of pieces that are finished.
+        place: how many workers.
+
+    Raises:
+        ray.exceptions.RayError: a task or the cluster failed.
+    """
+    todo = [number for number in range(len(pieces)) if number not in skip]
+    if not todo:
+        return
+    work = Work.of(prediction)
+    groups = [
+        ray.put([(number, pieces[number]) for number in todo[start : start + _PIECES_PER_OBJECT]])
+        for start in range(0, len(todo), _PIECES_PER_OBJECT)
+    ]
+    workers, side = inference_workers(place), prediction.crop.image_size
+    piece_bytes = prediction.rows_per_piece * 3 * side**2
+    stream = blocks_in_order(
+        partial(_block, groups, prediction.crop),
+        len(todo),
+        place.decode_cpus,
+        ahead_bytes=max(_AHEAD_BYTES, _AHEAD_PIECES * piece_bytes),
+        nodes=workers.nodes,
+    )
+    actor: Any = _Actor  # Ray's type for classes leaves out their arguments
+    outputs: Any = stream.map_batches(
+        actor,
+        fn_constructor_args=(work, share_weights(prediction.source.tensors())),
+        **workers.options(blocks=len(todo)),
+    )
+    for batch in outputs.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):
+        yield _rows(batch, prediction)
+
+
+def predict_here(
+    prediction: Prediction, pieces: Sequence[Piece], skip: set[int], place: Place
+) -> Iterator[Rows]:
+    """Do the same in this process, without Ray: for fewer images than it takes time to start."""
+    weights = {name: tensor.numpy() for name, tensor in prediction.source.tensors().items()}
+    gpu = torch.cuda.is_available() and place.workers.gpus != 0
+    work = Work.of(prediction)
+    network = Network(work.config, weights, work.precision, device="cuda" if gpu else "cpu")
+    for number, piece in enumerate(pieces):
+        if number not in skip:
+            yield _rows(work(network, decoded(number, piece, prediction.crop)), prediction)
+
+
+def _rows(batch: Batch, prediction: Prediction) -> Rows:
+    if prediction.out is not None:
+        return Rows(columns={}, images=int(batch["images"][0]), errors=int(batch["errors"][0]))
+    error = [text or None for text in batch["error"].tolist()]
+    columns = table_columns(
+        batch["file"].tolist(), batch["top"], batch["probability"], error, prediction.classes
+    )
+    bad = sum(text is not None for text in error)
+    return Rows(columns=columns, images=len(error), errors=bad)
+
+
+def _block(groups: list[Any], crop: Crop, item: int) -> Batch:
+    """Decode a piece, in a task."""
+    group: Any = ray.get(groups[item // _PIECES_PER_OBJECT])
+    number, piece = group[item % _PIECES_PER_OBJECT]
+    return decoded(number, piece, crop)
+
+
+class _Actor:
+    """A worker with the network; called with one decoded piece at a time."""
+
+    def __init__(self, work: Work, weights: Any) -> None:
+        self.work = work
+        self.network = network_of_actor(work.config, weights, work.precision)
+
+    def __call__(self, piece: Batch) -> Batch:
+        return self.work(self.network, piece)

@@ -1,0 +1,194 @@
+"""`pipelines/predict.py` as a user calls it: a few files, in this process."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+import vit
+from pipelines.prediction.command import main
+from pipelines.prediction.output import CsvOutput, TableOutput
+from storage.decode import decode
+from tests.pipelines.conftest import Said
+from tests.pipelines.support.photographs import CHINA, FLOWER, STAGE, Photos
+
+Predict = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A prediction computes with one thread, in this process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def predict(called: Callable[..., Said], photos: Photos) -> Predict:
+    def call(*arguments: str) -> Said:
+        return called(main, "predict", *photos.place(), "--run", "photos", *arguments)
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photographs, and a text between them."""
+    (tmp_path / "in").mkdir()
+    for name, data in (("a.jpg", CHINA), ("b.jpg", b"a text"), ("c.jpg", FLOWER)):
+        (tmp_path / "in" / name).write_bytes(data)
+    return tmp_path / "in"
+
+
+def network(photos: Photos, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities [C] and features [D] of the average."""
+    model = vit.build_model(STAGE.model)
+    model.load_state_dict(photos.average)
+    pixels = decode(data, STAGE.data.val_crop(224), seed=0, epoch=0, index=0)
+    with torch.no_grad():
+        tokens = model.eval().forward_features(vit.normalize(torch.tensor(pixels[None])))
+        features = model.forward_head(tokens, pre_logits=True)
+        return model.head(features)[0].double().softmax(0), features[0]
+
+
+def test_csv_has_classes_probabilities_and_reasons(
+    predict: Predict, photos: Photos, folder: Path
+) -> None:
+    said = predict(str(folder), "--top", "2")
+    assert said.code == 0, said.err
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    assert [row["file"] for row in rows] == [
+        str(folder / name) for name in ("a.jpg", "b.jpg", "c.jpg")
+    ]
+    for row, data in ((rows[0], CHINA), (rows[2], FLOWER)):
+        wanted, _ = network(photos, data)
+        order = wanted.argsort(descending=True).tolist()
+        assert [row["class"], row["class_2"]] == [("china", "flower")[i] for i in order]
+        found = float(row["probability"]), float(row["probability_2"])
+        assert found == pytest.approx(wanted[order].tolist(), abs=1e-6)
+        assert row["error"] == ""
+    assert rows[1]["class"] == rows[1]["probability"] == ""
+    assert "a text" in rows[1]["error"]
+    assert "1 could not be used" in said.err
+    assert "img/s" in said.err
+
+
+def test_parquet_has_features_and_is_not_written_twice(
+    predict: Predict, photos: Photos, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    options = (str(folder), "--features", "--batch", "1", "--out", str(out))
+    for name in "defg":  # seven images in pieces of four
+        (folder / f"{name}.jpg").write_bytes(CHINA)
+    said = predict(*options)
+    assert said.code == 0, said.err
+    assert said.out == ""
+    table = pyarrow.parquet.read_table(out).to_pylist()
+    assert [Path(row["file"]).stem for row in table] == list("abcdefg")
+    assert table[1]["features"] is None
+    assert table[1]["class"] is None
+    for row, data in ((table[0], CHINA), (table[2], FLOWER)):
+        np.testing.assert_allclose(row["features"], network(photos, data)[1], atol=1e-5)
+    names = {path.name for path in out.iterdir()}
+    parts = {"part-000000.parquet", "part-000001.parquet"}
+    assert names == parts | {"_predictions.json", "_SUCCESS"}
+
+    first = (out / "part-000000.parquet").read_bytes()
+    (out / "part-000000.parquet").unlink()
+    (out / "part-000001.parquet").write_bytes(b"kept")
+    assert predict(*options).code == 0
+    assert (out / "part-000000.parquet").read_bytes() == first
+    assert (out / "part-000001.parquet").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [(("--top", "2"), "top"), (("--average", "live"), "weights"), ((), "images")],
+)
+def test_parts_of_another_prediction_are_not_mixed(
+    other: tuple[str, ...], differs: str, predict: Predict, folder: Path, tmp_path: Path
+) -> None:
+    out = ("--out", str(tmp_path / "out.parquet"))
+    assert predict(str(folder), *out).code == 0
+    if not other:
+        (folder / "d.jpg").write_bytes(CHINA)
+    said = predict(str(folder), *other, *out)
+    assert said.code == 2
+    assert f"command: {differs} differ" in said.err
+    plan = json.loads((tmp_path / "out.parquet" / "_predictions.json").read_text())
+    assert plan["top"] == 1
+
+
+def test_the_output_must_be_a_folder_of_its_own(
+    predict: Predict, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file.parquet").write_text("mine")
+    for out in (tmp_path / "file.parquet", folder):
+        said = predict(str(folder), "--out", str(out))
+        assert said.code == 2
+        assert str(out) in said.err
+    assert (tmp_path / "file.parquet").read_text() == "mine"
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("nowhere.jpg",), "nowhere.jpg"),
+        ((), "no images given"),
+        (("{folder}", "--features"), "--out"),
+        (("{folder}", "--top", "3"), "2 classes"),
+        (("{folder}", "--top", "0"), "--top"),
+        (("{folder}", "--force"), "--force"),
+        (("{folder}", "--run", "elsewhere"), "elsewhere"),
+        (("{folder}", "--class-names", "nowhere.txt"), "nowhere.txt"),
+        (("{folder}", "--out", "ftp://host/x"), "ftp"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    arguments: tuple[str, ...], found: str, predict: Predict, folder: Path
+) -> None:
+    said = predict(*(argument.format(folder=folder) for argument in arguments))
+    assert said.code == 2
+    assert found in said.err.splitlines()[-1]
+    assert said.out == ""
+    assert "Traceback" not in said.err
+
+
+def test_without_the_dataset_classes_are_numbers(
+    predict: Predict, folder: Path, tmp_path: Path
+) -> None:
+    said = predict(str(folder / "a.jpg"), "--place.data-root", str(tmp_path / "nowhere"))
+    assert said.code == 0
+    assert "--class-names" in said.err
+    (row,) = csv.DictReader(io.StringIO(said.out))
+    assert row["class"] in ("0", "1")
+
+
+def test_a_terminal_gets_a_table_and_brackets_are_text() -> None:
+    columns: dict[str, list[Any]] = {
+        "file": ["a[red].jpg", "b.jpg"],
+        "class": ["cat", None],
+        "probability": [0.75, None],
+        "class_2": ["dog", None],
+        "probability_2": [0.25, None],
+        "error": [None, "broken"],
+    }
+    table, text = io.StringIO(), io.StringIO()
+    for output in (TableOutput(table), CsvOutput(text)):
+        output.add(columns)
+        output.end()
+    lines = table.getvalue().splitlines()
+    assert any("a[red].jpg" in line and "cat" in line and "0.7500" in line for line in lines)
+    assert any("dog" in line and "0.2500" in line for line in lines)
+    assert any("b.jpg" in line and "broken" in line for line in lines)
+    assert text.getvalue().splitlines()[2] == "b.jpg,,,,,broken"
+    assert math.isclose(float(text.getvalue().splitlines()[1].split(",")[2]), 0.75)
