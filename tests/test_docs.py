@@ -212,6 +212,28 @@ def test_the_table_of_commands_has_every_block() -> None:
     assert rows == there
 
 
+def test_every_row_says_what_tests_it_or_what_it_needs() -> None:
+    table = (ROOT / "docs" / "commands.md").read_text()
+    rows = re.findall(r"^\| \[[^]]+\]\(\S+\) \| (.+) \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) == table.count("\n| [")
+    for need, tested in rows:
+        assert re.search(r"`(tests/|\.ci/)", tested) or re.match("not (tested|run)", tested), tested
+        assert need.strip()
+
+
+def test_other_blocks_hold_no_commands_and_no_code() -> None:
+    """Python is run by the two tests below; what is neither is a picture or a listing."""
+    languages: dict[str, set[str]] = {}
+    for page in PAGES:
+        for opened in re.findall(r"^```(\w*)\n.*?^```$", page.read_text(), re.M | re.S):
+            languages.setdefault(opened, set()).add(page.name)
+        for _, block in blocks(page, ""):
+            assert not re.search(r"^(\$ |pipelines/\w+\.py|import |from \w+ import )", block, re.M)
+    assert languages.keys() == {"", "console", "python", "yaml"}
+    assert languages["yaml"] == {"extend.md"}
+    assert languages["python"] == {"extend.md", "train-on-my-data.md"}
+
+
 def test_the_python_of_extend_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -221,6 +243,14 @@ def test_the_python_of_extend_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [stage.image_size for stage in names["DIGITS_32"].stages] == [16, 24, 32, 32]
     assert names["model"].num_features == 256
     assert (names["dataset"].samples("train"), names["dataset"].samples("val")) == (64, 16)
+
+
+def test_the_recipe_file_of_extend_is_read(tmp_path: Path) -> None:
+    ((_, block),) = blocks(ROOT / "docs" / "extend.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(block)
+    first, *others = find_recipe(str(tmp_path / "mine.yaml")).stages
+    assert (first.steps, first.optim.peak_lr) == (200, 0.002)
+    assert others == list(find_recipe("digits").stages[1:])
 
 
 def test_the_python_that_uses_weights_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,7 @@ class ObjectStream(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
+        """Whether it can be read: always."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
