@@ -43,11 +43,11 @@ def main(description: str) -> NoReturn:
         stdout = sys.stdout
         with contextlib.redirect_stdout(sys.stderr):
             prediction = make_prediction(command)
-            for line in (prediction.classes.unknown, *prediction.source.notes):
+            for line in (prediction.classes.unknown, *prediction.candidate.notes):
                 if line:
                     _note(line)
             _note(
-                f"{prediction.source.name} ({prediction.source.average} weights) on"
+                f"{prediction.candidate.name} ({prediction.candidate.average} weights) on"
                 f" {where(prediction.found)}"
             )
             if _is_small(prediction):

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from pipelines.lineage.source import model_record
+from pipelines.lineage.candidate import model_record
 from pipelines.prediction.pieces import Piece
 from pipelines.prediction.prediction import Prediction
 from pipelines.recipes.errors import Mistake
@@ -40,8 +40,8 @@ def plan_of(prediction: Prediction, pieces: Iterable[Piece]) -> dict[str, Any]:
     names = prediction.classes.names
     return {
         "format_version": FORMAT_VERSION,
-        "weights": prediction.source.sha256,
-        "model": model_record(prediction.source.config),
+        "weights": prediction.candidate.sha256,
+        "model": model_record(prediction.candidate.config),
         "class_names": names and list(names),
         "crop": json.loads(json.dumps(asdict(prediction.crop))),
         "top": prediction.top,

@@ -7,9 +7,8 @@ from typing import Literal
 import tyro
 
 from pipelines.cli.options import Command
+from pipelines.lineage.candidate import Average, Candidate, find_candidate
 from pipelines.lineage.class_names import ClassNames, find_class_names, read_class_names
-from pipelines.lineage.manifest import read_manifest
-from pipelines.lineage.source import Average, Source, find_source
 from pipelines.prediction.listing import Found, find
 from pipelines.recipes.errors import Mistake
 from storage.decode import Crop
@@ -59,7 +58,7 @@ class Prediction:
     """A prediction that is about to run."""
 
     found: list[Found]
-    source: Source
+    candidate: Candidate
     classes: ClassNames
     crop: Crop
     top: int
@@ -84,7 +83,7 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
     """
     options, place, own = command.options, command.place, command.own
     _check_options(own, force=options.force)
-    source = find_source(
+    candidate = find_candidate(
         command.recipe,
         place,
         run=options.run,
@@ -95,26 +94,25 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
         image_size=own.image_size,
         init_image_size=own.init_image_size,
     )
-    count, side = source.config.num_classes, source.config.image_size
+    count, side = candidate.config.num_classes, candidate.config.image_size
     if not isinstance(side, int):
-        raise Mistake(f"{source.name} takes images of {side} pixels: only square ones are cut")
-    headless = source.head_reset or (None if count else "0 classes")
+        raise Mistake(f"{candidate.name} takes images of {side} pixels: only square ones are cut")
+    headless = candidate.head_reset or (None if count else "0 classes")
     if headless and not own.features:
-        raise Mistake(f"{source.uri} has no head for this model ({headless}) - take --features")
+        raise Mistake(f"{candidate.uri} has no head for this model ({headless}) - take --features")
     if own.top > count and not headless:
         raise Mistake(f"--top {own.top}: the model has {count} classes")
-    manifest = read_manifest(source.uri) if source.parent else None
     if headless:
         classes = ClassNames(None)
     elif own.class_names:
         classes = read_class_names(own.class_names, classes=count)
     else:
-        classes = find_class_names(source.data, manifest, place, classes=count)
+        classes = find_class_names(candidate.data, candidate.source.manifest, place, classes=count)
     return Prediction(
-        found=find(own.sources, split=own.split or source.data.val_split),
-        source=source,
+        found=find(own.sources, split=own.split or candidate.data.val_split),
+        candidate=candidate,
         classes=classes,
-        crop=source.data.val_crop(side),
+        crop=candidate.data.val_crop(side),
         top=0 if headless else own.top,
         features=own.features,
         out=None if own.out is None else str(parse(own.out)),

@@ -66,7 +66,7 @@ def predict(
     actor: Any = _Actor  # Ray's type for classes leaves out their arguments
     outputs: Any = stream.map_batches(
         actor,
-        fn_constructor_args=(work, share_weights(prediction.source.tensors())),
+        fn_constructor_args=(work, share_weights(prediction.candidate.tensors())),
         **workers.options(blocks=len(todo)),
     )
     for batch in outputs.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):
@@ -77,7 +77,7 @@ def predict_here(
     prediction: Prediction, pieces: Sequence[Piece], skip: set[int], place: Place
 ) -> Iterator[Rows]:
     """Do the same in this process, without Ray: for fewer images than it takes time to start."""
-    weights = {name: tensor.numpy() for name, tensor in prediction.source.tensors().items()}
+    weights = {name: tensor.numpy() for name, tensor in prediction.candidate.tensors().items()}
     gpu = torch.cuda.is_available() and place.workers.gpus != 0
     work = Work.of(prediction)
     network = Network(work.config, weights, work.precision, device="cuda" if gpu else "cpu")

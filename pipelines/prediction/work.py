@@ -49,7 +49,7 @@ class Work:
     def of(cls, prediction: Prediction) -> "Work":
         """Take what a worker has to know."""
         return cls(
-            config=prediction.source.config,
+            config=prediction.candidate.config,
             classes=prediction.classes,
             top=prediction.top,
             features=prediction.features,
