@@ -1,7 +1,8 @@
 # make demo       install, then run the three stages on handwritten digits, on this machine's CPU
 # make setup      only install into .venv (every other target does this first)
 # make check      what CI runs: formatting, lint, types, layers, tests
-# make test       the tests                    make test-slow   those that take minutes
+# make test       the tests; `make -j2 test` runs those with a Ray beside the others
+# make test-slow  those that take minutes
 # make mlflow     show the runs on http://127.0.0.1:5000
 # make lock       write the installed versions into constraints.txt
 
@@ -11,7 +12,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow check lint mlflow lock
+.PHONY: setup demo test test-rest test-ray test-slow check lint mlflow lock
 
 setup: $(READY)
 
@@ -28,10 +29,13 @@ demo: $(READY)
 	pipelines/pipeline.py --recipe digits
 
 test: $(READY)
-	@# Two processes: tests with a Ray spend half of their time waiting. Their output comes last.
-	@pytest -m 'ray and not slow' > .pytest-ray.log 2>&1 & ray=$$!; \
-	pytest -m 'not ray and not slow'; rest=$$?; \
-	wait $$ray; ray=$$?; cat .pytest-ray.log; exit $$(( rest || ray ))
+	@$(MAKE) --no-print-directory --keep-going test-rest test-ray
+
+test-rest: $(READY)
+	pytest -m 'not ray and not slow'
+
+test-ray: $(READY)
+	pytest -m 'ray and not slow'
 
 test-slow: $(READY)
 	pytest -m slow
