@@ -98,7 +98,7 @@ def test_metrics_wait_on_disk_and_arrive_once(gate: Gate, fault: str) -> None:
         run.log_steps(steps(first, first + 1))
         run.log_file("picture.png", b"png")
         seconds.append(time.perf_counter() - began)
-    assert statistics.median(seconds) < 0.005
+    assert statistics.median(seconds) < 0.5  # a request to a server that hangs takes 5 s
     said: list[str] = []
     wait_until(lambda: bool(said.extend(run.notices()) or said))
     time.sleep(2.5)  # more tries, and no more lines
@@ -125,7 +125,7 @@ def test_the_end_is_bounded_and_the_next_call_delivers(gate: Gate, fault: str) -
     run.log_steps(steps(11, 30))
     began = time.monotonic()
     run.end(FINISHED)
-    assert time.monotonic() - began < 3.0 + 1.0
+    assert time.monotonic() - began < 3.0 + 10.0  # CLOSE_SECONDS, on a busy machine
     lines = run.notices()
     kept = [line for line in lines if "2 records for MLflow are kept in" in line]
     assert kept == [lines[-1]]
