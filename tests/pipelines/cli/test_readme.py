@@ -116,7 +116,7 @@ def walk(tmp_path: Path) -> Callable[[str], str]:
     shutil.copy(ROOT / "ray_config.yaml", checkout)
     home.mkdir()
     photographs(photos)
-    export_timm(build_model(TINY).state_dict(), TINY, checkout / "vit-base-patch16-224")
+    export_timm(build_model(TINY).state_dict(), TINY, checkout / "small")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")} | {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
