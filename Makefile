@@ -1,7 +1,7 @@
 # make demo       install, then run the three stages on handwritten digits, on this machine's CPU
 # make setup      only install into .venv (every other target does this first)
 # make check      what CI runs: formatting, lint, types, layers, tests
-# make test       the tests; `make -j2 test` runs those with a Ray beside the others
+# make test       the tests; `make test -j2` runs those with a Ray beside the others
 # make test-slow  those that take minutes
 # make mlflow     show the runs on http://127.0.0.1:5000
 # make lock       write the installed versions into constraints.txt
