@@ -113,7 +113,7 @@ def test_metrics_wait_on_disk_and_arrive_once(gate: Gate, fault: str) -> None:
     run.end(FINISHED)
     assert history(gate, run.run_id) == [(step, 1.0 / step) for step in range(1, 61)]
     assert status(gate, run.run_id) == FINISHED
-    assert not spool_path(run.run_id).exists()
+    wait_until(lambda: not spool_path(run.run_id).exists())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
