@@ -28,7 +28,7 @@ from pipelines.evaluation.protocol import (
 )
 from pipelines.evaluation.real_labels import read_real
 from pipelines.lineage.attempts import Attempt, attempt_for
-from pipelines.lineage.candidate import Average, Candidate, find_candidate, model_record
+from pipelines.lineage.candidate import Candidate, WeightsOptions, find_candidate, model_record
 from pipelines.lineage.manifest import DatasetName, Manifest, MeasuredWeights
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake
@@ -46,16 +46,9 @@ STAGE = "evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class EvaluationOptions(WeightsOptions):
     """Options of `evaluate.py`."""
 
-    only: str | None = None
-    """Stage to evaluate. Default: the last stage of the recipe."""
-    weights: str | None = None
-    """Other weights to evaluate (path or s3://): a stage's attempt, or a public checkpoint that
-    fits the model of that stage."""
-    average: Average = "auto"
-    """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     evaluators: tuple[Evaluator, ...] = ("classification",)
     """Evaluators to run. All but classification measure the features before the head, and learn
     from the training split."""
@@ -70,8 +63,6 @@ class EvaluationOptions:
     """Classes of the dataset to evaluate on. Default: all, or those of the stage."""
     image_size: int | None = None
     """Resolution in pixels; the weights are adapted to it. Default: that of the weights."""
-    init_image_size: int | None = None
-    """Resolution in pixels of a checkpoint whose files do not record it."""
     crop: Literal["center", "resize"] | None = None
     """Crop the centre, or resize the whole image. Default: as the stage evaluates."""
     crop_fraction: float | None = None
@@ -149,17 +140,7 @@ def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
     """
     options, place, own = command.options, command.place, command.own
     check_root(place)
-    candidate = find_candidate(
-        command.recipe,
-        place,
-        run=options.run,
-        only=own.only,
-        parent=options.parent,
-        uri=own.weights,
-        average=own.average,
-        image_size=own.image_size,
-        init_image_size=own.init_image_size,
-    )
+    candidate = find_candidate(command.recipe, place, options, own, image_size=own.image_size)
     protocol = _protocol(candidate, own)
     dataset = load_dataset(join(place.data_root, protocol.dataset))
     index = load_index(dataset, protocol.split)

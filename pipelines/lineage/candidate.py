@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cluster.settings import Place
+from pipelines.cli.options import Options
 from pipelines.lineage.attempts import (
     Attempt,
     choose_parent,
@@ -28,6 +29,21 @@ from storage.uri import join
 from vit import Config, adapt_state_dict, tensor_digest
 
 Average = Literal["auto", "ema", "live"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions:
+    """Options of every script that takes the weights of a stage, or others in their place."""
+
+    only: str | None = None
+    """Stage whose weights to take. Default: the last stage of the recipe."""
+    weights: str | None = None
+    """Other weights to take (path or s3://): a stage's attempt, or a public checkpoint that fits
+    the model of that stage."""
+    average: Average = "auto"
+    """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
+    init_image_size: int | None = None
+    """Resolution in pixels of a checkpoint whose files do not record it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,46 +87,39 @@ class Candidate:
 def find_candidate(
     recipe: Recipe,
     place: Place,
+    options: Options,
+    own: WeightsOptions,
     *,
-    run: str,
-    only: str | None,
-    parent: str | None,
-    uri: str | None,
-    average: Average,
     image_size: int | None = None,
-    init_image_size: int | None = None,
 ) -> Candidate:
     """The weights that a command line names.
 
     Args:
         recipe: whose stage, or of whose shape a public checkpoint is.
         place: where its runs lie.
-        run: name of the run.
-        only: the stage; default: the recipe's last.
-        parent: fingerprint of the attempt, where there are several.
-        uri: weights elsewhere: a stage's attempt or a public checkpoint.
-        average: which of a stage's weights.
+        options: `run`, and `parent` where it holds several attempts.
+        own: which stage, or which other weights.
         image_size: resolution to adapt them to.
-        init_image_size: resolution of a checkpoint whose files do not say.
 
     Raises:
         Mistake: there are none, or they do not fit; says what to do.
     """
-    stage = recipe.stage(only) if only else recipe.stages[-1]
-    if uri is None:
+    stage = recipe.stage(own.only) if own.only else recipe.stages[-1]
+    if own.weights is None:
+        looked_in = join(place.storage_root, options.run, stage.name)
         attempt = choose_parent(
-            committed_attempts(place.storage_root, run, stage.name),
+            committed_attempts(place.storage_root, options.run, stage.name),
             from_recipe=fingerprint_in_recipe(recipe, stage.name, place),
-            requested=parent,
-            looked_in=join(place.storage_root, run, stage.name),
-            command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {run}",
+            requested=options.parent,
+            looked_in=looked_in,
+            command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {options.run}",
         )
-        return _committed(attempt, average, image_size)
-    with open_source(init_location(uri)) as source:
+        return _committed(attempt, own.average, image_size)
+    with open_source(init_location(own.weights)) as source:
         if source.manifest is not None:
             attempt = Attempt(source.name, source.uri, source.manifest)
-            return _committed(attempt, average, image_size)
-        return _imported(source, stage, average, image_size, init_image_size)
+            return _committed(attempt, own.average, image_size)
+        return _imported(source, stage, own, image_size)
 
 
 def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Candidate:
@@ -141,9 +150,9 @@ def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Ca
 
 
 def _imported(
-    source: Source, stage: Stage, average: Average, image_size: int | None, init_size: int | None
+    source: Source, stage: Stage, own: WeightsOptions, image_size: int | None
 ) -> Candidate:
-    if average == "ema":
+    if own.average == "ema":
         raise Mistake(
             f"--average ema: {source.uri} is no committed stage, it has no average beside it"
         )
@@ -152,7 +161,7 @@ def _imported(
         replace(
             stage,
             model=config,
-            init_image_size=init_size or stage.init_image_size,
+            init_image_size=own.init_image_size or stage.init_image_size,
             reset_head=False,
         )
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.settings import Place
+from pipelines.lineage.candidate import Candidate
 from pipelines.lineage.manifest import Manifest
 from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.stage import Data
@@ -25,8 +26,24 @@ class ClassNames:
         return self.names[label] if self.names else str(label)
 
 
-def read_class_names(path: Path, *, classes: int) -> ClassNames:
-    """Read a file with one class name per line. Raises Mistake."""
+def class_names_of(candidate: Candidate, place: Place, *, file: Path | None) -> ClassNames:
+    """Class names of weights: of a text file, else of the packed dataset they were trained on.
+
+    Args:
+        candidate: the weights.
+        place: where datasets lie.
+        file: one class name per line; None where the command line gives no file.
+
+    Raises:
+        Mistake: the file cannot be read, or has another number of names.
+    """
+    classes = candidate.config.num_classes
+    if file is not None:
+        return _of_file(file, classes=classes)
+    return _of_dataset(candidate.data, candidate.source.manifest, place, classes=classes)
+
+
+def _of_file(path: Path, *, classes: int) -> ClassNames:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -41,17 +58,7 @@ def read_class_names(path: Path, *, classes: int) -> ClassNames:
     return ClassNames(names)
 
 
-def find_class_names(
-    data: Data, manifest: Manifest | None, place: Place, *, classes: int
-) -> ClassNames:
-    """Class names of the packed dataset that the weights were trained on.
-
-    Args:
-        data: what the stage was trained on.
-        manifest: of the stage; None for a public checkpoint.
-        place: where datasets lie.
-        classes: outputs of the model.
-    """
+def _of_dataset(data: Data, manifest: Manifest | None, place: Place, *, classes: int) -> ClassNames:
     uri = join(place.data_root, data.dataset)
     try:
         dataset = load_dataset(uri)

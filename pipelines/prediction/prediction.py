@@ -7,8 +7,8 @@ from typing import Literal
 import tyro
 
 from pipelines.cli.options import Command
-from pipelines.lineage.candidate import Average, Candidate, find_candidate
-from pipelines.lineage.class_names import ClassNames, find_class_names, read_class_names
+from pipelines.lineage.candidate import Candidate, WeightsOptions, find_candidate
+from pipelines.lineage.class_names import ClassNames, class_names_of
 from pipelines.prediction.listing import Found, find
 from pipelines.recipes.errors import Mistake
 from storage.decode import Crop
@@ -18,7 +18,7 @@ BATCHES_PER_PIECE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionOptions:
+class PredictionOptions(WeightsOptions):
     """Options of `predict.py`."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -31,13 +31,6 @@ class PredictionOptions:
     """Number of classes per image, the likeliest first."""
     features: bool = False
     """Also write the pooled output before the head, as column features. Needs --out."""
-    only: str | None = None
-    """Stage to predict with. Default: the last stage of the recipe."""
-    weights: str | None = None
-    """Other weights to predict with (path or s3://): a stage's attempt, or a public checkpoint that
-    fits the model of that stage."""
-    average: Average = "auto"
-    """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     split: str | None = None
     """Split of packed datasets. Default: the stage's validation split."""
     class_names: Path | None = None
@@ -45,8 +38,6 @@ class PredictionOptions:
     stage was trained on."""
     image_size: int | None = None
     """Resolution in pixels; the weights are adapted to it. Default: that of the weights."""
-    init_image_size: int | None = None
-    """Resolution in pixels of a checkpoint whose files do not record it."""
     batch: int = 64
     """Images that go through the network at once."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -83,17 +74,7 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
     """
     options, place, own = command.options, command.place, command.own
     _check_options(own, force=options.force)
-    candidate = find_candidate(
-        command.recipe,
-        place,
-        run=options.run,
-        only=own.only,
-        parent=options.parent,
-        uri=own.weights,
-        average=own.average,
-        image_size=own.image_size,
-        init_image_size=own.init_image_size,
-    )
+    candidate = find_candidate(command.recipe, place, options, own, image_size=own.image_size)
     count, side = candidate.config.num_classes, candidate.config.image_size
     if not isinstance(side, int):
         raise Mistake(f"{candidate.name} takes images of {side} pixels: only square ones are cut")
@@ -102,16 +83,12 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
         raise Mistake(f"{candidate.uri} has no head for this model ({headless}) - take --features")
     if own.top > count and not headless:
         raise Mistake(f"--top {own.top}: the model has {count} classes")
-    if headless:
-        classes = ClassNames(None)
-    elif own.class_names:
-        classes = read_class_names(own.class_names, classes=count)
-    else:
-        classes = find_class_names(candidate.data, candidate.source.manifest, place, classes=count)
     return Prediction(
-        found=find(own.sources, split=own.split or candidate.data.val_split),
         candidate=candidate,
-        classes=classes,
+        classes=(
+            ClassNames(None) if headless else class_names_of(candidate, place, file=own.class_names)
+        ),
+        found=find(own.sources, split=own.split or candidate.data.val_split),
         crop=candidate.data.val_crop(side),
         top=0 if headless else own.top,
         features=own.features,
