@@ -29,21 +29,15 @@ def is_hub(uri: str) -> bool:
     return uri.startswith(SCHEMES)
 
 
-def pinned(uri: str) -> str:
-    """Return hf://ORG/NAME@COMMIT for the commit that the address means now.
+def fetched(uri: str) -> tuple[str, Path]:
+    """Return hf://ORG/NAME@COMMIT for the commit that the address means now, and its folder.
+
+    The folder is in the client's cache; files that are missing are downloaded. A commit that lies
+    there needs no server.
 
     Raises:
         Mistake: no such address or repository, or the client is not installed.
         Unavailable: the server does not answer.
-    """
-    repository, revision = _parts(uri)
-    return f"hf://{repository}@{_info(uri, repository, revision)[0]}"
-
-
-def fetched(uri: str) -> Path:
-    """Return the folder of the checkpoint's files in the client's cache; download what is missing.
-
-    Raises as `pinned` does, unless all of a commit lies in the cache.
     """
     repository, revision = _parts(uri)
     try:
@@ -52,7 +46,7 @@ def fetched(uri: str) -> Path:
         cached = _cached(repository, revision) if revision and _COMMIT.fullmatch(revision) else None
         if cached is None:
             raise
-        return cached
+        return f"hf://{repository}@{revision}", cached
     settings = [name for name in names if name.endswith(".json") and "/" not in name]
     weights = [name for name in names if name.endswith(_WEIGHTS) and "/" not in name]
     if not weights:
@@ -67,7 +61,7 @@ def fetched(uri: str) -> Path:
 
     download = partial(hf_hub_download, repository, revision=commit, endpoint=_endpoint())
     paths = [_asked(uri, partial(download, filename=name)) for name in (*settings, *weights)]
-    return Path(paths[0]).parent
+    return f"hf://{repository}@{commit}", Path(paths[0]).parent
 
 
 def _info(uri: str, repository: str, revision: str | None) -> tuple[str, list[str]]:

@@ -147,8 +147,8 @@ def open_source(uri: str) -> Iterator[Source]:
         storage.errors.CorruptWeights, Unavailable: the manifest cannot be read.
     """
     if hub.is_hub(uri):
-        commit = hub.pinned(uri)
-        yield Source(uri=commit, checkpoint=hub.fetched(commit))
+        pinned, folder = hub.fetched(uri)
+        yield Source(uri=pinned, checkpoint=folder)
         return
     manifest = None if _is_file(uri) else read_manifest(uri)
     if manifest is not None:

@@ -50,6 +50,8 @@ def test_a_commit_in_the_cache_needs_no_server(
     folder = hub.fetched(f"hf://timm/tiny@{COMMIT}")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert hub.fetched(f"hf://timm/tiny@{COMMIT}") == folder
+    with open_source(f"hf://timm/tiny@{COMMIT}") as source:  # a worker, or the next command
+        assert (source.uri, source.checkpoint) == folder
     with pytest.raises(Unavailable, match="hf://timm/tiny: the Hub does not answer"):
         hub.fetched("hf://timm/tiny")
 
