@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.precision import set_arithmetic
+from cluster.precision import element_type, set_arithmetic
 from vit import Config, build_model, normalize
 
 
@@ -36,7 +36,7 @@ class Network:
         torch.backends.cudnn.deterministic = True
         set_arithmetic(precision)
         self.device = torch.device(device)
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.dtype = element_type(precision)
         model = build_model(config)
         model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
         self.model = model.to(self.device, self.dtype).eval()

@@ -1,12 +1,11 @@
 """What a checkpoint and a packed dataset say about a stage: its model, classes and steps.
 
 The short options `--init`, `--data`, `--epochs` are resolved here, before anything is hashed, so
-that a stage is named by what it trains and not by how it was asked for. `adopt` makes the defaults
-of the long options, `fit_to_data` fills in what follows from all of them.
+that a stage is named by what it trains and not by how it was asked for.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -48,75 +47,67 @@ class Hints:
     init_image_size: int | None = None
 
 
-def adopt(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tuple[str, ...]]:
-    """Return the stage that the long options then change, and lines about what was inferred.
-
-    In the recipe `finetune` the model is the checkpoint's own. In every other recipe it is the
-    recipe's.
-
-    Raises:
-        Mistake: there is no checkpoint or dataset, or the checkpoint leaves something open.
-    """
-    if not is_general(stage):
-        return short.of(stage), ()
-    if not (short.data or hints.dataset):
-        raise Mistake(
-            "recipe finetune trains on your data: give --data NAME, the name of a packed dataset"
-            " under place.data_root (pipelines/pack.py)"
-        )
-    return _of_checkpoint(replace(short, image_size=None).of(stage), short, hints)
-
-
-def fit_to_data(
-    stage: Stage, short: Short, place: Place, *, general: bool, given: Set[str]
-) -> Stage:
-    """Return the stage with the dataset's classes, and with its epochs as steps.
-
-    Args:
-        stage: with all options of the command line.
-        short: the short ones.
-        place: whose `data_root` holds the dataset.
-        general: whether it is the stage of the recipe `finetune`.
-        given: names of the stage's long options on the command line, which stay as they are.
-
-    Raises:
-        storage.errors.BadDataset: there is no such dataset.
-    """
-    if not general and short.data is None and short.epochs is None:
-        return stage
-    dataset = load_dataset(join(place.data_root, stage.data.dataset))
-    if (general or short.data is not None) and "model.num-classes" not in given:
-        classes = stage.data.selection.num_classes(len(dataset.classes))
-        stage = replace(stage, model=replace(stage.model, num_classes=classes))
-    epochs = short.epochs or (EPOCHS if general else None)
-    per_epoch = 1 / epochs_at(order_of(train_spec(stage, dataset.uri), dataset), 1)
-    changes: dict[str, Any] = {}
-    if epochs is not None and "steps" not in given:
-        changes["steps"] = max(1, round(epochs * per_epoch))
-    steps = changes.get("steps", stage.steps)
-    if general and "optim.warmup-steps" not in given:
-        changes["optim"] = replace(stage.optim, warmup_steps=int(WARMUP_SHARE * steps))
-    if general and "eval-every-steps" not in given:
-        changes["eval_every_steps"] = max(1, round(per_epoch))
-    return replace(stage, **changes)
-
-
 class FromCheckpointAndData:
-    """The two functions above, as `pipelines.cli.options` calls them."""
+    """The meaning of the short options, as `pipelines.cli.options.Adoption` asks for it."""
 
     def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
-        """Return the stage that the long options change, and lines for the user."""
-        return adopt(stage, short, read_hints(argv))
+        """Return the stage that the long options change, and lines about what was inferred.
+
+        In the recipe `finetune` the model is the checkpoint's own. In every other recipe it is the
+        recipe's.
+
+        Raises:
+            Mistake: there is no checkpoint or dataset, or the checkpoint leaves something open.
+        """
+        if not is_general(stage):
+            return short.of(stage), ()
+        hints = read_hints(argv)
+        if not (short.data or hints.dataset):
+            raise Mistake(
+                "recipe finetune trains on your data: give --data NAME, the name of a packed"
+                " dataset under place.data_root (pipelines/pack.py)"
+            )
+        return _of_checkpoint(replace(short, image_size=None).of(stage), short, hints)
 
     def after(
         self, before: Stage, stage: Stage, short: Short, place: Place, given: set[str]
     ) -> Stage:
-        """Return the stage with what follows from all options; those `given` are kept."""
-        return fit_to_data(stage, short, place, general=is_general(before), given=given)
+        """Return the stage with the dataset's classes, and with its epochs as steps.
+
+        Args:
+            before: the recipe's stage.
+            stage: with all options of the command line.
+            short: the short ones.
+            place: whose `data_root` holds the dataset.
+            given: names of the stage's long options on the command line, which stay as they are.
+
+        Raises:
+            storage.errors.BadDataset: there is no such dataset.
+        """
+        general = is_general(before)
+        if not general and short.data is None and short.epochs is None:
+            return stage
+        dataset = load_dataset(join(place.data_root, stage.data.dataset))
+        if (general or short.data is not None) and "model.num-classes" not in given:
+            classes = stage.data.selection.num_classes(len(dataset.classes))
+            stage = replace(stage, model=replace(stage.model, num_classes=classes))
+        epochs = short.epochs or (EPOCHS if general else None)
+        if epochs is None:
+            return stage
+        per_epoch = 1 / epochs_at(order_of(train_spec(stage, dataset.uri), dataset), 1)
+        changes: dict[str, Any] = {}
+        if "steps" not in given:
+            changes["steps"] = max(1, round(epochs * per_epoch))
+        steps = changes.get("steps", stage.steps)
+        if general and "optim.warmup-steps" not in given:
+            changes["optim"] = replace(stage.optim, warmup_steps=int(WARMUP_SHARE * steps))
+        if general and "eval-every-steps" not in given:
+            changes["eval_every_steps"] = max(1, round(per_epoch))
+        return replace(stage, **changes)
 
 
 def read_hints(argv: list[str]) -> Hints:
-    """Read the hints from a command line; what is no number there is left to the real parser."""
+    """Read the hints from a command line. A text in place of a number is None: parsing names it."""
     names = {field.name: _OPTIONS[field.name] for field in fields(Hints)}
     words = vars(peek(argv, "", **dict.fromkeys(names.values())))
     found = {name: words[option.replace("-", "_")] for name, option in names.items()}
