@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from benchmarks.gpu.bench import NAMES, Bench
+from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.report import Report
+from benchmarks.model import SIZES
 
 PARTS = ("env", "parity", "start", "curves", "resume", "mfu", "save", "memory", "stage", "stream")
 
@@ -36,7 +37,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {' '.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="models of two narrow blocks")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--sizes", nargs="+", choices=NAMES, default=["s", "b", "l", "h"])
+    parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=["s", "b", "l", "h"])
     parser.add_argument("--steps", type=int, default=12, help="steps per round of a measurement")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all lines here")
     options = parser.parse_args()

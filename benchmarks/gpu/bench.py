@@ -13,16 +13,17 @@ from torch import Tensor
 
 import vit
 from benchmarks.gpu.report import Report
+from benchmarks.model import config_of
 from cluster.batching import BatchPlan
 from cluster.engine import build_engine
 from cluster.precision import Precision, element_type
 from cluster.settings import Zero, ZeroLevel
 from cluster.zero import zero_config
+from pipelines.worker.start import LEAF_CLASSES
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-NAMES = {"ti": "vit_ti16", "s": "vit_s16", "b": "vit_b16", "l": "vit_l16", "h": "vit_h14"}
 TIMM = {
     "ti": "vit_tiny_patch16_224",
     "s": "vit_small_patch16_224",
@@ -31,7 +32,6 @@ TIMM = {
     "h": "vit_huge_patch14_224",
 }
 BATCHES = {"ti": (256,), "s": (256,), "b": (64, 256), "l": (128,), "h": (32, 64)}
-LEAF_BLOCKS = ("vit.blocks.Block",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,7 @@ class Bench:
 
     def config(self, size: str) -> vit.ViTConfig:
         """Return the named ViT, or with `--tiny` one that a CPU trains in milliseconds."""
-        config = vit.VARIANTS[NAMES[size]]
-        assert isinstance(config, vit.ViTConfig)
+        config = config_of(size)
         if not self.tiny:
             return config
         small = {"depth": 2, "width": 64, "heads": 2, "mlp_dim": 128}
@@ -88,7 +87,7 @@ class Bench:
             precision=precision,
             clip_norm=1.0,
             gpu=self.gpu,
-            leaf_classes=LEAF_BLOCKS,
+            leaf_classes=LEAF_CLASSES,
         )
         settings |= changes or {}
         optimizer = vit.build_optimizer(groups, optim, fused=self.gpu)

@@ -42,7 +42,13 @@ def _killed(bench: Bench) -> None:
     arguments = ("pretrain.py", "--run", "killed", *_place(bench), *ONE, *device)
     arguments += ("--stage.steps", "200" if bench.tiny else "4000")
     arguments += ("--place.save-every-steps", "20")
-    job = subprocess.Popen(_words(*arguments), env=_env(bench), stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        _words(*arguments),
+        env=_env(bench),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     states = bench.folder / "runs/killed/pretrain"
     if not _wait(lambda: any(states.glob("*/resume/*/manifest.json")), 180):
         job.kill()
@@ -54,7 +60,7 @@ def _killed(bench: Bench) -> None:
     )
     if worker is not None:
         worker.send_signal(signal.SIGKILL)
-    _, said = job.communicate(timeout=600)
+    said, _ = job.communicate(timeout=600)
     resumed = [line for line in said.splitlines() if "resumed after step" in line]
     bench.report.check(
         "stage killed",

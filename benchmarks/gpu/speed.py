@@ -99,7 +99,13 @@ def _mfu_of(bench: Bench, size: str, batch: int) -> None:
         text = f"{best / peer:.2f} of timm compiled"
         bench.report.check(f"mfu {size} b{batch} against timm", best >= 0.95 * peer, text)
     for level in (1, 2, 3):
-        held = _engine_rows(bench, level, config, batch, (pixels, labels), there, show)
+        engine = bench.engine(vit.build_model(config), level, "bfloat16", micro=batch)
+        fed = show(f"level {level}, host copies", _stepper(bench, engine, (pixels, labels)))
+        held = show(f"level {level}, images on the device", _stepper(bench, engine, there))
+        engine.destroy()
+        if bench.gpu and held:
+            text = f"{fed / held:.3f} of images on the device"
+            bench.report.check(f"mfu {size} b{batch} copies {level}", fed >= 0.98 * held, text)
         if level == 1 and bench.gpu and plain:
             text = f"{held / plain:.2f} of the plain loop"
             bench.report.check(f"mfu {size} b{batch} engine", held >= 0.95 * plain, text)
@@ -151,26 +157,6 @@ def _plain(
         optimizer.step()
 
     return work
-
-
-def _engine_rows(
-    bench: Bench,
-    level: ZeroLevel,
-    config: vit.ViTConfig,
-    batch: int,
-    host: tuple[torch.Tensor, torch.Tensor],
-    there: tuple[torch.Tensor, torch.Tensor],
-    show: Callable[[str, Callable[[], object]], float],
-) -> float:
-    """With images from host memory, and with images that lie on the device already."""
-    engine = bench.engine(vit.build_model(config), level, "bfloat16", micro=batch)
-    fed = show(f"level {level}, host copies", _stepper(bench, engine, host))
-    held = show(f"level {level}, images on the device", _stepper(bench, engine, there))
-    engine.destroy()
-    if bench.gpu and held:
-        name = f"mfu width {config.width} b{batch} level {level}, what copies cost"
-        bench.report.check(name, fed >= 0.98 * held, f"{fed / held:.3f} of images on the device")
-    return held
 
 
 def _stepper(
