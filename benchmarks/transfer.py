@@ -22,10 +22,10 @@ from pipelines.lineage.source import open_source
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
+from pipelines.worker.step import network_input
 from storage.dataset import load_dataset
 from storage.stream import eval_batches, train_batch
 from vit import (
-    augment_batch,
     build_model,
     build_optimizer,
     loss_fn,
@@ -47,15 +47,8 @@ def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
     optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
     for step in range(stage.steps):
         batch = train_batch(train_spec(stage, dataset_uri), step)
-        images, targets = augment_batch(
-            torch.from_numpy(batch["image"]),
-            torch.from_numpy(batch["label"]),
-            sample_index=torch.from_numpy(batch["index"]),
-            epoch=torch.from_numpy(batch["epoch"]),
-            seed=stage.seed,
-            config=stage.augment,
-            num_classes=stage.model.num_classes,
-        )
+        rows = {name: torch.from_numpy(column) for name, column in batch.items()}
+        images, targets = network_input(rows, stage, torch.device("cpu"))
         set_lr(optimizer.param_groups, lr_at(step, stage.steps, stage.optim))
         optimizer.zero_grad()
         loss_fn(stage.loss, model(images), targets).backward()

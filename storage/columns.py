@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from storage.augment import NO_AUGMENTATION, AugmentConfig, augment_image, mix_draws
 from storage.cache import Cache, CachedShards
 from storage.dataset import load_dataset
 from storage.decode import Crop, decode
@@ -39,8 +40,10 @@ class StreamSpec:
     """Samples of the split to use."""
     crop: Crop
     """Part of an image that becomes the sample."""
+    augment: AugmentConfig = NO_AUGMENTATION
+    """What is done to an image after the crop."""
     seed: int = 0
-    """Seed of the order and of the crops."""
+    """Seed of the order, of the crops and of the augmentation."""
     global_batch: int
     """Samples per step over all ranks."""
     tail: Tail = "drop"
@@ -137,7 +140,7 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
     label[missing], index[missing] = -1, -1
     cost = np.zeros((2, rows), dtype=np.int64)
     cost[:, :1] = [[traffic.requests - requests], [traffic.bytes - read]]
-    return {
+    found = {
         "image": image,
         "label": label,
         "index": index,
@@ -145,6 +148,10 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
         "requests": cost[0],  # the first row has the total of all rows
         "bytes": cost[1],
     }
+    spec = opened.spec
+    if spec.augment.mixes:
+        found["mix"] = mix_draws(spec.augment, seed=spec.seed, epoch=epoch, index=index, side=side)
+    return found
 
 
 def describe(spec: StreamSpec, digest: str, position: int) -> BadSample | None:
@@ -165,6 +172,7 @@ def _fill(
     image: np.ndarray, opened: Opened, chosen: np.ndarray, epoch: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Decode some rows of uint8 [n, H, W, 3]; return those that failed: int64 [m], sorted."""
+    spec = opened.spec
     position = _positions(opened, chosen[rows])
     damaged: list[Damaged] = []
     bad: list[int] = []
@@ -172,9 +180,11 @@ def _fill(
         row = int(rows[raw.request])
         place = {"epoch": int(epoch[row]), "index": int(position[raw.request])}
         try:
-            image[row] = decode(raw.data, opened.spec.crop, seed=opened.spec.seed, **place)
+            pixels = decode(raw.data, spec.crop, seed=spec.seed, **place)
         except BadImage:
             bad.append(row)
+            continue
+        image[row] = augment_image(pixels, spec.augment, seed=spec.seed, **place)
     again = np.array(sorted(int(rows[one.request]) for one in damaged), dtype=np.int64)
     if len(again) and isinstance(opened.shards, CachedShards):  # ask the origin too
         for one in damaged:

@@ -64,7 +64,8 @@ def train_stream(
     Columns of a rank's batch, b = global_batch / world_size: image uint8 [b, H, W, 3], label int64
     [b], index int64 [b] (position in the split), epoch int64 [b], step int64 [b], quarantined int64
     [b] (position of the damaged sample that this row replaces, else -1); requests, bytes int64 [b]:
-    the cost of reading the block, in its first row. The consumer sets `preserve_order`, splits with
+    the cost of reading the block, in its first row; with mixup or cutmix, mix float64 [b, 5], as
+    `augment.mix_draws` gives it. The consumer sets `preserve_order`, splits with
     `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
     `rows_per_block` decides how many. It does not change the batches, and neither do `cache`, for
     shards on each node's disk, and `nodes`, Ray's label selector for where tasks may run.

@@ -8,14 +8,14 @@ surgery   fit weights to another resolution or other classes; resample is its ar
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision
 export    a timm or Hugging Face folder, ONNX, a torch.export program; preprocessing is what it says
           of the pixels
-augment   training images from uint8 batches, the same on every worker
-losses    softmax and sigmoid cross-entropy
+augment   uint8 batches to what the network sees; mixup and cutmix by draws
+losses    softmax and sigmoid cross-entropy, targets
 optim     parameter groups, learning-rate schedules, weight averaging
 attention where a model looks: maps, mean distance, rollout
 learned   what weights show: filters, similarity of positions
 """
 
-from vit.augment import AugmentConfig, augment_batch, normalize
+from vit.augment import mix_pairs, normalize
 from vit.build import build_model
 from vit.config import BiTConfig, Config, ViTConfig, config_from_dict
 from vit.dropout import drops, sample_keys
@@ -28,7 +28,7 @@ from vit.importers import (
     infer_config,
     tensor_digest,
 )
-from vit.losses import loss_fn
+from vit.losses import loss_fn, one_hot
 from vit.model import ViT
 from vit.optim import (
     OptimConfig,
@@ -45,7 +45,6 @@ from vit.variants import VARIANTS
 
 __all__ = [
     "VARIANTS",
-    "AugmentConfig",
     "BadCheckpoint",
     "BiT",
     "BiTConfig",
@@ -56,7 +55,6 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "adapt_state_dict",
-    "augment_batch",
     "build_model",
     "build_optimizer",
     "checkpoint_digest",
@@ -70,7 +68,9 @@ __all__ = [
     "infer_config",
     "loss_fn",
     "lr_at",
+    "mix_pairs",
     "normalize",
+    "one_hot",
     "param_groups",
     "sample_keys",
     "set_lr",

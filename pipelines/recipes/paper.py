@@ -9,7 +9,8 @@ ImageNet-21k rows.
 from dataclasses import dataclass, replace
 
 from pipelines.recipes.stage import Data, Recipe, Stage
-from vit import VARIANTS, AugmentConfig, BiTConfig, Config, OptimConfig, ViTConfig
+from storage.augment import AugmentConfig
+from vit import VARIANTS, BiTConfig, Config, OptimConfig, ViTConfig
 
 IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 14_197_122, "jft300m": 303_000_000}
 CLASSES = {"imagenet1k": 1000, "imagenet21k": 21_843, "jft300m": 18_291}

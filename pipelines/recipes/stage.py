@@ -12,10 +12,11 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipelines.recipes.errors import Mistake
+from storage.augment import AugmentConfig
 from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
-from vit import AugmentConfig, Config, OptimConfig, ViTConfig, lr_at
+from vit import Config, OptimConfig, ViTConfig, lr_at
 
 FORMAT_VERSION = 1
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before

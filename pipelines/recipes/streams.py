@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from pipelines.recipes.stage import Data, Stage
+from storage.augment import NO_AUGMENTATION
 from storage.selection import Selection
 from storage.stream import StreamSpec
 
@@ -15,6 +16,7 @@ def train_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
         split=data.train_split,
         selection=data.selection,
         crop=data.train_crop(stage.image_size),
+        augment=stage.augment,
         seed=stage.seed,
         global_batch=stage.global_batch,
         tail=data.tail,
@@ -29,6 +31,7 @@ def val_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
         split=data.val_split,
         selection=val_selection(data),
         crop=data.val_crop(stage.image_size),
+        augment=NO_AUGMENTATION,
         tail="carry",  # an evaluation pads its last batch and drops nothing
     )
 

@@ -1,10 +1,9 @@
 """The training loop, the same on every worker, read top to bottom.
 
-fetch -> augment -> forward, backward, step -> report -> evaluate -> save; at the end, commit.
+fetch -> mix -> forward, backward, step -> report -> evaluate -> save; at the end, commit.
 Every rank takes every branch: gathering, evaluating and reporting are collective.
 """
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,12 +31,15 @@ from pipelines.worker.start import start
 from pipelines.worker.step import train_step
 from pipelines.worker.survival import Survival
 from pipelines.worker.telemetry import Telemetry
+from pipelines.worker.transfer import DeviceBatches
 from pipelines.worker.validation import evaluate
 from storage.objects import open_store
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
+EVALUATED_AT_ONCE = 4
+"""Micro-batches of training that fit where no gradients and activations are kept."""
 BATCH_PICTURE = "pictures/augmented-batch.png"
 
 
@@ -54,9 +56,9 @@ def train(job: Job) -> None:
 
 
 def _train(worker: "Worker", stage: Stage, place: Place) -> None:
-    first_step, batches = worker.start()
+    first_step = worker.start()
     for step in range(first_step, stage.steps):
-        batch = worker.fetch(batches, step)
+        batch = worker.fetch(step)
         worker.step(batch, step)
         done = step + 1
         last = done == stage.steps
@@ -89,6 +91,7 @@ class Worker:
         self.dtype = element_type(job.stage.precision)
         self.plan = batch_of(job.stage, job.place, self.world_size)
         self.engine: DeepSpeedEngine
+        self.train_batches: DeviceBatches
         self.first_step = 0
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device
@@ -105,8 +108,8 @@ class Worker:
             self.telemetry.report(commit_before)
         return commit_before is not None
 
-    def start(self) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
-        """Build the engine with its first weights; return the step to go on from, and batches."""
+    def start(self) -> int:
+        """Build the engine with its first weights, open the stream; return the first step."""
         begin = start(
             self.job,
             self.plan,
@@ -117,9 +120,10 @@ class Worker:
             dtype=self.dtype,
         )
         self.engine, self.first_step = begin.engine, begin.step
+        self.train_batches = DeviceBatches(begin.batches, self.device)
         self.telemetry.start(begin.step, begin.records, plan=str(self.plan), notes=begin.notes)
         self.telemetry.reset_clock()
-        return begin.step, begin.batches
+        return begin.step
 
     def batches(self, name: Literal["train", "val"]) -> Iterator[dict[str, np.ndarray]]:
         """This rank's batches of a stream, from its beginning."""
@@ -127,15 +131,14 @@ class Worker:
         rows = self.plan.local_batch
         return iter(shard.iter_batches(batch_size=rows, batch_format="numpy", prefetch_batches=2))
 
-    def fetch(self, batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, Tensor]:
+    def fetch(self, step: int) -> dict[str, Tensor]:
         """The next batch, which must be this step's; time spent waiting is measured."""
         self.survival.beat(step, "fetch")
-        began = time.perf_counter()
-        batch = next(batches)
+        batch, wait = next(self.train_batches)
         assert (batch["step"] == step).all(), f"step {step} was fed {set(batch['step'].tolist())}"
-        self.telemetry.fetched(batch, waited=time.perf_counter() - began)
-        self.train_quarantine.add(batch["quarantined"])
-        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
+        self.telemetry.fetched(batch, wait)
+        self.train_quarantine.add(batch["quarantined"].numpy())
+        return batch
 
     def step(self, batch: dict[str, Tensor], step: int) -> None:
         """One optimizer step over the rank's share of the global batch.
@@ -195,7 +198,7 @@ class Worker:
             self.validation_batches,
             device=self.device,
             dtype=self.dtype,
-            micro_batch=self.job.place.max_micro_batch,
+            micro_batch=EVALUATED_AT_ONCE * self.job.place.max_micro_batch,
             average=last and self.job.stage.optim.ema_decay is not None,
         )
         self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics))
@@ -203,11 +206,11 @@ class Worker:
         self.telemetry.reset_clock()
         return metrics
 
-    def validation_batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def validation_batches(self) -> Iterator[dict[str, Tensor]]:
         """This rank's batches of the validation split; damaged samples are noted."""
-        for batch in self.batches(VAL):
+        for batch, _ in DeviceBatches(self.batches(VAL), self.device):
             self.survival.beat(self.job.stage.steps, "evaluate")
-            self.val_quarantine.add(batch["quarantined"])
+            self.val_quarantine.add(batch["quarantined"].numpy())
             yield batch
 
     def commit(self, metrics: dict[str, float]) -> None:

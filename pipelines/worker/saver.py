@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
+from torch import Tensor
 
 from pipelines.lineage.resume_states import commit_state, place_of_state
-from storage.errors import BadInput, StorageError, Unavailable
+from pipelines.worker.host_copies import HostCopies
+from storage.errors import StorageError, Unavailable
 from storage.pieces import Piece, write_part
 
 PATIENCE_SECONDS = 900.0
@@ -28,6 +29,7 @@ class Saver:
         """Make a writer; `token` is the same on all ranks of a worker group, and on no other's."""
         self._attempt, self._keep = attempt_uri, keep
         self._rank, self._world_size, self._token = rank, world_size, token
+        self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._written, self._given_up = threading.Event(), threading.Event()
         self.failure: str | None = None
@@ -36,12 +38,13 @@ class Saver:
     def save(
         self, step: int, pieces: Iterable[Piece], told: Sequence[Mapping[str, float]] = ()
     ) -> None:
-        """Copy the pieces and return, after the state before was written; `told` goes with it."""
+        """Copy the pieces and return, after the state before was written; `told` goes with it.
+
+        On a GPU the copies are queued behind the step before, and the next steps behind them: the
+        host does not wait.
+        """
         self.finish()
-        copies = [
-            (name, shape, start, values.detach().to("cpu", torch.float32, copy=True))
-            for name, shape, start, values in pieces
-        ]
+        copies = HostCopies(pieces, self._buffers)
         self._written.clear()
         self._thread = threading.Thread(
             target=self._write, args=(step, copies, told), name=f"save-{step}", daemon=True
@@ -64,11 +67,9 @@ class Saver:
         self._given_up.set()
         self.finish()
 
-    def _write(
-        self, step: int, pieces: Sequence[Piece], told: Sequence[Mapping[str, float]]
-    ) -> None:
+    def _write(self, step: int, copies: HostCopies, told: Sequence[Mapping[str, float]]) -> None:
         try:
-            _check_finite(step, pieces)
+            pieces = copies.finite(step)
             place = place_of_state(self._attempt, step)
             write_part(place, self._token, self._rank, self._world_size, pieces)
             self._written.set()
@@ -99,12 +100,3 @@ def _described(error: BaseException) -> str:
     """What happened, in one line; with the class for an error that is none of ours."""
     text = " ".join(str(error).split())
     return text if isinstance(error, StorageError | OSError) else f"{type(error).__name__}: {text}"
-
-
-def _check_finite(step: int, pieces: Sequence[Piece]) -> None:
-    for name, _, _, values in pieces:
-        if not torch.isfinite(values).all():
-            raise BadInput(
-                f"{name} holds values that are no numbers after step {step}, and the state before"
-                " is the last good one; lower optim.peak_lr or set optim.clip_norm"
-            )

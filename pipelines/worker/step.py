@@ -1,4 +1,4 @@
-"""One optimizer step over a rank's share of the global batch: augment, forward, backward, step."""
+"""One optimizer step over a rank's share of the global batch: mix, forward, backward, step."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from cluster import resume_state
 from cluster.batching import BatchPlan
 from pipelines.recipes.stage import Stage
 from pipelines.worker.guards import TrainedStep, usable_loss
-from vit import augment_batch, drops, loss_fn, lr_at, sample_keys, set_lr
+from vit import drops, loss_fn, lr_at, mix_pairs, normalize, one_hot, sample_keys, set_lr
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -53,15 +53,7 @@ def train_step(
     micro = plan.micro
     for part in range(plan.accumulation):
         rows = {name: column[part * micro : (part + 1) * micro] for name, column in batch.items()}
-        images, targets = augment_batch(
-            rows["image"].to(device),
-            rows["label"].to(device),
-            sample_index=rows["index"],
-            epoch=rows["epoch"],
-            seed=stage.seed,
-            config=stage.augment,
-            num_classes=stage.model.num_classes,
-        )  # [m, 3, H, W], [m] or [m, classes]
+        images, targets = network_input(rows, stage, device)
         if part == 0 and show is not None:
             show(images)
         own = None if keys is None else keys[part * micro : (part + 1) * micro]
@@ -76,6 +68,17 @@ def train_step(
         resume_state.update_average(engine, stage.optim.ema_decay)
     # The loss stays on the device until it is reported: asking for it would wait for the GPU.
     return TrainedStep(step + 1, learning_rate, total, batch["index"])
+
+
+def network_input(
+    rows: dict[str, Tensor], stage: Stage, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Images [m, 3, H, W] and targets of samples: labels [m], or if mixed [m, classes]."""
+    images, labels = normalize(rows["image"].to(device)), rows["label"].to(device)
+    if not stage.augment.mixes:
+        return images, labels
+    targets = one_hot(labels, stage.model.num_classes)
+    return mix_pairs(images, targets, rows["mix"].to(device))
 
 
 def mask_keys(

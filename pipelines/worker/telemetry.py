@@ -13,6 +13,7 @@ import numpy as np
 import ray.train
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cluster.engine import gradient_norm
 from pipelines.worker.guards import (
@@ -36,6 +37,7 @@ from pipelines.worker.messages import (
 )
 from pipelines.worker.quarantine import Quarantine
 from pipelines.worker.survival import Survival
+from pipelines.worker.transfer import Wait
 from pipelines.worker.utilisation import Utilisation, device_name
 from storage.stream import order_of
 
@@ -75,21 +77,20 @@ class Telemetry:
     def reset_clock(self) -> None:
         """Throughput counts training steps alone, not saving or evaluating."""
         self._began = time.perf_counter()
-        self._waited = 0.0
+        self._waits: list[Wait] = []  # asked at the report: a GPU runs behind
         self._read = np.zeros(2, dtype=np.int64)  # requests, bytes
         self._pictures: list[str] = []
 
-    def fetched(self, batch: Mapping[str, np.ndarray], *, waited: float) -> None:
-        """A batch came after so many seconds of waiting for it.
-
-        The first one of a group waits for processes to start: that is told apart from throughput.
+    def fetched(self, batch: Mapping[str, Tensor], wait: Wait) -> None:
+        """A batch came. The first one of a group waits for processes to start: that is told apart
+        from throughput.
         """
         if self._first_batch_seconds is None:
-            self._first_batch_seconds = waited
+            self._first_batch_seconds = wait.host_seconds
             self.reset_clock()
         else:
-            self._waited += waited
-        self._read += [int(batch["requests"].sum()), int(batch["bytes"].sum())]
+            self._waits.append(wait)
+        self._read += [int(batch[name].sum()) for name in ("requests", "bytes")]
 
     def drew(self, picture: str) -> None:
         """A picture lies in the attempt's folder."""
@@ -143,7 +144,7 @@ class Telemetry:
             "train/epoch": step / self._job.steps_per_epoch,
             "train/images_per_second": steps * self._job.stage.global_batch / seconds,
             "train/step_seconds": seconds / steps,
-            "train/data_wait_fraction": self._waited / seconds,
+            "train/data_wait_fraction": sum(wait.seconds() for wait in self._waits) / seconds,
             "train/read_requests": requests,
             "train/read_mebibytes": count / 2**20,
         }

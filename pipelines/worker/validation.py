@@ -1,12 +1,13 @@
 """Evaluation by the workers that train; the same numbers for any number of them."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 from cluster import resume_state
 from pipelines.recipes.stage import Stage
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def evaluate(
     stage: Stage,
     engine: "DeepSpeedEngine",
-    split: Callable[[], Iterable[dict[str, Any]]],
+    split: Callable[[], Iterable[Mapping[str, Tensor]]],
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -63,27 +64,31 @@ def evaluate(
 
 def classification(
     forward: Callable[[Tensor], Tensor],
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Mapping[str, Tensor]],
     *,
     device: torch.device,
     micro_batch: int,
 ) -> Iterator[tuple[str, float]]:
     """Top-1 accuracy in [0, 1] and mean softmax cross-entropy (nats) over all ranks' samples.
 
-    Collective: every rank brings its share. Rows of label -1 are padding and do not count.
+    Collective: every rank brings its share. Rows of label -1 are padding and do not count. Nothing
+    waits for the device before the end.
+
+    Args:
+        forward: logits [m, classes] of normalised images [m, 3, H, W].
+        batches: with `image` uint8 [b, H, W, 3] and `label` int64 [b].
+        device: of the network.
+        micro_batch: images at once.
     """
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # correct, loss, samples
     for batch in batches:
-        images = torch.from_numpy(batch["image"])  # [b, H, W, 3]
-        labels = torch.from_numpy(batch["label"])  # [b]
-        for x, y in zip(images.split(micro_batch), labels.split(micro_batch), strict=True):
-            y = y.to(device)
-            logits = forward(normalize(x.to(device))).float()  # [m, classes]
-            known = y >= 0
-            losses = torch.nn.functional.cross_entropy(logits, y, ignore_index=-1, reduction="none")
-            totals[0] += (logits.argmax(dim=1) == y)[known].sum()
-            totals[1] += losses[known].double().sum()
-            totals[2] += known.sum()
+        parts = (batch[name].to(device).split(micro_batch) for name in ("image", "label"))
+        for images, labels in zip(*parts, strict=True):  # [m, H, W, 3], [m]
+            logits = forward(normalize(images)).float()  # [m, classes]
+            losses = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+            totals[0] += (logits.argmax(dim=1) == labels).sum()  # no class is -1
+            totals[1] += losses.double().sum()  # 0 for a label of -1
+            totals[2] += (labels >= 0).sum()
     dist.all_reduce(totals)
     correct, loss, samples = totals.tolist()
     yield "accuracy", correct / samples

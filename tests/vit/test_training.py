@@ -2,19 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import vit
+from storage.augment import AugmentConfig, mix_draws
 
 CONFIG = vit.ViTConfig(
     image_size=16, patch_size=4, width=32, depth=2, heads=2, mlp_dim=64, num_classes=4
 )
 OPTIM = vit.OptimConfig(peak_lr=1e-2, weight_decay=0.1, warmup_steps=2, schedule="cosine")
-AUGMENT = vit.AugmentConfig(mixup=0.2, cutmix=1.0, random_erasing=0.25)
+AUGMENT = AugmentConfig(mixup=0.2, cutmix=1.0)
 # Losses of the first steps as they were on the day of writing; a change here is a change of
 # initialisation, augmentation, loss, optimiser or schedule, and belongs into a commit's message.
-GOLDEN = [1.3862944, 1.3862944, 1.3798888, 1.4303732, 1.3824705]
+GOLDEN = [1.3862944, 1.3862944, 1.3770583, 1.4370282, 1.3990259]
 
 
 def batch_of(step: int, size: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -35,14 +37,10 @@ def losses_of(config: vit.ViTConfig, *, steps: int, micro_batches: int = 1) -> l
         for images, labels, index in zip(
             *(part.chunk(micro_batches) for part in batch_of(step)), strict=True
         ):
-            pixels, targets = vit.augment_batch(
-                images,
-                labels,
-                sample_index=index,
-                epoch=torch.zeros_like(index),
-                seed=0,
-                config=AUGMENT,
-                num_classes=4,
+            keys = index.numpy()
+            draws = mix_draws(AUGMENT, seed=0, epoch=np.zeros_like(keys), index=keys, side=16)
+            pixels, targets = vit.mix_pairs(
+                vit.normalize(images), vit.one_hot(labels, 4), torch.from_numpy(draws)
             )
             loss = vit.loss_fn("softmax", model(pixels), targets) / micro_batches
             loss.backward()

@@ -73,7 +73,7 @@ def test_a_rank_that_fails_leaves_the_last_good_state(tmp_path: Path) -> None:
     for saver in (first, second):
         saver.settle()
     assert second.failure is not None
-    assert "weights/w holds values that are no numbers after step 10" in second.failure
+    assert "weights/w holds values that are not finite after step 10" in second.failure
     first.give_up()
     assert first.failure is None
     assert step_of_newest(tmp_path) == 5
