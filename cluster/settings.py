@@ -132,7 +132,8 @@ class Place:
     """Largest share of a split's samples that may be damaged. Each damaged sample is replaced by
     another one and named; above this share the stage stops. 0 stops at the first."""
     log_every_steps: int = 10
-    """Steps between two reports. A report contains the metrics of every step since the last."""
+    """Steps between two reports, or a multiple of it where steps are so fast that a second has not
+    passed. A report contains the metrics of every step since the last."""
     save_every_steps: int = 100
     """Steps between two saves of the resume state; 0 never saves."""
     keep_states: int = 2

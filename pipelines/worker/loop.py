@@ -62,7 +62,7 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
         worker.step(batch, step)
         done = step + 1
         last = done == stage.steps
-        reported = last or done % place.log_every_steps == 0
+        reported = last or worker.telemetry.due(done)
         if reported:
             worker.report(done)
         if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:

@@ -44,8 +44,17 @@ from storage.stream import order_of
 CARRIED = 10_000
 """Most records of steps that are kept between two saves."""
 
+REPORT_SECONDS = 1.0
+"""Least time between two reports: Ray Train fetches one of them at a time, four times a second."""
+
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
+
+
+def report_stride(log_every_steps: int, seconds_per_step: float) -> int:
+    """Steps between two reports: a multiple of the setting, and at least `REPORT_SECONDS`."""
+    shortest = log_every_steps * seconds_per_step
+    return log_every_steps * max(1, math.ceil(REPORT_SECONDS / shortest))
 
 
 def finite(record: Mapping[str, float]) -> Record:
@@ -65,6 +74,7 @@ class Telemetry:
         self._job, self._survival, self._device = job, survival, device
         self._rank, self._world_size = rank, world_size
         self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
+        self._stride = job.place.log_every_steps
         self._skipped = 0
         # Bounded: a stage that saves nothing, or seldom, reports for ever.
         most = max(CARRIED, 2 * job.place.log_every_steps)
@@ -123,6 +133,10 @@ class Telemetry:
         self._reported.append(finite({"step": message.step, **message.metrics}))
         self.report(message)
 
+    def due(self, step: int) -> bool:
+        """Whether the metrics are to be reported after so many steps; the same on every rank."""
+        return step % self._stride == 0
+
     def report_steps(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
         """Send the metrics of every step since the last report.
 
@@ -131,11 +145,14 @@ class Telemetry:
         """
         self._survival.beat(step, "report")
         losses = self._checked_losses(quarantine)
-        read = torch.from_numpy(self._read).to(self._device)  # [2]
-        dist.all_reduce(read)
-        requests, count = read.tolist()
-        seconds = time.perf_counter() - self._began
-        steps = len(self.unreported)
+        seconds, steps = time.perf_counter() - self._began, len(self.unreported)
+        own = torch.tensor([*self._read, seconds / steps], dtype=torch.float64)
+        sums = own.to(self._device)  # requests, bytes, seconds a step
+        dist.all_reduce(sums)
+        requests, count, step_seconds = sums.tolist()
+        self._stride = report_stride(
+            self._job.place.log_every_steps, step_seconds / self._world_size
+        )
         records: list[Record] = [
             finite({"step": trained.step, "train/lr": trained.lr, "train/loss": loss})
             for trained, loss in zip(self.unreported, losses, strict=True)

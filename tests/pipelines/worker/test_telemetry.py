@@ -56,3 +56,10 @@ def test_a_metric_that_is_not_finite_is_told_but_not_carried_over(
     telemetry.report_metrics(message)
     assert told == [{MESSAGE: message}]
     assert telemetry.carry_over() == [{"step": 5, "val/accuracy": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds", "stride"), [(10, 0.5, 10), (10, 0.1, 10), (10, 0.04, 30), (1, 0.04, 25)]
+)
+def test_reports_of_fast_steps_are_a_second_apart(every: int, seconds: float, stride: int) -> None:
+    assert telemetries.report_stride(every, seconds) == stride
