@@ -111,8 +111,10 @@ class Place:
     wait_for_nodes: bool = False
     """Start even if the cluster is too small now, because its autoscaler will add nodes. Otherwise
     a cluster without enough room is refused at once."""
-    max_micro_batch: int = 64
-    """Most images per worker in one forward pass. Gradient accumulation follows from it."""
+    max_micro_batch: int | None = None
+    """Most images per worker in one forward pass; gradient accumulation follows from it. If null,
+    64 on CPUs. On GPUs the number that the plan says fits, halved for as long as the first steps
+    run out of memory, and kept for the whole attempt."""
     recompute_activations: bool = False
     """Keep only the input of each block and recompute the rest in the backward pass. This adds a
     third to the work and saves most of the memory for activations."""
@@ -154,8 +156,9 @@ class Place:
             ("save_every_steps", 0),
             ("keep_states", 1),
         ):
-            if getattr(self, name) < least:
-                raise BadPlace(f"{name}: wanted at least {least}, found {getattr(self, name)}")
+            found = getattr(self, name)
+            if found is not None and found < least:
+                raise BadPlace(f"{name}: wanted at least {least}, found {found}")
         if not 0 <= self.max_bad_fraction < 1:
             raise BadPlace(
                 f"max_bad_fraction: wanted within [0, 1), found {self.max_bad_fraction:g}"

@@ -22,6 +22,7 @@ from pipelines.planning.memory import (
     memory_at,
     nodes_for,
     optimizer_states,
+    with_micro_batch,
 )
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
@@ -84,6 +85,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     """
     cost = _cost(stage)
     workers, nodes = nodes_for(place, kind)
+    place = with_micro_batch(stage, place, kind, cost.parameters, workers=workers)
     memory = tuple(
         memory_at(level, stage, place, kind, cost.parameters, workers=workers)
         for level in get_args(ZeroLevel)

@@ -6,7 +6,7 @@ their sum with measured processes. Overhead of allocator and CUDA is added as as
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.budget import States, model_states
 from cluster.settings import Place, ZeroLevel
@@ -114,6 +114,17 @@ def memory_at(
         largest_micro_batch=largest,
         host=states.host,
     )
+
+
+def with_micro_batch(
+    stage: Stage, place: Place, kind: NodeKind, parameters: int, *, workers: int
+) -> Place:
+    """The place with a number for `max_micro_batch`; on GPUs the largest that fits, for null."""
+    if place.max_micro_batch is not None or not kind.gpus:
+        return place
+    memory = memory_at(place.zero.level, stage, place, kind, parameters, workers=workers)
+    least = 2 if stage.augment.mixes else 1
+    return replace(place, max_micro_batch=max(least, memory.largest_micro_batch))
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:

@@ -5,13 +5,16 @@ from cluster.scaling import worker_counts
 from cluster.settings import Place
 from pipelines.recipes.stage import Stage
 
+CPU_MICRO_BATCH = 64
+"""In place of null, where there is no GPU memory to fill."""
+
 
 def batch_of(stage: Stage, place: Place, workers: int) -> BatchPlan:
     """How so many workers share the global batch. Raises BadPlace where they cannot."""
     return plan_batch(
         stage.global_batch,
         workers=workers,
-        max_micro_batch=place.max_micro_batch,
+        max_micro_batch=place.max_micro_batch or CPU_MICRO_BATCH,
         even=stage.augment.mixes,
     )
 

@@ -1,18 +1,14 @@
 """What an entry script of a stage calls: parse, check, train, say what happened."""
 
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig
 from ray.util.queue import Queue
 
 from cluster.elastic import ElasticTrainer
@@ -23,20 +19,20 @@ from pipelines.cli.console import clock
 from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
-from pipelines.cli.ray_errors import explain_failure, is_mistake
+from pipelines.cli.ray_errors import is_mistake
 from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import node_sampler, open_tracker
 from pipelines.tracking.tracker import Tracker
+from pipelines.training.fit import fit, with_smaller_micro_batches
 from pipelines.training.gauges import Gauges
 from pipelines.training.listener import Listener
 from pipelines.training.outcomes import Outcome, accuracy_of
 from pipelines.training.prepare import Plan
-from pipelines.training.relay import Relay, drain, message_queue
+from pipelines.training.relay import Relay
 from pipelines.training.restarts import Restarts
-from pipelines.worker.background import Background
 from pipelines.worker.feed import TRAIN, VAL, OrderedDataConfig, placeholder
 from pipelines.worker.job import Job
 from pipelines.worker.loop import train
@@ -93,7 +89,11 @@ def run_stage(
     began = time.monotonic()
     with tracker.running(progress.note):
         try:
-            untracked = _fit(trainer, plan, handle, stop, progress.note)
+            untracked = with_smaller_micro_batches(
+                lambda: fit(trainer, plan, handle, stop, progress.note),
+                plan.attempt.uri,
+                progress.note,
+            )
             if listener.stopped:
                 raise listener.stopped
             left = drop_leftovers(plan.attempt.uri)  # not before: a group that is lost needs them
@@ -113,48 +113,6 @@ def run_stage(
     reached = f"val accuracy {accuracy_of(manifest.metrics)} in {clock(seconds)}"
     progress.note(f"{reached}, weights in {plan.attempt.uri}")
     return Outcome(stage.name, "trained", manifest.metrics, seconds, plan.attempt.uri)
-
-
-def _ended(fit: Background, stop: threading.Event | None) -> bool:
-    """Whether the training is over. Raises KeyboardInterrupt where it shall stop."""
-    if stop is not None and stop.is_set():
-        raise KeyboardInterrupt
-    return not fit.is_alive()
-
-
-def _fit(
-    trainer: Callable[[Queue, str], ElasticTrainer],
-    plan: Plan,
-    handle: Callable[[Message], None],
-    stop: threading.Event | None,
-    note: Callable[[str], None],
-) -> Exception | None:
-    """Train until the weights are committed; return the first failure to handle a message.
-
-    Workers can be lost between the commit and their end when no restart is left.
-
-    Raises:
-        storage.errors.BadInput, Failed: why the weights are not committed.
-    """
-    untracked = None
-    try:
-        queue = message_queue()
-        with tempfile.TemporaryDirectory(prefix="vit-on-ray-train-") as scratch:
-            fit = Background(trainer(queue, scratch).fit)
-            untracked = drain(queue, handle, ended=lambda: _ended(fit, stop))
-            fit.result()
-    except (TrainingFailedError, RayError) as error:  # RayError: the cluster went away
-        failure = explain_failure(plan.stage.name, error)
-        if not _is_committed(plan):
-            raise failure from None
-        note(f"warning: the weights are committed, but then {failure}")
-    return untracked
-
-
-def _is_committed(plan: Plan) -> bool:
-    with suppress(StorageError):
-        return read_manifest(plan.attempt.uri) is not None
-    return False
 
 
 def _log_manifest(tracker: Tracker, plan: Plan) -> Exception | None:

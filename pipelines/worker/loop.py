@@ -25,6 +25,7 @@ from pipelines.worker.feed import TRAIN, VAL
 from pipelines.worker.guards import explain_metrics
 from pipelines.worker.job import Job, Stopped
 from pipelines.worker.messages import Evaluated, Preempted, StageStopped
+from pipelines.worker.micro_batch import halve, with_number
 from pipelines.worker.out_of_memory import FIRST_STEPS, bad_place
 from pipelines.worker.quarantine import quarantines
 from pipelines.worker.start import start
@@ -89,7 +90,15 @@ class Worker:
         )
         set_arithmetic(job.stage.precision, deterministic=job.place.deterministic)
         self.dtype = element_type(job.stage.precision)
-        self.plan = batch_of(job.stage, job.place, self.world_size)
+        self.place = with_number(
+            job.stage,
+            job.place,
+            job.attempt_uri,
+            rank=self.rank,
+            workers=self.world_size,
+            device=self.device,
+        )
+        self.plan = batch_of(job.stage, self.place, self.world_size)
         self.engine: DeepSpeedEngine
         self.train_batches: DeviceBatches
         self.first_step = 0
@@ -147,7 +156,7 @@ class Worker:
             cluster.errors.BadPlace: the first steps of the group do not fit into the GPU.
         """
         self.survival.beat(step, "train")
-        stage, place = self.job.stage, self.job.place
+        stage = self.job.stage
         try:
             trained = train_step(
                 batch,
@@ -162,7 +171,9 @@ class Worker:
         except torch.OutOfMemoryError:
             if step >= self.first_step + FIRST_STEPS:
                 raise  # it did fit: somebody else took of it
-            raise bad_place(stage, place, self.plan, step=step, device=self.device) from None
+            if self.job.place.max_micro_batch is None:
+                halve(stage, self.place, self.job.attempt_uri, self.plan)
+            raise bad_place(stage, self.place, self.plan, step=step, device=self.device) from None
         self.telemetry.unreported.append(trained)
 
     def draw(self, images: Tensor) -> None:
@@ -198,7 +209,7 @@ class Worker:
             self.validation_batches,
             device=self.device,
             dtype=self.dtype,
-            micro_batch=EVALUATED_AT_ONCE * self.job.place.max_micro_batch,
+            micro_batch=EVALUATED_AT_ONCE * self.plan.micro,
             average=last and self.job.stage.optim.ema_decay is not None,
         )
         self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics))

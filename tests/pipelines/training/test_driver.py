@@ -10,7 +10,8 @@ import torch
 from pipelines.lineage.attempts import Attempt
 from pipelines.lineage.resume_states import save_state
 from pipelines.recipes.digits import PRETRAIN
-from pipelines.training.driver import _ended, origin
+from pipelines.training.driver import origin
+from pipelines.training.fit import ended
 from pipelines.training.listener import Listener
 from pipelines.worker.background import Background
 from pipelines.worker.messages import Started
@@ -69,10 +70,10 @@ def test_the_line_of_a_start_does_not_dangle(notes: tuple[str, ...], line: str) 
 def test_a_stage_on_a_thread_is_stopped_by_its_event() -> None:
     going, stop = threading.Event(), threading.Event()
     fit = Background(going.wait)
-    assert not _ended(fit, stop)
+    assert not ended(fit, stop)
     stop.set()
     with pytest.raises(KeyboardInterrupt):
-        _ended(fit, stop)
+        ended(fit, stop)
     going.set()
     fit.result()
-    assert _ended(fit, None)
+    assert ended(fit, None)

@@ -59,6 +59,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
         stage=STAGE, place=Place(), attempt_uri=str(tmp_path / "a"), manifest=manifest
     )
     one.rank, one.world_size, one.device, one.dtype = 0, 1, torch.device("cpu"), torch.float32
+    one.place = one.job.place
     one.plan, one.first_step = batch_of(STAGE, one.job.place, 1), 0
     one.survival = SimpleNamespace(beat=lambda *said: None, settle=lambda: "")
     one.telemetry, one.engine = Reports(), None
