@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.cuda import nccl
@@ -171,7 +172,8 @@ def _fed(
     bench: Bench, engine: "DeepSpeedEngine", batch: tuple[torch.Tensor, torch.Tensor]
 ) -> Callable[[], object]:
     """The same with images from host memory, copied ahead as the trainer does it."""
-    columns = dict(zip(("image", "label"), (part.numpy() for part in batch), strict=True))
+    pixels, labels = batch
+    columns: dict[str, np.ndarray] = {"image": pixels.numpy(), "label": labels.numpy()}
     batches = DeviceBatches(itertools.repeat(columns), bench.device, ahead=True)
 
     def work() -> None:
