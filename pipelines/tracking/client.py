@@ -1,4 +1,4 @@
-"""The MLflow client: the only file that imports mlflow.
+"""The MLflow client: opens runs, and finishes those of drivers that died.
 
 Each recipe has an experiment, each `--run` a parent run, and each stage attempt one child run,
 however many workers and restarts it took.
@@ -11,82 +11,58 @@ and the git remote (whose URL may hold a token).
 """
 
 import json
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from pipelines.cli.redaction import redact
 from pipelines.recipes.errors import Mistake
 from pipelines.tracking import run_tree
 from pipelines.tracking.advice import SQLITE, advice_for, reason_of, trouble_with_database
 from pipelines.tracking.history import MetricPoint
+from pipelines.tracking.mlflow_run import REFUSALS, MlflowRun
 from pipelines.tracking.run_tree import PARENT_RUN, find_run
 from pipelines.tracking.spool import SpoolInUse, spool_folder
-from pipelines.tracking.tracker import FINISHED, Refused, Tracker
-
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries as well
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of every run
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-
-from mlflow import MlflowClient  # reads the environment above
-from mlflow.entities import Experiment, Metric, Param, Run
-from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors starting and stopping
-logging.getLogger("mlflow.store.db.utils").setLevel(
-    logging.CRITICAL
-)  # tracebacks of errors that are raised anyway
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # logs a line per retry
+from pipelines.tracking.tracker import FINISHED, Tracker
 
 # Makes the UI open on training runs; by default it expects prompts.
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-_PARAMS, _METRICS = 100, 1000  # MLflow's limits per request
-# Errors of records that MLflow will never accept: a deleted run, a bad name.
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+_PARAMS = 100  # MLflow's limit per request
+_DIGEST = 36  # characters of a dataset's digest that MLflow keeps
 
 
 class TrackingUnavailable(Mistake):
     """The tracking server or database cannot be used."""
 
 
-class MlflowRun:
-    """One run on an MLflow server: implements `pipelines.tracking.tracker.Server`."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecord:
+    """The dataset of a run, as MLflow shows it among the run's inputs."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client, self._run_id = client, run_id
-        self.name = redact(client.tracking_uri)
+    name: str
+    digest: str
+    uri: str
+    profile: Mapping[str, Any]
+    """Numbers about it, for people."""
 
-    def log_points(self, points: Sequence[MetricPoint]) -> None:
-        """Log metrics. Repeats are harmless: MLflow's key is name, step, time and value."""
-        for start in range(0, len(points), _METRICS):
-            batch = [Metric(*point) for point in points[start : start + _METRICS]]
-            with _refusals():
-                self._client.log_batch(self._run_id, metrics=batch)
-
-    def log_file(self, name: str, data: bytes) -> None:
-        """Log an artifact."""
-        with tempfile.TemporaryDirectory() as folder, _refusals():
-            path = Path(folder) / Path(name).name
-            path.write_bytes(data)
-            parent = str(Path(name).parent)
-            self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
-
-    def end(self, status: str, ended_ms: int) -> None:
-        """Close the run."""
-        with _refusals():
-            run_tree.end(self._client, self._run_id, status, ended_ms)
-
-    def answer(self) -> None:
-        """Raise if MLflow does not answer."""
-        self._client.get_run(self._run_id)
+    def as_input(self) -> DatasetInput:
+        """Return MLflow's form of it."""
+        kind = "s3" if self.uri.startswith("s3://") else "local"
+        found = Dataset(
+            name=self.name,
+            digest=self.digest[:_DIGEST],
+            source_type=kind,
+            source=json.dumps({"uri": redact(self.uri)}),
+            profile=json.dumps(dict(self.profile)),
+        )
+        return DatasetInput(found, tags=[InputTag("mlflow.data.context", "training")])
 
 
 def open_client(uri: str, *, experiment: str | None = None) -> MlflowClient:
@@ -125,6 +101,7 @@ def open_tracker(
     attempt: str,
     tags: Mapping[str, str],
     params: Mapping[str, Any],
+    dataset: DatasetRecord | None = None,
 ) -> Tracker:
     """Open the run of a stage attempt: continue it if it exists, else create it.
 
@@ -136,6 +113,7 @@ def open_tracker(
         attempt: the attempt's URI, which identifies it.
         tags: additional tags, prefixed by `vit.`.
         params: logged once; MLflow keeps the first value of each.
+        dataset: what is trained on, if anything is.
 
     Raises:
         TrackingUnavailable: MLflow does not answer, or another process trains this attempt.
@@ -158,6 +136,8 @@ def open_tracker(
             logged = run_record.data
             tracker.history.carry_over(_newest(run_record))
             run_tree.begin(client, run_record)
+            if dataset is not None:
+                client.log_inputs(run_id, datasets=[dataset.as_input()])
             for name, value in tags.items():
                 client.set_tag(run_id, f"vit.{name}", value)
             new = [Param(k, str(value)) for k, value in params.items() if k not in logged.params]
@@ -195,7 +175,7 @@ def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
     except SpoolInUse:  # its driver is still alive and will do this
         return []
     except Exception as error:  # of MLflow, SQLAlchemy or requests
-        if getattr(error, "error_code", None) in _REFUSALS:
+        if getattr(error, "error_code", None) in REFUSALS:
             return []  # the run is on another server, or deleted
         return [f"warning: its MLflow run cannot be finished: {reason_of(error)}"]
     if status != FINISHED:  # its last evaluation may not have arrived
@@ -300,13 +280,3 @@ def absolute(uri: str) -> str:
     if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
         return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
     return uri
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code in _REFUSALS:
-            raise Refused(str(error)) from None
-        raise

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlflow.entities import Metric
+
 from pipelines.tracking.spool import is_held, spool_folder
 
 PARENT_RUN = "mlflow.parentRunId"
@@ -70,9 +72,20 @@ def end(client: Any, run_id: str, status: str, ended_ms: int) -> None:
     parent_id = run.data.tags.get(PARENT_RUN)
     if parent_id is None:
         return
+    client.log_batch(parent_id, metrics=_for_parent(run))
     others = _children(client, run.info.experiment_id, parent_id)
     if not any(other.info.status == RUNNING and not _is_abandoned(other) for other in others):
         client.set_terminated(parent_id, status, ended_ms)
+
+
+def _for_parent(run: Any) -> list[Metric]:
+    """A stage's last evaluation under the stage's name, for MLflow's first table."""
+    stage = run.data.tags.get("vit.stage", "stage")
+    return [
+        Metric(f"{stage}/{m.key}", m.value, m.timestamp, m.step)
+        for m in run.data.to_proto().metrics
+        if m.key.startswith("val")
+    ]
 
 
 def _children(client: Any, experiment_id: str, parent_id: str) -> list[Any]:

@@ -45,6 +45,10 @@ class Server(Protocol):
         """Log a small file."""
         ...
 
+    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None:
+        """Add the run's weights as a model, once."""
+        ...
+
     def end(self, status: str, ended_ms: int) -> None:
         """Close the run."""
         ...
@@ -110,6 +114,10 @@ class Tracker:
     def log_file(self, name: str, data: bytes) -> None:
         """Log a small file; `name` may contain folders."""
         self._spool.put({"file": name, "data": base64.b64encode(data).decode()})
+
+    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None:
+        """Add the committed weights of a step as a model that lies elsewhere."""
+        self._spool.put({"model": name, "tags": dict(tags), "step": step})
 
     def watch(self, sample: Callable[[], Mapping[str, float]], prefix: str) -> None:
         """Log what `sample` returns every few seconds; steps continue after the last logged one."""
@@ -215,6 +223,9 @@ class Tracker:
         for record in records:
             if "file" in record:
                 self._send_file(record["file"], base64.b64decode(record["data"]))
+            elif "model" in record:
+                with self._refusable():
+                    self._server.log_model(record["model"], record["tags"], record["step"])
             elif "end" in record and self._session in (None, record["session"]):
                 with self._refusable():
                     self._server.end(record["end"], record["ended_ms"])

@@ -1,5 +1,6 @@
 """What an entry script of a stage calls: parse, check, train, say what happened."""
 
+import json
 import threading
 import time
 import uuid
@@ -20,11 +21,12 @@ from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import is_mistake
+from pipelines.cli.redaction import redact
 from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.stage import flatten
-from pipelines.tracking.client import node_sampler, open_tracker
+from pipelines.tracking.client import DatasetRecord, node_sampler, open_tracker
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.fit import fit, with_smaller_micro_batches
 from pipelines.training.gauges import Gauges
@@ -64,6 +66,7 @@ def run_stage(
         attempt=plan.attempt.uri,
         tags=_tags(plan, lineage),
         params=flatten(asdict(stage)),
+        dataset=_record(plan),
     )
     tracker.log_file("config.yaml", command.as_yaml().encode())
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
@@ -116,10 +119,12 @@ def run_stage(
 
 
 def _log_manifest(tracker: Tracker, plan: Plan) -> Exception | None:
-    """Log the manifest; the weights are safe, so what goes wrong here is returned."""
+    """Log manifest and model; the weights are safe, so what goes wrong here is returned."""
     try:
-        manifest = open_store(plan.attempt.uri).read(weights.MANIFEST)
-        tracker.log_file(weights.MANIFEST, manifest)
+        data = open_store(plan.attempt.uri).read(weights.MANIFEST)
+        tracker.log_file(weights.MANIFEST, data)
+        where = {"vit.weights": redact(plan.attempt.uri), "vit.fingerprint": plan.fingerprint}
+        tracker.log_model(f"{plan.run}-{plan.stage.name}", where, json.loads(data)["step"])
     except StorageError as error:
         return error
     return None
@@ -167,6 +172,17 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
             have_gpus=resources.get("GPU", 0.0),
         )
     return fewest, most, cpus
+
+
+def _record(plan: Plan) -> DatasetRecord:
+    dataset, data = plan.dataset, plan.stage.data
+    samples = {split: dataset.samples(split) for split in {data.train_split, data.val_split}}
+    return DatasetRecord(
+        name=data.dataset,
+        digest=dataset.digest,
+        uri=dataset.uri,
+        profile={"classes": len(dataset.classes), "samples": samples},
+    )
 
 
 def _tags(plan: Plan, lineage: Manifest) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """An artifact store that takes nothing: said once, given up, and the run ends all the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,8 @@ class NoArtifacts:
         if not self.open:
             raise RuntimeError("Unable to locate credentials")
         self.files.append(name)
+
+    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None: ...
 
     def end(self, status: str, ended_ms: int) -> None:
         self.status = status

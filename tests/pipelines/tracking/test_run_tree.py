@@ -1,5 +1,6 @@
 """Runs by their tags, and what a parent run says of the stages below it."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,10 +9,23 @@ from typing import Any
 
 import pytest
 
-from pipelines.tracking.client import TrackingUnavailable, open_client, open_tracker, spool_path
+from pipelines.tracking.client import (
+    DatasetRecord,
+    TrackingUnavailable,
+    open_client,
+    open_tracker,
+    spool_path,
+)
 from pipelines.tracking.reader import read_run
 from pipelines.tracking.run_tree import DRIVER, PARENT_RUN
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+
+DIGITS = DatasetRecord(
+    name="digits",
+    digest="0123456789abcdef" * 4,
+    uri="s3://key:secret@bucket/digits",
+    profile={"classes": 10, "samples": {"train": 1420, "val": 377}},
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +52,7 @@ def begin(client: Any) -> Iterator[Callable[..., Tracker]]:
                 attempt=attempt or f"runs/{run}/{stage}",
                 tags={},
                 params={},
+                dataset=DIGITS,
             )
         )
         return opened[-1]
@@ -159,3 +174,48 @@ def test_a_locked_database_prints_no_traceback(uri: str) -> None:
     done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
     assert done.stdout == "locked\n", done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_first_table_shows_what_the_stages_reached(
+    client: Any, begin: Callable[..., Tracker]
+) -> None:
+    for stage, accuracy in (("pretrain", 0.5), ("finetune", 0.75)):
+        tracker = begin("table", stage)
+        tracker.log_steps([{"step": 9, "val/accuracy": accuracy - 0.25, "train/loss": 1.0}])
+        tracker.log_steps([{"step": 10, "val/accuracy": accuracy, "train/loss": 1.0}])
+        tracker.end(FINISHED)
+    found = client.get_run(parent(client, tracker.run_id)).data.metrics
+    assert found == {"pretrain/val/accuracy": 0.5, "finetune/val/accuracy": 0.75}
+
+
+def test_the_dataset_is_an_input_of_the_run_once(
+    client: Any, begin: Callable[..., Tracker]
+) -> None:
+    for _ in range(2):  # a restart
+        tracker = begin("fed", "pretrain")
+        tracker.end(KILLED)
+    (one,) = client.get_run(tracker.run_id).inputs.dataset_inputs
+    assert (one.dataset.name, one.dataset.digest) == ("digits", DIGITS.digest[:36])
+    assert "secret" not in one.dataset.source
+    assert json.loads(one.dataset.profile) == DIGITS.profile
+
+
+def test_the_weights_are_a_model_of_the_run_once(
+    client: Any, begin: Callable[..., Tracker]
+) -> None:
+    tracker = begin("weighed", "finetune")
+    tracker.log_steps([{"step": 8, "val/accuracy": 0.25}, {"step": 10, "val/accuracy": 0.75}])
+    for _ in range(2):
+        tracker.log_model("weighed-finetune", {"vit.weights": "runs/weighed"}, 10)
+    tracker.end(FINISHED)
+    run = client.get_run(tracker.run_id)
+    (model,) = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{tracker.run_id}'"
+    )
+    assert (model.name, model.status.value) == ("weighed-finetune", "READY")
+    assert model.tags["vit.weights"] == "runs/weighed"
+    assert [(m.key, m.value, m.step) for m in model.metrics] == [("val/accuracy", 0.75, 10)]
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert run.data.metrics["val/accuracy"] == 0.75
+    points = client.get_metric_history(tracker.run_id, "val/accuracy")
+    assert [(point.step, point.value) for point in points] == [(8, 0.25), (10, 0.75)]
