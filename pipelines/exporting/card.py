@@ -17,6 +17,7 @@ _LIBRARY: dict[Format, str] = {
     "hf": "transformers",
     "onnx": "onnx",
     "torch-export": "pytorch",
+    "mlflow": "mlflow",
 }
 _METRICS = ("accuracy", "top_5")  # of those that a stage measures, what the Hub knows
 _LOADING: dict[Format, str] = {
@@ -40,6 +41,11 @@ session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 
 program = torch.export.load("FOLDER/model.pt2").module()
 logits = program(images)  # float32 [B, C, H, W]""",
+    "mlflow": """import mlflow
+import pandas as pd
+
+model = mlflow.pyfunc.load_model("FOLDER")
+model.predict(pd.DataFrame({"image": [open("image.jpg", "rb").read()]}))""",
 }
 
 

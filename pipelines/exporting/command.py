@@ -8,10 +8,13 @@ import tyro
 
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import program_name, read_command
+from pipelines.cli.redaction import redact
 from pipelines.exporting.card import card
 from pipelines.exporting.export import Export, ExportOptions, make_export
 from pipelines.exporting.folder import check_target, new_folder
 from pipelines.exporting.formats import write_format
+from pipelines.tracking.client import open_client
+from pipelines.tracking.registry import ALIAS, register_model
 
 _REQUIRED = ExportOptions(to=tyro.MISSING, out=tyro.MISSING)
 
@@ -27,7 +30,26 @@ def main(description: str) -> NoReturn:
         for line in (export.classes.unknown, *export.candidate.notes, *write(export)):
             if line:
                 print(f"export: {line}")
+        if export.register is not None:
+            print(f"export: {register(export, command.place.mlflow_uri)}")
     sys.exit(0)
+
+
+def register(export: Export, mlflow_uri: str) -> str:
+    """Make the folder the newest version of a registered model; say how it is served.
+
+    Raises:
+        pipelines.tracking.client.TrackingUnavailable: MLflow does not answer or refuses it.
+    """
+    assert export.register is not None
+    assert export.manifest is not None
+    assert export.manifest.mlflow_run_id is not None
+    client, name = open_client(mlflow_uri), export.register
+    version = register_model(client, name, export.out, export.manifest.mlflow_run_id)
+    return (
+        f"version {version} of {name}: MLFLOW_TRACKING_URI={redact(client.tracking_uri)} mlflow"
+        f" models serve -m models:/{name}@{ALIAS} --env-manager local"
+    )
 
 
 def write(export: Export) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pipelines.lineage.manifest import Manifest
 from pipelines.recipes.errors import Mistake
 from vit import Preprocessing
 
-Format = Literal["timm", "hf", "onnx", "torch-export"]
+Format = Literal["timm", "hf", "onnx", "torch-export", "mlflow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,16 @@ class ExportOptions(WeightsOptions):
     """Options of `export.py`."""
 
     to: Format
-    """Library that shall load the folder: timm, Hugging Face transformers (hf), ONNX Runtime, or
-    torch without this repository (torch-export)."""
+    """Library that shall load the folder: timm, Hugging Face transformers (hf), ONNX Runtime, torch
+    without this repository (torch-export), or MLflow, which can serve it (mlflow)."""
     out: Path
     """Folder to write, new or empty."""
     class_names: Path | None = None
     """Text file with one class name per line. Default: the names of the packed dataset that the
     stage was trained on."""
+    register: str | None = None
+    """With `--to mlflow`, name in MLflow's model registry: the folder becomes its newest version,
+    models:/NAME@champion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Export:
     classes: ClassNames
     preprocessing: Preprocessing
     recipe: str
+    register: str | None = None
+    """Name in MLflow's model registry."""
 
 
 def make_export(command: Command[ExportOptions]) -> Export:
@@ -52,17 +57,28 @@ def make_export(command: Command[ExportOptions]) -> Export:
     options, place, own = command.options, command.place, command.own
     if options.force:
         raise Mistake("--force: an export is no attempt at a stage - give another --out")
+    if own.register is not None and own.to != "mlflow":
+        raise Mistake(
+            f"--register {own.register}: MLflow cannot load --to {own.to} - add --to mlflow"
+        )
     candidate = find_candidate(command.recipe, place, options, own)
     if candidate.head_reset:
         raise Mistake(f"{candidate.uri} has no head for this model ({candidate.head_reset})")
+    manifest = candidate.source.manifest
+    if own.register is not None and (manifest is None or not manifest.mlflow_run_id):
+        raise Mistake(
+            f"--register {own.register}: {candidate.uri} has no MLflow run to belong to - take the"
+            " weights of a stage, by --run"
+        )
     return Export(
         to=own.to,
         out=own.out,
         candidate=candidate,
-        manifest=candidate.source.manifest,
+        manifest=manifest,
         classes=class_names_of(candidate, place, file=own.class_names),
         preprocessing=Preprocessing(
             crop=candidate.data.eval_crop, crop_fraction=candidate.data.eval_fraction
         ),
         recipe=options.recipe,
+        register=own.register,
     )

@@ -3,6 +3,7 @@
 timm, hf       model.safetensors, config.json, for hf preprocessor_config.json
 onnx           model.onnx, preprocessing.json
 torch-export   model.pt2, preprocessing.json
+mlflow         MLmodel, code/, artifacts/
 """
 
 import json
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from pipelines.exporting.export import Export
 from pipelines.recipes.errors import Mistake
+from pipelines.tracking.registry import save_model
+from storage.decode import Crop
 from vit import export_hugging_face, export_onnx, export_program, export_timm
 
 MOST_DIFFERENCE = 1e-3
@@ -36,6 +39,9 @@ def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) ->
         preprocessing = export.preprocessing
         export_hugging_face(tensors, config, folder, class_names=names, preprocessing=preprocessing)
         return ""
+    if export.to == "mlflow":
+        _mlflow(export, tensors, folder)
+        return ""
     note = ""
     if export.to == "onnx":
         note = _onnx(export, tensors, folder / "model.onnx")
@@ -44,6 +50,24 @@ def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) ->
     said = export.preprocessing.plain(*config.image_hw) | {"class_names": names and list(names)}
     (folder / "preprocessing.json").write_text(json.dumps(said, indent=2) + "\n")
     return note
+
+
+def _mlflow(export: Export, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    if export.classes.names is None:
+        raise Mistake(f"--to mlflow needs the classes' names: {export.classes.unknown}")
+    crop = export.preprocessing
+    save_model(
+        folder,
+        tensors,
+        export.candidate.config,
+        classes=export.classes.names,
+        crop=Crop(
+            image_size=export.candidate.config.image_hw[0],
+            kind=crop.crop,
+            resize_fraction=crop.crop_fraction,
+        ),
+        metadata={"weights_sha256": export.candidate.sha256},
+    )
 
 
 def _onnx(export: Export, tensors: Mapping[str, Tensor], path: Path) -> str:
