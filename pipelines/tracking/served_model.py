@@ -38,7 +38,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):
         self.model = model.to(self.device).eval()
 
     # Without type hints, which MLflow would read as another signature than that of `registry.py`.
-    def predict(self, context, model_input, params=None):  # type: ignore  # noqa: ANN001, ANN201, PGH003
+    def predict(self, context, model_input, params=None):  # type: ignore  # noqa: ANN001, ANN201
         """Classify the files in column `image` (bytes; base64 over HTTP).
 
         Returns:
