@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.checks.finding import Finding, fail, ok
+from pipelines.checks.gpu_nodes import check_gpu_nodes
 from pipelines.checks.ray_cluster import check_ray
 from pipelines.checks.storage_root import check_clock, check_storage, impatient_store
 from pipelines.cli.options import Command
@@ -85,6 +86,7 @@ def _lies_at(uri: str) -> bool:
 
 CHECKS: tuple[Callable[[Command], Finding], ...] = (
     check_ray,
+    check_gpu_nodes,
     check_storage,
     check_clock,
     check_mlflow,

@@ -1,0 +1,100 @@
+"""Check the nodes with GPUs of the cluster of RAY_ADDRESS: driver, CUDA, all-reduce."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import BadPlace
+from pipelines.checks.finding import Finding, fail, ok, warn
+from pipelines.cli.options import Command
+from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
+
+NAME = "GPU nodes"
+PROBE = Path(__file__).parent / "gpu_probe.py"
+SECONDS = 28.0
+DRIVER = 580
+"""Oldest driver for CUDA 13, which torch 2.13 is built with."""
+NodeReport = Mapping[str, Any]
+"""node (address), gpus (as Ray counts them); if it answered: driver (if nvidia-smi ran),
+torch_cuda, names, capability, nccl, gigabytes_per_second, trouble (empty: none)."""
+
+
+def check_gpu_nodes(command: Command) -> Finding:
+    """Run a task on every node with GPUs, if workers may use them."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if not address or address.startswith(("http://", "https://")):
+        return ok(NAME, "not looked at: RAY_ADDRESS names no cluster that tasks can be sent to")
+    if command.place.workers.gpus == 0:
+        return ok(NAME, "not looked at: workers.gpus is 0")
+    try:
+        address = read_address()
+        if address == LOCAL:
+            return ok(NAME, "not looked at: Ray runs on this machine")
+        variables = variables_of_head(address)
+    except BadPlace as error:
+        return fail(NAME, str(error))
+    try:
+        done = subprocess.run(  # noqa: S603  # our own interpreter and script
+            [sys.executable, str(PROBE), address],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | variables,
+        )
+    except subprocess.TimeoutExpired:
+        return warn(NAME, f"{address} did not answer within {SECONDS:g} s - see the Ray check")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("nodes ")]
+    if not lines:
+        return warn(NAME, "could not be looked at - see the Ray check")
+    bfloat16 = any(stage.precision == "bfloat16" for stage in command.stages)
+    return finding_of(json.loads(lines[0].removeprefix("nodes ")), bfloat16=bfloat16)
+
+
+def finding_of(nodes: Sequence[NodeReport], *, bfloat16: bool) -> Finding:
+    """Judge what the nodes said.
+
+    Args:
+        nodes: an object per node.
+        bfloat16: a stage needs GPUs with bfloat16.
+    """
+    if not nodes:
+        return ok(NAME, "the cluster has none now")
+    answers = [node for node in nodes if "names" in node or node.get("trouble")]
+    for node in answers:
+        reason = _trouble(node, bfloat16=bfloat16)
+        if reason:
+            return fail(NAME, f"{node['node']}: {reason}")
+    if not answers:
+        return warn(NAME, f"{len(nodes)} nodes, all GPUs are in use: none was looked at")
+    kinds = sorted({_kind(node) for node in answers})
+    busy = len(nodes) - len(answers)
+    more = f"; {busy} more are in use and were not looked at" if busy else ""
+    return ok(NAME, f"{len(answers)} nodes: {'; '.join(kinds)}{more}")
+
+
+def _trouble(node: NodeReport, *, bfloat16: bool) -> str:
+    driver = node.get("driver")
+    if driver and int(driver.partition(".")[0]) < DRIVER:
+        return (
+            f"driver {driver} is too old for CUDA {node.get('torch_cuda')} of its torch - install"
+            f" {DRIVER} or newer"
+        )
+    if node["trouble"]:
+        hint = "" if driver else " (and nvidia-smi does not run: does the container see the GPUs?)"
+        return f"torch cannot use its {node['gpus']} GPUs: {node['trouble']}{hint}"
+    if len(node["names"]) < node["gpus"]:
+        return f"Ray counts {node['gpus']} GPUs, torch {len(node['names'])}"
+    if bfloat16 and node["capability"][0] < 8:
+        return f"{node['names'][0]} has no bfloat16 - set --stage.precision float32"
+    return ""
+
+
+def _kind(node: NodeReport) -> str:
+    rate = node.get("gigabytes_per_second")
+    speed = f", all-reduce {rate:.0f} GB/s (NCCL {node['nccl']})" if rate else ""
+    driver, cuda = node.get("driver", "unknown"), node["torch_cuda"]
+    return f"{node['gpus']} x {node['names'][0]}, driver {driver}, CUDA {cuda}{speed}"
