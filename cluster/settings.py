@@ -118,6 +118,9 @@ class Place:
     recompute_activations: bool = False
     """Keep only the input of each block and recompute the rest in the backward pass. This adds a
     third to the work and saves most of the memory for activations."""
+    compile: bool = False
+    """Compile the model's blocks with torch.compile: faster on GPUs, after a first step that takes
+    a minute or two. It needs a C++ compiler, and zero.level 0 to 2."""
     zero: Zero = field(default_factory=Zero)
     """Partitioning of the model states over the workers."""
     deterministic: bool = False
@@ -162,6 +165,11 @@ class Place:
         if not 0 <= self.max_bad_fraction < 1:
             raise BadPlace(
                 f"max_bad_fraction: wanted within [0, 1), found {self.max_bad_fraction:g}"
+            )
+        if self.compile and self.zero.level == 3:
+            raise BadPlace(
+                "compile needs zero.level 0, 1 or 2, found 3, which gathers weights inside each"
+                " block: lower the level or switch compile off"
             )
         if self.hang_seconds < 0:
             raise BadPlace(f"hang_seconds: wanted at least 0, found {self.hang_seconds:g}")

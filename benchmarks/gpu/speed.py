@@ -21,6 +21,7 @@ from pipelines.worker.saver import Saver
 from pipelines.worker.transfer import DeviceBatches
 from pipelines.worker.utilisation import device_name, peak_flops
 from tests.vit.support.peers import import_timm
+from vit.compiled import compile_blocks
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -112,6 +113,11 @@ def _mfu_of(bench: Bench, size: str, batch: int) -> None:
         if level == 1 and bench.gpu and plain:
             text = f"{held / plain:.2f} of the plain loop"
             bench.report.check(f"mfu {size} b{batch} engine", held >= 0.95 * plain, text)
+    model = vit.build_model(config)
+    compile_blocks(model, backend="inductor" if bench.gpu else "eager")
+    engine = bench.engine(model, 1, "bfloat16", micro=batch)
+    show("level 1, host copies, compiled blocks", _fed(bench, engine, (pixels, labels)))
+    engine.destroy()
 
 
 def _timm_rows(

@@ -23,6 +23,7 @@ from pipelines.worker.messages import Record
 from pipelines.worker.survival import Survival
 from storage.pieces import Pieces
 from vit import build_model, build_optimizer, param_groups
+from vit.compiled import compile_blocks
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -76,6 +77,9 @@ def start(
         notes = fill(model, job, saved) if rank == 0 else ()
         survival.beat(0, "start")
         model.set_grad_checkpointing(place.recompute_activations)
+        if place.compile:
+            compile_blocks(model)
+            notes = (*notes, "compiled blocks: the first step takes longer")
         gpu = device.type == "cuda"
         optimizer = build_optimizer(
             param_groups(model, stage.optim),

@@ -35,6 +35,7 @@ def test_nested_keys_reach_their_dataclass(tmp_path: Path) -> None:
         ("workers: {min: 3, max: 2}", r"wanted 1 <= min <= max, found min 3, max 2"),
         ("zero: {level: 4}", r"zero.level: .*0, 1, 2 or 3, found 4"),
         ("zero: {level: 0, offload_optimizer: true}", r"needs zero.level 1, 2 or 3"),
+        ("{compile: true, zero: {level: 3}}", r"compile needs zero.level 0, 1 or 2"),
         ("max_micro_batch: 0", r"max_micro_batch: wanted at least 1, found 0"),
         ("- a\n- b", r"wanted a mapping of settings, found list"),
         ("a: [", r"cannot be read"),
