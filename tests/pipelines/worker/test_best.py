@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_choice_that_went_through_resume_states_is_the_same(
 ) -> None:
     found = Evaluations()
     edges = [0, *sorted(min(cut, len(values)) for cut in cuts), len(values)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         found = Evaluations(**json.loads(json.dumps(asdict(found))))
         found = after(values[first:last], metric, found)
     assert found == after(values, metric)
