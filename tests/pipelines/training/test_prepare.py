@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -53,8 +52,13 @@ def test_training_on_one_class_alone_is_refused_unless_it_is_asked_for(one_class
 class OnlyTrain(Source):
     """Forty squares of one shade each, and no split to evaluate on."""
 
-    classes = ("dark", "light")
-    splits: ClassVar = {"train": 40}
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("dark", "light")
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return {"train": 40}
 
     def read(self, split: str, i: int) -> Sample:
         data = png(np.full((16, 16), 200 * (i % 2) + i, dtype=np.uint8))
