@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
@@ -24,8 +25,9 @@ def test_the_python_of_the_page_runs(
 ) -> None:
     """A stage is trained and measured for real: that the calls reach Ray is what it shows."""
     monkeypatch.chdir(tmp_path)
-    image = load_digits().images[4]
-    (tmp_path / "four.png").write_bytes(png((image * 15.9).astype("uint8")))
+    pixels, _ = load_digits(return_X_y=True)  # [N, 64], 0 to 16
+    image = np.asarray(pixels)[4].reshape(8, 8)
+    (tmp_path / "four.png").write_bytes(png((image * 15.9).astype(np.uint8)))
     before = signal.getsignal(signal.SIGTERM)
     names: dict[str, Any] = {}
     for _, block in blocks(ROOT / "docs" / "from-python.md", "python"):
