@@ -51,6 +51,7 @@ def ended(stage: Stage) -> Manifest:
     return manifest
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_best_weights_survive_kills_and_another_number_of_workers(
     ray_session: str, place: list[str], tmp_path: Path
