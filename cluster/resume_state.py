@@ -9,7 +9,7 @@ Two traps are handled here: optimizer states must exist before DeepSpeed links t
 `prime_optimizer`), and its master weights start from the module's rounded ones (see `set_masters`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -66,10 +66,21 @@ def own_pieces(engine: "DeepSpeedEngine") -> Iterator[Piece]:
 
     Views where they can be, so copy them before the next step. No communication.
     """
-    for turn, piece in enumerate(_held(engine)):
-        # At level 0 everybody holds everything: the tensors are written in turn.
+    return shared_out(engine, held(engine))
+
+
+def shared_out(engine: "DeepSpeedEngine", pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Those of the pieces this worker holds that it writes: at level 0 everybody holds them all."""
+    for turn, piece in enumerate(pieces):
         if not _is_replicated(engine) or turn % engine.world_size == engine.global_rank:
             yield piece
+
+
+def held(engine: "DeepSpeedEngine") -> Iterator[Piece]:
+    """What this worker holds, as views that may be written."""
+    for name, parameter in _module(engine).named_parameters():
+        for kind, start, values in _parts(engine, parameter):
+            yield Piece(f"{kind}/{name}", _shape(parameter), start, values)
 
 
 class SavedState(Protocol):
@@ -124,7 +135,7 @@ def restore(engine: "DeepSpeedEngine", state: SavedState, *, step: int) -> None:
     for states in inner_optimizer(engine).state.values():
         if "step" in states:
             states["step"].fill_(step)
-    for name, shape, start, values in _held(engine):
+    for name, shape, start, values in held(engine):
         assert state.shape(name) == shape, f"{name} is {state.shape(name)}, wanted {shape}"
         values.copy_(state.part(name, start, len(values)))
 
@@ -201,13 +212,6 @@ def _module(engine: "DeepSpeedEngine") -> nn.Module:
 def _is_replicated(engine: "DeepSpeedEngine") -> bool:
     """Level 0 in float32: no wrapper, every worker holds all."""
     return inner_optimizer(engine) is engine.optimizer
-
-
-def _held(engine: "DeepSpeedEngine") -> Iterator[Piece]:
-    """What this worker holds, as views that may be written."""
-    for name, parameter in _module(engine).named_parameters():
-        for kind, start, values in _parts(engine, parameter):
-            yield Piece(f"{kind}/{name}", _shape(parameter), start, values)
 
 
 def _parts(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:

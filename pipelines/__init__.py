@@ -24,6 +24,26 @@ The only package that knows `vit`, `storage` and `cluster`. A room imports only 
     ------------------------------------------------------------------------------------
     cli/         options, place, exit codes, terminal
     recipes/     what is trained
+
+From Python: `from pipelines import run, evaluate, predict` (docs/from-python.md).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 import pipelines.cli.ray_environment  # noqa: F401  # before any module here imports Ray
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.call import evaluate
+    from pipelines.prediction.call import predict
+    from pipelines.training.call import run
+
+__all__ = ["evaluate", "predict", "run"]
+_ROOMS = {"evaluate": "evaluation", "predict": "prediction", "run": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function when it is asked for: it brings torch and Ray, which take seconds."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}.call"), name)

@@ -30,6 +30,7 @@ ANY_PLACE = "cluster/place-aws.yaml"  # in place of a settings file that the rea
 RUN_BY = {  # the tests that run the blocks of a page
     "python": {
         "extend.md": "tests/test_docs.py",
+        "from-python.md": "tests/pipelines/test_from_python.py",
         "train-on-my-data.md": "tests/test_docs.py",
         "use-the-model.md": "tests/pipelines/exporting/test_snippets.py",
     },

@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,8 +58,23 @@ def errors_as_exits(*, stopped: str = "stopped") -> Iterator[None]:
 
 
 def stop_at_sigterm() -> None:
-    """Make SIGTERM (`ray job stop`) end this process like Ctrl-C."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Make SIGTERM (`ray job stop`) end this process like Ctrl-C.
+
+    Only the main thread can: on another one, where a program may call us, nothing changes.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Give the caller's handler of SIGTERM back when the block ends."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -17,7 +17,7 @@ from rich.table import Table
 from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
 from pipelines.cli.gpus import with_gpus_settled
-from pipelines.cli.options import program_name, read_command
+from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.ray_errors import explain_failure
 from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.evaluation import STAGE, Evaluation, EvaluationOptions, make_evaluation
@@ -41,24 +41,25 @@ def main(description: str) -> NoReturn:
         command = read_command(
             sys.argv[1:], prog=program_name(), description=description, own=EvaluationOptions()
         )
-        evaluation = make_evaluation(command)
-        client = open_client(command.place.mlflow_uri)
-        manifest = evaluation.attempt.manifest
-        if manifest is not None:
-            print(
-                f"{STAGE}: committed already in {evaluation.attempt.uri}"
-                " (--force evaluates it again)"
-            )
-            for line in settle(client, manifest.to_json()):
-                print(f"{STAGE}: {line}")
-        else:
-            with ray_session(verbose=command.place.verbose):
-                stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-                place = with_gpus_settled(command).place
-                evaluation = replace(evaluation, place=place)
-                manifest = evaluate(evaluation, client)
+        evaluation, manifest = evaluated(command)
     print_metrics(evaluation, manifest.metrics)
     sys.exit(0)
+
+
+def evaluated(command: Command[EvaluationOptions]) -> tuple[Evaluation, Manifest]:
+    """Measure what a command names, or find the committed measurement; Ray starts when needed."""
+    evaluation = make_evaluation(command)
+    client = open_client(command.place.mlflow_uri)
+    manifest = evaluation.attempt.manifest
+    if manifest is not None:
+        _note(f"committed already in {evaluation.attempt.uri} (--force evaluates it again)")
+        for line in settle(client, manifest.to_json()):
+            _note(line)
+        return evaluation, manifest
+    with ray_session(verbose=command.place.verbose):
+        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
+        evaluation = replace(evaluation, place=with_gpus_settled(command).place)
+        return evaluation, evaluate(evaluation, client)
 
 
 def evaluate(evaluation: Evaluation, client: Any) -> Manifest:

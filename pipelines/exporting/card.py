@@ -126,6 +126,7 @@ def _lineage(export: Export) -> dict[str, Any]:
         "stage": manifest.stage_name,
         "fingerprint": manifest.fingerprint,
         "step": manifest.step,
+        **({"chosen_by": manifest.best.metric} if manifest.best else {}),
         **weights,
         **_origin(manifest),
     }

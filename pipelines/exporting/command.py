@@ -13,6 +13,7 @@ from pipelines.exporting.card import card
 from pipelines.exporting.export import Export, ExportOptions, make_export
 from pipelines.exporting.folder import check_target, new_folder
 from pipelines.exporting.formats import write_format
+from pipelines.exporting.push import prepare, push
 from pipelines.tracking.client import open_client
 from pipelines.tracking.registry import ALIAS, register_model
 
@@ -27,11 +28,16 @@ def main(description: str) -> NoReturn:
         )
         check_target(command.own.out)
         export = make_export(command)
+        if export.push is not None:
+            prepare(export.push)
         for line in (export.classes.unknown, *export.candidate.notes, *write(export)):
             if line:
                 print(f"export: {line}")
         if export.register is not None:
             print(f"export: {register(export, command.place.mlflow_uri)}")
+        if export.push is not None:
+            pushed = push(export.push, export.out, f"{export.candidate.name} for {export.to}")
+            print(f"export: pushed to {pushed}")
     sys.exit(0)
 
 

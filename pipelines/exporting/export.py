@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.cli.options import Command
+from pipelines.exporting.push import repository_of
 from pipelines.lineage.candidate import Candidate, WeightsOptions, find_candidate
 from pipelines.lineage.class_names import ClassNames, class_names_of
 from pipelines.lineage.manifest import Manifest
@@ -29,6 +30,9 @@ class ExportOptions(WeightsOptions):
     register: str | None = None
     """With `--to mlflow`, name in MLflow's model registry: the folder becomes its newest version,
     models:/NAME@champion."""
+    push: str | None = None
+    """Repository of the Hugging Face Hub to push the folder to, hf://ORG/NAME; a new one is
+    private."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class Export:
     recipe: str
     register: str | None = None
     """Name in MLflow's model registry."""
+    push: str | None = None
+    """Repository to push to, ORG/NAME."""
 
 
 def make_export(command: Command[ExportOptions]) -> Export:
@@ -81,4 +87,5 @@ def make_export(command: Command[ExportOptions]) -> Export:
         ),
         recipe=options.recipe,
         register=own.register,
+        push=None if own.push is None else repository_of(own.push),
     )

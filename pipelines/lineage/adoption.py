@@ -10,12 +10,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cluster.settings import Place
+from pipelines.cli.call import resolved
 from pipelines.cli.parser import peek
 from pipelines.cli.short import Short
 from pipelines.lineage.source import init_location, open_source
+from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.general import EPOCHS, GENERAL, WARMUP_SHARE
-from pipelines.recipes.stage import Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.recipes.streams import train_spec
 from storage.dataset import load_dataset
 from storage.order import epochs_at
@@ -104,6 +106,31 @@ class FromCheckpointAndData:
         if general and "eval-every-steps" not in given:
             changes["eval_every_steps"] = max(1, round(per_epoch))
         return replace(stage, **changes)
+
+
+def adopted(
+    recipe: Recipe | str, short: Short, *, only: str | None = None, place: Place | None = None
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe with what short options mean for one stage, and lines for the user.
+
+    Args:
+        recipe: a value, a name, or a file of recipes.
+        short: checkpoint, dataset, epochs, batch, learning rate, image size.
+        only: name of the stage. Default: the last one.
+        place: whose `data_root` holds the dataset. Default: `ray_config.yaml` in the working
+            directory, if any.
+
+    Raises:
+        Mistake, storage.errors.BadDataset: as of the command line.
+    """
+    if isinstance(recipe, str):
+        recipe = find_recipe(recipe)
+    before = recipe.stage(only) if only else recipe.stages[-1]
+    meaning = FromCheckpointAndData()
+    stage, notes = meaning.before(before, short, [])
+    stage = meaning.after(before, stage, short, resolved(place), set())
+    stages = tuple(stage if each.name == stage.name else each for each in recipe.stages)
+    return replace(recipe, stages=stages), notes
 
 
 def read_hints(argv: list[str]) -> Hints:

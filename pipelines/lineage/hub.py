@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipelines.cli.redaction import scrub
 from pipelines.recipes.errors import Mistake
 from storage.errors import Unavailable
 
@@ -22,6 +23,7 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = (".safetensors", ".npz")
 _PICKLED = ("pytorch_model", ".bin")
+_ABSENT = {"revision": "RevisionNotFoundError", "repository": "RepositoryNotFoundError"}
 
 
 def is_hub(uri: str) -> bool:
@@ -59,26 +61,45 @@ def fetched(uri: str) -> tuple[str, Path]:
         )
     from huggingface_hub import hf_hub_download
 
-    download = partial(hf_hub_download, repository, revision=commit, endpoint=_endpoint())
-    paths = [_asked(uri, partial(download, filename=name)) for name in (*settings, *weights)]
+    download = partial(hf_hub_download, repository, revision=commit, endpoint=endpoint())
+    where = f"init {uri}"
+    paths = [asked(where, partial(download, filename=name)) for name in (*settings, *weights)]
     return f"hf://{repository}@{commit}", Path(paths[0]).parent
 
 
 def _info(uri: str, repository: str, revision: str | None) -> tuple[str, list[str]]:
     """Commit and names of the files."""
+    api = client(f"init {uri}")
+    info = asked(f"init {uri}", lambda: api.model_info(repository, revision=revision))
+    return str(info.sha), sorted(file.rfilename for file in info.siblings or ())
+
+
+def client(where: str) -> Any:
+    """Return the Hub's client, whose token is that of HF_TOKEN or `hf auth login`.
+
+    Raises:
+        Mistake: it is not installed; begins with `where`.
+    """
     try:
         from huggingface_hub import HfApi
     except ImportError:
         raise Mistake(
-            f"init {uri}: the Hub's client is not installed - pip install 'vit-on-ray[hub]'"
+            f"{where}: the Hub's client is not installed - pip install 'vit-on-ray[hub]'"
         ) from None
-    api = HfApi(endpoint=_endpoint())
-    info = _asked(uri, lambda: api.model_info(repository, revision=revision))
-    return str(info.sha), sorted(file.rfilename for file in info.siblings or ())
+    return HfApi(endpoint=endpoint())
 
 
-def _asked(uri: str, ask: Callable[[], T]) -> T:
-    """Ask the Hub; its refusals are mistakes of the address, its silence is an outage."""
+def asked(where: str, ask: Callable[[], T], *, to_write: bool = False) -> T:
+    """Ask the Hub; its refusals are mistakes of the address, its silence is an outage.
+
+    Args:
+        where: what messages begin with, such as `init hf://ORG/NAME`.
+        ask: calls the client.
+        to_write: whether a refusal means that the token may not write.
+
+    Raises:
+        Mistake, Unavailable: one line.
+    """
     from huggingface_hub import errors
 
     # The error of the HTTP library, which a failed connection raises, is the base of the Hub's.
@@ -86,21 +107,25 @@ def _asked(uri: str, ask: Callable[[], T]) -> T:
 
     try:
         return ask()
-    except errors.GatedRepoError:
-        raise Mistake(
-            f"init {uri}: its owner asks to accept terms first - do so on the Hub's page, and set"
-            " HF_TOKEN"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        kind = "revision" if isinstance(error, errors.RevisionNotFoundError) else "repository"
-        raise Mistake(
-            f"init {uri}: the Hub knows no such {kind} - look at its name; a private one needs"
-            " HF_TOKEN"
-        ) from None
     except (OSError, errors.OfflineModeIsEnabled, *http) as error:
-        raise Unavailable(
-            f"init {uri}: the Hub does not answer ({' '.join(str(error).split())[:200]})"
-        ) from None
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if to_write and status in (401, 403):
+            raise Mistake(
+                f"{where}: you may not write there ({status}) - look at the name, and log"
+                " in by `hf auth login` or HF_TOKEN with a token that may write"
+            ) from None
+        if isinstance(error, errors.GatedRepoError):
+            raise Mistake(
+                f"{where}: its owner asks to accept terms first - do so on the Hub's page, and set"
+                " HF_TOKEN"
+            ) from None
+        for kind, absent in _ABSENT.items():
+            if isinstance(error, getattr(errors, absent)):
+                raise Mistake(
+                    f"{where}: the Hub knows no such {kind} - look at its name; a private one needs"
+                    " HF_TOKEN"
+                ) from None
+        raise Unavailable(f"{where}: the Hub does not answer ({scrub(error)[:200]})") from None
 
 
 def _cached(repository: str, commit: str) -> Path | None:
@@ -113,7 +138,8 @@ def _cached(repository: str, commit: str) -> Path | None:
     return None
 
 
-def _endpoint() -> str | None:
+def endpoint() -> str | None:
+    """Return the server's URL in HF_ENDPOINT; None for the client's own default."""
     return os.environ.get("HF_ENDPOINT")
 
 

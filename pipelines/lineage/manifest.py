@@ -82,6 +82,18 @@ class MeasuredWeights(_Value):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestEvaluation(_Value):
+    """The evaluation that chose the weights of a stage: the one after the manifest's `step`."""
+
+    metric: str
+    value: float
+    evaluations: int
+    """Evaluations among which it was the best."""
+    trained_steps: int
+    """Steps that were trained in all; those after the best are not in the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest(_Value):
     """Lineage, step, metrics and files of an attempt."""
 
@@ -104,8 +116,16 @@ class Manifest(_Value):
     started: str = ""
     """Start time in UTC, such as 2026-01-31T12:00:00+00:00."""
     step: int = 0
+    """Steps that are in the weights."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    best: BestEvaluation | None = None
+    """How the weights were chosen, where they are not simply those of the last step."""
     files: Mapping[str, File] = field(default_factory=dict)
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps that were trained, whether they are in the weights or not."""
+        return self.best.trained_steps if self.best else self.step
 
     @property
     def stage_name(self) -> str:
@@ -137,7 +157,12 @@ class Manifest(_Value):
         """Return the values of manifest.json, without fields that do not apply."""
         values = asdict(self)
         values["files"] = {name: file.entry() for name, file in self.files.items()}
-        optional = {"model": self.model, "init": self.init, "weights": self.weights}
+        optional = {
+            "model": self.model,
+            "init": self.init,
+            "weights": self.weights,
+            "best": self.best,
+        }
         return {k: v for k, v in values.items() if optional.get(k, v) is not None or k == "parent"}
 
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -114,8 +115,9 @@ def _confirm(place: str) -> str:
 
 def _check_manifest(manifest: Mapping[str, object], place: str) -> None:
     """What a resume reads of it. Raises CorruptWeights."""
-    told = manifest.get("told")
-    if not is_whole(manifest.get("step")) or not isinstance(told, list):
+    told, best = manifest.get("told"), manifest.get("best", {})
+    lists = isinstance(told, list) and isinstance(best, dict)
+    if not is_whole(manifest.get("step")) or not lists:
         raise CorruptWeights(f"{place}/{weights.MANIFEST} does not say what was trained")
 
 
@@ -165,13 +167,17 @@ def commit_state(
     writers: int,
     keep: int,
     told: Sequence[Mapping[str, float]] = (),
+    best: Mapping[str, Any] | None = None,
 ) -> bool:
     """Commit a state and delete all but the newest `keep`; False where parts are missing yet.
 
-    `told` are the newest metrics, a record a step: whoever heard them may be dead by now.
+    `told` are the newest metrics, a record a step: whoever heard them may be dead by now. `best`
+    says which evaluation was the best so far, whose weights are among the pieces.
     """
     place = place_of_state(attempt_uri, step)
     manifest = {"format_version": 3, "step": step, "told": list(told)}
+    if best is not None:
+        manifest["best"] = dict(best)
     try:
         if not commit_parts(place, token, writers, manifest):
             return False

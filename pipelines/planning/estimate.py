@@ -111,9 +111,11 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     )
     link = kind.link_gigabytes if nodes == 1 else kind.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)
-    state = MASTER_BYTES * cost.parameters * (1 + optimizer_states(stage))
+    kept = 1 + int(stage.optim.ema_decay is not None)  # weights, average
+    best = kept if stage.keep == "best" else 0  # a state has those of the best evaluation too
+    state = MASTER_BYTES * cost.parameters * (1 + optimizer_states(stage) + best)
     saves = max(0, stage.steps - 1) // place.save_every_steps if place.save_every_steps else 0
-    files = MASTER_BYTES * cost.parameters * (2 if stage.optim.ema_decay else 1)
+    files = MASTER_BYTES * cost.parameters * kept
     written = saves * state + files
     dollars = (
         seconds / 3600 * nodes * kind.dollars_per_node_hour

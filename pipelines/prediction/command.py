@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from ray.exceptions import RayError
 
@@ -13,11 +13,11 @@ from cluster.settings import Place
 from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
 from pipelines.cli.gpus import with_gpus_settled
-from pipelines.cli.options import program_name, read_command
+from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.ray_errors import explain_failure
 from pipelines.cli.ray_session import ray_session
 from pipelines.prediction.listing import pieces_of, where
-from pipelines.prediction.output import CsvOutput, TableOutput
+from pipelines.prediction.output import CsvOutput, Output, TableOutput
 from pipelines.prediction.parts import begin, finish, plan_of
 from pipelines.prediction.pieces import FileRef, Piece
 from pipelines.prediction.prediction import Prediction, PredictionOptions, make_prediction
@@ -41,26 +41,32 @@ def main(description: str) -> NoReturn:
             sys.argv[1:], prog=program_name(), description=description, own=PredictionOptions()
         )
         stdout = sys.stdout
+        output = (TableOutput if stdout.isatty() else CsvOutput)(stdout)
         with contextlib.redirect_stdout(sys.stderr):
-            prediction = make_prediction(command)
-            for line in (prediction.classes.unknown, *prediction.candidate.notes):
-                if line:
-                    _note(line)
-            _note(
-                f"{prediction.candidate.name} ({prediction.candidate.average} weights) on"
-                f" {where(prediction.found)}"
-            )
-            if _is_small(prediction):
-                _run(prediction, predict_here, command.place, stdout)
-            else:
-                with ray_session(verbose=command.place.verbose):
-                    stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-                    place = with_gpus_settled(command).place
-                    try:
-                        _run(prediction, predict, place, stdout)
-                    except RayError as error:
-                        raise explain_failure(NAME, error) from None
+            carry_out(command, output)
     sys.exit(0)
+
+
+def carry_out(command: Command[PredictionOptions], output: Output) -> None:
+    """Predict what a command names; Ray starts where there are many images."""
+    prediction = make_prediction(command)
+    for line in (prediction.classes.unknown, *prediction.candidate.notes):
+        if line:
+            _note(line)
+    _note(
+        f"{prediction.candidate.name} ({prediction.candidate.average} weights) on"
+        f" {where(prediction.found)}"
+    )
+    if _is_small(prediction):
+        _run(prediction, predict_here, command.place, output)
+        return
+    with ray_session(verbose=command.place.verbose):
+        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
+        place = with_gpus_settled(command).place
+        try:
+            _run(prediction, predict, place, output)
+        except RayError as error:
+            raise explain_failure(NAME, error) from None
 
 
 def _is_small(prediction: Prediction) -> bool:
@@ -74,7 +80,7 @@ def _run(
     prediction: Prediction,
     predict: Callable[[Prediction, Sequence[Piece], set[int], Place], Iterator[Rows]],
     place: Place,
-    stdout: TextIO,
+    output: Output,
 ) -> None:
     began = time.monotonic()
     pieces = pieces_of(prediction.found, rows=prediction.rows_per_piece)
@@ -84,7 +90,6 @@ def _run(
     if done:
         _note(f"{len(done)} of {len(pieces)} parts are there already")
     total = _images(pieces) - _images([pieces[number] for number in done])
-    output = (TableOutput if stdout.isatty() else CsvOutput)(stdout)
     images = errors = 0
     noted = began
     for rows in predict(prediction, pieces, done, place):

@@ -2,13 +2,25 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 MOST_SHOWN = 1000
 """Rows of the table on a terminal, which holds them all before it draws them."""
+
+
+class Output(Protocol):
+    """Takes predictions as they arrive."""
+
+    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Take some rows: the columns of `table_columns`."""
+        ...
+
+    def end(self) -> None:
+        """Take note that there are no more."""
+        ...
 
 
 class CsvOutput:

@@ -3,7 +3,7 @@
 `pipelines/finetune.py --init CHECKPOINT --data NAME` fills in the model, the classes and the steps
 (`pipelines.lineage.adoption`). What stands here is the rest: a fine-tuning that suits thousands to
 a million images. AdamW with layer-wise decay of the learning rate, as arXiv:2106.08254 (BEiT) and
-arXiv:2111.06377 (MAE, table 9) fine-tune.
+arXiv:2111.06377 (MAE, table 9) fine-tune; of the evaluations after each epoch the best counts.
 """
 
 from pipelines.recipes.stage import Data, Recipe, Stage
@@ -26,6 +26,8 @@ GENERAL = Recipe(
                 peak_lr=3e-4, weight_decay=0.05, clip_norm=1.0, layer_decay=0.75, schedule="cosine"
             ),
             global_batch=64,
+            keep="best",
+            patience=10,
             precision="tf32",
         ),
     ),

@@ -19,10 +19,20 @@ from storage.selection import Selection
 from vit import Config, OptimConfig, ViTConfig, lr_at
 
 FORMAT_VERSION = 1
+Metric = Literal["val/accuracy", "val/loss", "val_ema/accuracy", "val_ema/loss"]
+"""A metric that can choose the weights of a stage, as MLflow and manifest.json name it."""
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
 # keeps its name.
 _ADDED: dict[str, dict[str, Any]] = {
-    "stage": {"nonfinite": "stop", "init_mean": None, "init_std": None, "reset_head": False},
+    "stage": {
+        "nonfinite": "stop",
+        "init_mean": None,
+        "init_std": None,
+        "reset_head": False,
+        "keep": "last",
+        "metric": "val/accuracy",
+        "patience": 0,
+    },
     "data": {"val_selection": asdict(Selection())},
     "selection": {"labels": None, "samples": None, "skip": 0},
 }
@@ -116,6 +126,15 @@ class Stage:
     """Optimizer steps; 0 only adapts the parent's weights and evaluates them."""
     eval_every_steps: int = 0
     """Steps between evaluations; 0 evaluates only at the end."""
+    keep: Literal["last", "best"] = "last"
+    """Weights to commit: those of the last step, or those of the evaluation with the best `metric`,
+    the first of equals."""
+    metric: Metric = "val/accuracy"
+    """Metric of `keep` and `patience`: the highest accuracy or the lowest loss is the best.
+    `val_ema/...` are those of the Polyak average."""
+    patience: int = 0
+    """Evaluations in a row without a better `metric` that end the stage early; 0 trains all
+    steps."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the forward and backward pass; weights and optimizer states are float32. `tf32`
     is float32 whose products a GPU may round to 10 bits of mantissa; a CPU does not."""
@@ -126,7 +145,12 @@ class Stage:
     """Seed of everything random: fresh weights, order, crops, augmentation, dropout."""
 
     def __post_init__(self) -> None:
-        for name, least in (("global_batch", 1), ("steps", 0), ("eval_every_steps", 0)):
+        for name, least in (
+            ("global_batch", 1),
+            ("steps", 0),
+            ("eval_every_steps", 0),
+            ("patience", 0),
+        ):
             if getattr(self, name) < least:
                 raise Mistake(f"{name}: wanted at least {least}, found {getattr(self, name)}")
         if self.parent and self.init:
@@ -141,10 +165,20 @@ class Stage:
             )
         if not 0 <= self.label_smoothing < 1:
             raise Mistake(f"label_smoothing: wanted within [0, 1), found {self.label_smoothing}")
+        if self.metric.startswith("val_ema/") and self.optim.ema_decay is None:
+            raise Mistake(
+                f"metric {self.metric}: the stage keeps no average - set optim.ema_decay, or metric"
+                " to val/accuracy or val/loss"
+            )
         if self.steps:
             lr_at(0, self.steps, self.optim)  # raises where warm-up and cool-down do not fit
         self.data.train_crop(self.image_size)
         self.data.val_crop(self.image_size)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether evaluations decide which weights are committed, or when the stage ends."""
+        return self.keep == "best" or self.patience > 0
 
     @property
     def image_size(self) -> int:

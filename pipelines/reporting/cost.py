@@ -36,7 +36,7 @@ class StageCost:
 def cost_of(stage: StageContent) -> StageCost:
     """The cost of one attempt."""
     manifest = stage.manifest
-    steps = manifest.step if manifest else _last_step(stage.curves.get("train/loss", []))
+    steps = manifest.trained_steps if manifest else _last_step(stage.curves.get("train/loss", []))
     steps = steps if stage.trains else None
     batch = stage.config.get("global_batch", "")
     images = int(batch) * int(steps) if batch.isdigit() and steps is not None else None

@@ -49,8 +49,10 @@ def stages_table(stages: Sequence[StageContent], costs: Sequence[StageCost]) -> 
 
 def _steps(stage: StageContent) -> str:
     """Steps of a committed attempt; else how many of the planned ones were logged."""
-    if stage.manifest:
-        return str(stage.manifest.step)
+    manifest = stage.manifest
+    if manifest:
+        step, trained = manifest.step, manifest.trained_steps
+        return str(step) if step == trained else f"{step}, the best of {trained}"
     curve = stage.curves.get("train/loss", [])
     return f"{curve[-1][0] if curve else 0} of {stage.config['steps']}" if stage.trains else UNKNOWN
 

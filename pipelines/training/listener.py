@@ -1,7 +1,10 @@
 """What the driver does with a message of the workers: a line on the terminal, metrics to MLflow."""
 
+from collections.abc import Iterator
+
 from pipelines.cli.exits import Failed
 from pipelines.cli.progress import Progress
+from pipelines.recipes.stage import Stage
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.outcomes import accuracy_of
 from pipelines.training.prepare import Plan
@@ -57,6 +60,8 @@ class Listener:
                     note(
                         f"step {message.step}: the weights are committed; nothing is trained again"
                     )
+                for line in _choice(message, self._plan.stage):
+                    note(line)
                 tracker.log_steps([{"step": message.step, **message.metrics}])
             case StageStopped():
                 kind = BadInput if message.mistake else Failed
@@ -86,3 +91,19 @@ class Listener:
             self._progress.note(f"warning: {more} more, see {QUARANTINE}")
         self._tracker.log_steps([{"step": message.step, **message.metrics}])
         self._tracker.log_file(QUARANTINE, open_store(self._plan.attempt.uri).read(QUARANTINE))
+
+
+def _choice(message: Committed, stage: Stage) -> Iterator[str]:
+    """Say why a stage ended early, and which weights were kept, where these are not the last."""
+    best = message.best
+    trained = best.trained_steps if best else message.step
+    if trained < stage.steps:
+        yield (
+            f"ended after step {trained} of {stage.steps}: {stage.patience} evaluations in a row"
+            f" without a better {stage.metric}"
+        )
+    if best is not None and message.step < trained:
+        yield (
+            f"kept the weights of step {message.step}: the best {best.metric}, {best.value:.4f},"
+            f" of {best.evaluations} evaluations"
+        )

@@ -109,6 +109,7 @@ def check_stage(stage: Stage, place: Place) -> Checked:
                 uri=source.uri, sha256=source.digest(), inferred_from=_inferred(source, stage)
             )
     dataset = load_dataset(join(place.data_root, stage.data.dataset))
+    _check_val_split(stage, dataset)
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
     chosen = stage.data.selection
@@ -127,6 +128,20 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     if stage.steps:
         order_of(train_spec(stage, dataset.uri), dataset)
     return Checked(dataset, counts, init)
+
+
+def _check_val_split(stage: Stage, dataset: Dataset) -> None:
+    """Raise Mistake where there is nothing to evaluate on, with the two ways to get it."""
+    data = stage.data
+    if data.val_split in dataset.splits or data.train_split not in dataset.splits:
+        return
+    tenth = max(1, dataset.samples(data.train_split) // 10)
+    raise Mistake(
+        f"stage {stage.name}: {dataset.uri} has no split {data.val_split!r} to evaluate on, only"
+        f" {', '.join(sorted(dataset.splits))} - pack it with one, or hold images of the training"
+        f" split out: --stage.data.val-split {data.train_split} --stage.data.val-selection.samples"
+        f" {tenth} --stage.data.selection.skip {tenth}"
+    )
 
 
 def _inferred(source: Source, stage: Stage) -> dict[str, str]:

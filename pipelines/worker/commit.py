@@ -1,6 +1,5 @@
 """Hand the weights to the next stage, once: bytes first, manifest last."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from cluster import resume_state
 from pipelines.lineage.manifest import read_manifest
+from pipelines.worker.best import Chosen
 from pipelines.worker.collectives import of_first_rank
 from pipelines.worker.job import Job
 from pipelines.worker.messages import Committed
@@ -30,12 +30,10 @@ def committed_before(job: Job, *, rank: int, device: torch.device) -> Committed 
     if not of_first_rank(int(found is not None), device):
         return None
     manifest = found or job.manifest
-    return Committed(step=manifest.step, metrics=manifest.metrics, earlier=True)
+    return Committed(step=manifest.step, metrics=manifest.metrics, best=manifest.best, earlier=True)
 
 
-def commit(
-    job: Job, engine: "DeepSpeedEngine", metrics: Mapping[str, float], *, rank: int
-) -> Committed:
+def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) -> Committed:
     """Commit the weights, and the average if the recipe keeps one (collective).
 
     The driver drops the resume states once it has heard of the commit.
@@ -47,10 +45,10 @@ def commit(
         average = resume_state.gather_weights(engine, resume_state.AVERAGE)
     earlier = False
     if rank == 0:
-        manifest = replace(job.manifest, step=stage.steps, metrics=metrics)
+        manifest = replace(job.manifest, step=chosen.step, metrics=chosen.metrics, best=chosen.best)
         try:
             weights.commit(job.attempt_uri, tensors, manifest.to_json(), ema=average)
         except WeightsExist:  # a group that was given up for dead was faster: the same training
             earlier = True
     dist.barrier()
-    return Committed(step=stage.steps, metrics=metrics, earlier=earlier)
+    return Committed(step=chosen.step, metrics=chosen.metrics, best=chosen.best, earlier=earlier)

@@ -25,11 +25,13 @@ class HostCopies:
             buffers: page-locked memory of the copies before, which must be done with; filled here.
         """
         self._pieces: list[Piece] = []
+        self._from_gpu: list[bool] = []
         self._done: torch.cuda.Event | None = None
         flags: list[Tensor] = []
         for name, shape, start, values in pieces:
             own = values.detach()
             self._pieces.append((name, shape, start, _to_host(f"{name}:{start}", own, buffers)))
+            self._from_gpu.append(own.is_cuda)
             if own.is_cuda:
                 flags.append(torch.isfinite(own).all())
         if flags:
@@ -46,13 +48,14 @@ class HostCopies:
         Raises:
             BadInput: a piece holds NaN or an infinite number.
         """
+        found: list[bool] = []
         if self._done is not None:
             self._done.synchronize()
-            finite = self._finite.tolist()
-        else:
-            finite = [bool(torch.isfinite(values).all()) for _, _, _, values in self._pieces]
-        for (name, _, _, _), good in zip(self._pieces, finite, strict=True):
-            if not good:
+            found = self._finite.tolist()
+        of_gpu = iter(found)
+        # The best weights so far are in host memory already, also where the others are not.
+        for (name, _, _, values), from_gpu in zip(self._pieces, self._from_gpu, strict=True):
+            if not (next(of_gpu) if from_gpu else torch.isfinite(values).all()):
                 raise BadInput(
                     f"{name} holds values that are not finite after step {step}, and the state"
                     " before is the last good one; lower optim.peak_lr or set optim.clip_norm"

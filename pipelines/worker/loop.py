@@ -6,6 +6,7 @@ Every rank takes every branch: gathering, evaluating and reporting are collectiv
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from cluster.settings import Place
 from pipelines.inspection.image_grid import image_grid
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
+from pipelines.worker.best import Best
 from pipelines.worker.commit import commit, committed_before
 from pipelines.worker.feed import TRAIN, VAL
 from pipelines.worker.guards import explain_metrics
@@ -67,11 +69,14 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
         if reported:
             worker.report(done)
         if not last and stage.eval_every_steps and done % stage.eval_every_steps == 0:
-            worker.evaluate(done)  # before the save, which keeps what was reported
+            metrics = worker.evaluate(done)  # before the save, which keeps what was reported
+            if worker.best.ends:
+                worker.commit(done, metrics)
+                return
         due = place.save_every_steps and done % place.save_every_steps == 0
         if not last and (due or (reported and worker.preempted())):
             worker.save(done)
-    worker.commit(worker.evaluate(stage.steps, last=True))
+    worker.commit(stage.steps, worker.evaluate(stage.steps, last=True))
 
 
 class Worker:
@@ -101,6 +106,7 @@ class Worker:
         self.plan = batch_of(job.stage, self.place, self.world_size)
         self.engine: DeepSpeedEngine
         self.train_batches: DeviceBatches
+        self.best: Best
         self.first_step = 0
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device
@@ -128,7 +134,7 @@ class Worker:
             device=self.device,
             dtype=self.dtype,
         )
-        self.engine, self.first_step = begin.engine, begin.step
+        self.engine, self.first_step, self.best = begin.engine, begin.step, begin.best
         self.train_batches = DeviceBatches(begin.batches, self.device)
         self.telemetry.start(begin.step, begin.records, plan=str(self.plan), notes=begin.notes)
         self.telemetry.reset_clock()
@@ -190,7 +196,8 @@ class Worker:
         """Begin to write the resume state; it does not know how many workers wrote it."""
         self.report(step)  # looks at the losses: what is no number is not saved
         records = self.telemetry.carry_over()
-        self.survival.save(step, resume_state.own_pieces(self.engine), records)
+        pieces = chain(resume_state.own_pieces(self.engine), self.best.pieces(self.engine))
+        self.survival.save(step, pieces, records, self.best.record())
         self.telemetry.reset_clock()
 
     def preempted(self) -> bool:
@@ -201,17 +208,23 @@ class Worker:
         return ranks is not None
 
     def evaluate(self, step: int, *, last: bool = False) -> dict[str, float]:
-        """Evaluate on the validation split, at the last step the average too (collective)."""
+        """Evaluate on the validation split (collective).
+
+        The average is evaluated where its metrics are asked for: at the last step, and at every
+        evaluation that may be it.
+        """
         self.report(step)  # before the clock starts anew: steps are timed without evaluating
+        stage = self.job.stage
         metrics = evaluate(
-            self.job.stage,
+            stage,
             self.engine,
             self.validation_batches,
             device=self.device,
             dtype=self.dtype,
             micro_batch=EVALUATED_AT_ONCE * self.plan.micro,
-            average=last and self.job.stage.optim.ema_decay is not None,
+            average=stage.optim.ema_decay is not None and (last or stage.chooses),
         )
+        self.best.add(self.engine, step, metrics)
         self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics))
         self.telemetry.check(self.val_quarantine, step)
         self.telemetry.reset_clock()
@@ -224,16 +237,20 @@ class Worker:
             self.val_quarantine.add(batch["quarantined"].numpy())
             yield batch
 
-    def commit(self, metrics: dict[str, float]) -> None:
-        """Hand the weights to whoever comes next (collective).
+    def commit(self, step: int, metrics: dict[str, float]) -> None:
+        """Hand the weights, the last or the best, to whoever comes next (collective).
+
+        Args:
+            step: steps that were trained.
+            metrics: of the last evaluation.
 
         Raises:
-            Stopped: a metric is not finite.
+            Stopped: a metric of these weights is not finite.
         """
-        steps = self.job.stage.steps
-        reason = explain_metrics(steps, metrics)
+        self.survival.beat(step, "commit")
+        self.survival.settle()
+        chosen = self.best.choose(self.engine, step, metrics)
+        reason = explain_metrics(chosen.step, chosen.metrics)
         if reason:
             raise Stopped(reason)
-        self.survival.beat(steps, "commit")
-        self.survival.settle()
-        self.telemetry.report(commit(self.job, self.engine, metrics, rank=self.rank))
+        self.telemetry.report(commit(self.job, self.engine, chosen, rank=self.rank))

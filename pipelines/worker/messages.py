@@ -7,6 +7,8 @@ the class (`training.listener`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipelines.lineage.manifest import BestEvaluation
+
 MESSAGE = "message"
 """Key of the message in what is passed to `ray.train.report`, which takes a dict."""
 Record = dict[str, float]
@@ -67,8 +69,11 @@ class Committed:
     """The weights are committed: nothing is left to train, whatever happens from now on."""
 
     step: int
+    """Steps that are in the weights."""
     metrics: Mapping[str, float]
-    """The last evaluation, as the manifest has it."""
+    """The evaluation of these weights, as the manifest has it."""
+    best: BestEvaluation | None = None
+    """How the weights were chosen, where they are not simply the last."""
     earlier: bool = False
     """Whether another group of this attempt had committed them."""
 

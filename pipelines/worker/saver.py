@@ -7,6 +7,7 @@ lie there and commits. The threads use no collectives, which would meet those of
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -36,18 +37,23 @@ class Saver:
         """What went wrong with a state of this rank: one line."""
 
     def save(
-        self, step: int, pieces: Iterable[Piece], told: Sequence[Mapping[str, float]] = ()
+        self,
+        step: int,
+        pieces: Iterable[Piece],
+        told: Sequence[Mapping[str, float]] = (),
+        best: Mapping[str, Any] | None = None,
     ) -> None:
-        """Copy the pieces and return, after the state before was written; `told` goes with it.
+        """Copy the pieces and return, after the state before was written.
 
         On a GPU the copies are queued behind the step before, and the next steps behind them: the
-        host does not wait.
+        host does not wait. `told` and `best` go into the manifest
+        (`lineage.resume_states.commit_state`).
         """
         self.finish()
         copies = HostCopies(pieces, self._buffers)
         self._written.clear()
         self._thread = threading.Thread(
-            target=self._write, args=(step, copies, told), name=f"save-{step}", daemon=True
+            target=self._write, args=(step, copies, told, best), name=f"save-{step}", daemon=True
         )
         self._thread.start()
 
@@ -67,20 +73,28 @@ class Saver:
         self._given_up.set()
         self.finish()
 
-    def _write(self, step: int, copies: HostCopies, told: Sequence[Mapping[str, float]]) -> None:
+    def _write(
+        self,
+        step: int,
+        copies: HostCopies,
+        told: Sequence[Mapping[str, float]],
+        best: Mapping[str, Any] | None,
+    ) -> None:
         try:
             pieces = copies.finite(step)
             place = place_of_state(self._attempt, step)
             write_part(place, self._token, self._rank, self._world_size, pieces)
             self._written.set()
             if self._rank == 0:
-                self._commit(step, told)
+                self._commit(step, told, best)
         except BaseException as error:  # nobody else hears what a thread dies of
             self.failure = f"the state of step {step} could not be saved: {_described(error)}"
         finally:
             self._written.set()
 
-    def _commit(self, step: int, told: Sequence[Mapping[str, float]]) -> None:
+    def _commit(
+        self, step: int, told: Sequence[Mapping[str, float]], best: Mapping[str, Any] | None
+    ) -> None:
         began = time.monotonic()
         while not commit_state(
             self._attempt,
@@ -89,6 +103,7 @@ class Saver:
             writers=self._world_size,
             keep=self._keep,
             told=told,
+            best=best,
         ):
             if self._given_up.wait(_POLL_SECONDS):
                 return

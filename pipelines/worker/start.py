@@ -17,6 +17,7 @@ from cluster.engine import build_engine
 from cluster.zero import zero_config
 from pipelines.lineage.resume_states import damaged_states
 from pipelines.lineage.source import open_source
+from pipelines.worker.best import Best
 from pipelines.worker.feed import begun
 from pipelines.worker.job import Job
 from pipelines.worker.messages import Record
@@ -42,6 +43,8 @@ class Start:
     """This rank's batches from that step on."""
     records: list[Record]
     """Metrics that the resume state carries."""
+    best: Best
+    """The best evaluation of the steps before."""
     notes: tuple[str, ...]
     """Where the weights are from, a line for each thing. Rank 0 has them."""
 
@@ -103,11 +106,13 @@ def start(
         if dtype != torch.float32 and saved is None:
             resume_state.set_masters(engine, given)
         records: list[Record] = []
+        best = Best(stage)
         if saved is not None:
             records = saved.manifest["told"]
             resume_state.restore(engine, saved, step=step)
+            best.read(engine, saved)
             notes = (f"resumed after step {step}", *notes)
-    return Start(engine=engine, step=step, batches=batches, records=records, notes=notes)
+    return Start(engine=engine, step=step, batches=batches, records=records, best=best, notes=notes)
 
 
 def fill(model: torch.nn.Module, job: Job, saved: Pieces | None) -> tuple[str, ...]:

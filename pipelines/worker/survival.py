@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import ray.train
 import torch
@@ -48,8 +49,14 @@ class Survival:
             agreed=partial(agreed_text, device=self._device),
         )
 
-    def save(self, step: int, pieces: Iterable[Piece], told: Sequence[Mapping[str, float]]) -> None:
-        """Begin to write a state, which remembers the metrics `told` (collective).
+    def save(
+        self,
+        step: int,
+        pieces: Iterable[Piece],
+        told: Sequence[Mapping[str, float]],
+        best: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin to write a state, which remembers the metrics `told` and the best (collective).
 
         Raises:
             Stopped: the one before could not be written, on some rank.
@@ -59,7 +66,7 @@ class Survival:
         failure = self.settle()
         if failure:
             raise Stopped(failure, mistake=False)
-        self._saver.save(step, pieces, told)
+        self._saver.save(step, pieces, told, best)
         self._stalled += time.perf_counter() - began
 
     def settle(self) -> str:

@@ -12,6 +12,7 @@ from cluster.batching import plan_batch
 from cluster.errors import BadPlace
 from cluster.settings import Zero
 from cluster.zero import zero_config
+from storage.tensors import load_tensors
 from tests.cluster.support import zero_worker
 from tests.cluster.support.groups import run_group
 from tests.cluster.support.zero_worker import CASES, plain_torch, read_state
@@ -61,6 +62,26 @@ def test_state_saved_by_two_workers_continues_at_any_level(
     assert resumed.keys() == unbroken.keys()
     for key, value in unbroken.items():
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_best_weights_of_two_workers_are_committed_at_any_level(
+    trained: Path, name: str, world: int
+) -> None:
+    """After more steps than are in them, bit for bit, by these workers and by those that resume."""
+    precision, _, level = name.partition("-")
+    others = {of: f"{precision}-{of}-to-{level}-w{world}" for p, of in CASES if p == precision}
+    committed = {f"{precision}-{of}-half": end for of, end in others.items()}
+    committed[f"{name}-w{world}"] = f"{name}-w{world}"
+    for trained_by, ended_by in committed.items():
+        best = read_state(trained / f"{trained_by}-best")
+        found = load_tensors(trained / f"{ended_by}-committed.safetensors", ended_by)
+        assert {key.partition("/")[0] for key in found} == {"weights", "average"}
+        last = read_state(trained / ended_by)
+        for key, value in found.items():
+            assert torch.equal(value, best[key]), (trained_by, key)
+            assert not torch.equal(value, last[key]), (trained_by, key)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -5,6 +5,8 @@ Run as `python zero_worker.py RANK WORLD PORT FOLDER`, so that each world size h
 
 import json
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from storage.pieces import commit_parts, open_pieces, write_part
+from storage.tensors import save_tensors
 
-GLOBAL_BATCH, STEPS, BREAK, DECAY = 12, 6, 3, 0.8
+GLOBAL_BATCH, STEPS, BEST, BREAK, DECAY = 12, 6, 1, 3, 0.8
 CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
     ("bfloat16", level) for level in (1, 2, 3)
 ]
@@ -75,8 +78,10 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     from cluster.batching import plan_batch
     from cluster.engine import build_engine
     from cluster.settings import Zero
+    from cluster.snapshot import Snapshot
     from cluster.zero import zero_config
 
+    kept: Snapshot | None = None
     precision, level = case
     rank, world = dist.get_rank(), dist.get_world_size()
     plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
@@ -95,8 +100,12 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
                 model.load_state_dict(resume_state.module_weights(state))
             engine = build_engine(model, optimizer, config, average=True)
             resume_state.restore(engine, state, step=first)
+            kept = Snapshot.read(engine, state)
     losses = []
     for step in range(first, last):
+        if step == BEST:
+            kept = Snapshot.of(engine)
+            store(engine, to.with_name(f"{to.name}-best"))
         images, labels = (part.chunk(world)[rank] for part in batch(step))
         for group in resume_state.inner_optimizer(engine).param_groups:
             group["lr"] = learning_rate(step)
@@ -113,17 +122,28 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     copy, _ = build()
     resume_state.fill_with_average(engine, copy)
     losses.append(float(nn.functional.cross_entropy(copy(batch(0)[0]), batch(0)[1]).detach()))
-    store(engine, to)
+    assert kept is not None
+    store(engine, to, kept.pieces(engine))
+    kept.put_back(engine)
+    gathered = {
+        f"{kind}/{name}": value
+        for kind in (resume_state.WEIGHTS, resume_state.AVERAGE)
+        for name, value in resume_state.gather_weights(
+            engine, None if kind == resume_state.WEIGHTS else kind
+        ).items()
+    }
+    if rank == 0:
+        save_tensors(gathered, to.with_name(f"{to.name}-committed.safetensors"))
     engine.destroy()
     return losses
 
 
-def store(engine: Any, to: Path) -> None:
+def store(engine: Any, to: Path, more: Iterable[Any] = ()) -> None:
     """Commit the state of all ranks."""
     from cluster import resume_state
 
     rank, world = dist.get_rank(), dist.get_world_size()
-    write_part(str(to), "t", rank, world, resume_state.own_pieces(engine))
+    write_part(str(to), "t", rank, world, chain(resume_state.own_pieces(engine), more))
     dist.barrier()
     if rank == 0:
         assert commit_parts(str(to), "t", world, {})

@@ -1,7 +1,7 @@
 """Each message of a worker becomes its lines on the terminal and its metrics in MLflow."""
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,8 +10,11 @@ import pytest
 
 from pipelines.cli.exits import Failed
 from pipelines.cli.progress import Progress
+from pipelines.lineage.manifest import BestEvaluation
+from pipelines.recipes.digits import PRETRAIN
 from pipelines.training.listener import MOST_LINES, Listener
 from pipelines.worker.messages import (
+    Committed,
     Evaluated,
     Preempted,
     Quarantined,
@@ -62,7 +65,8 @@ def heard(tmp_path: Path) -> Heard:
     stream, tracker = io.StringIO(), Kept()
     progress = Progress("pretrain", steps=10, global_batch=8, stream=stream)
     plan: Any = SimpleNamespace(
-        attempt=SimpleNamespace(uri=str(tmp_path)), stage=SimpleNamespace(name="pretrain")
+        attempt=SimpleNamespace(uri=str(tmp_path)),
+        stage=replace(PRETRAIN, steps=100, keep="best", patience=3),
     )
     return Heard(Listener(cast(Any, tracker), progress, plan), tracker, stream)
 
@@ -125,3 +129,26 @@ def test_losses_notices_and_skipped_steps_are_said(heard: Heard) -> None:
 def test_an_unknown_message_is_refused(heard: Heard) -> None:
     with pytest.raises(TypeError, match="no such message"):
         heard.listener.handle(cast(Any, {"kind": "steps"}))
+
+
+def test_a_commit_says_which_step_was_kept_and_why_it_ended_early(heard: Heard) -> None:
+    metrics = {"val/accuracy": 0.9}
+    for trained, said in (
+        (70, ["after step 70 of 100: 3 ", "step 40: the best val/accuracy, 0.9000, of 7 "]),
+        (100, ["step 40: the best val/accuracy, 0.9000, of 7 "]),
+        (40, ["after step 40 of 100: 3 "]),
+    ):
+        best = BestEvaluation(
+            metric="val/accuracy", value=0.9, evaluations=7, trained_steps=trained
+        )
+        before = len(heard.lines)
+        heard.listener.handle(Committed(step=40, metrics=metrics, best=best))
+        lines = heard.lines[before:]
+        assert len(lines) == len(said)
+        assert all(part in line for part, line in zip(said, lines, strict=True))
+    assert heard.tracker.steps == [{"step": 40, **metrics}] * 3
+
+
+def test_a_commit_of_the_last_step_says_nothing_more(heard: Heard) -> None:
+    heard.listener.handle(Committed(step=100, metrics={"val/accuracy": 0.9}))
+    assert heard.lines == []

@@ -1,5 +1,6 @@
 """What a stage is checked for before anything is started, and what its plan remembers."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,15 @@ from PIL import Image
 from cluster.settings import Place
 from pipelines.cli.options import read_command
 from pipelines.recipes.digits import PRETRAIN
+from pipelines.recipes.errors import Mistake
+from pipelines.recipes.general import GENERAL
 from pipelines.training.prepare import Plan, check_stage, make_plan
+from storage.index import load_index
 from storage.pack import pack
 from storage.pack.folder import Folder
-from storage.selection import Selection
+from storage.pack.png import png
+from storage.pack.source import Sample, Source, hash_of
+from storage.selection import Selection, select
 from vit import ViTConfig, build_model, export_timm
 
 
@@ -41,6 +47,52 @@ def test_training_on_one_class_alone_is_refused_unless_it_is_asked_for(one_class
         chosen = replace(stage, data=replace(data, selection=asked))
         assert check_stage(chosen, one_class).dataset.classes == ("ILSVRC",)
     check_stage(replace(stage, steps=0), one_class)  # nothing is trained
+
+
+class OnlyTrain(Source):
+    """Forty squares of one shade each, and no split to evaluate on."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("dark", "light")
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return {"train": 40}
+
+    def read(self, split: str, i: int) -> Sample:
+        data = png(np.full((16, 16), 200 * (i % 2) + i, dtype=np.uint8))
+        return Sample(key=f"{i:04d}", suffix="png", data=data, label=i % 2)
+
+    def identity(self) -> str:
+        return hash_of("only train")
+
+
+def test_a_dataset_without_a_validation_split_is_refused_with_options_that_hold_one_out(
+    tmp_path: Path,
+) -> None:
+    pack(OnlyTrain(), str(tmp_path / "shades"))
+    place = Place(data_root=str(tmp_path))
+    (stage,) = GENERAL.stages
+    data = replace(stage.data, dataset="shades")
+    model = replace(PRETRAIN.model, num_classes=2)
+    stage = replace(stage, data=data, model=model, steps=5, global_batch=4)
+    with pytest.raises(Mistake, match="shades has no split 'val' to evaluate on") as error:
+        check_stage(stage, place)
+    said = str(error.value)
+    assert "\n" not in said
+    options = dict(re.findall(r"--stage\.data\.([\w.-]+) (\S+)", said))
+    assert options == {"val-split": "train", "val-selection.samples": "4", "selection.skip": "4"}
+    held_out = replace(
+        data, val_split="train", val_selection=Selection(samples=4), selection=Selection(skip=4)
+    )
+    checked = check_stage(replace(stage, data=held_out), place)
+    seen = [
+        set(select(load_index(checked.dataset, "train"), chosen)[0].tolist())
+        for chosen in (held_out.selection, held_out.val_selection)
+    ]
+    assert [len(each) for each in seen] == [36, 4]
+    assert not seen[0] & seen[1]
 
 
 def plan_from(init: str, place: list[str]) -> Plan:

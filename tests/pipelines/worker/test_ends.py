@@ -18,6 +18,7 @@ from pipelines.cli.ray_errors import is_mistake
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.recipes import find_recipe
 from pipelines.recipes.batches import batch_of
+from pipelines.worker.best import Best
 from pipelines.worker.job import Stopped
 from pipelines.worker.loop import Worker
 from pipelines.worker.messages import Committed, Message
@@ -62,7 +63,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     one.place = one.job.place
     one.plan, one.first_step = batch_of(STAGE, one.job.place, 1), 0
     one.survival = SimpleNamespace(beat=lambda *said: None, settle=lambda: "")
-    one.telemetry, one.engine = Reports(), None
+    one.telemetry, one.engine, one.best = Reports(), None, Best(STAGE)
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([{"params": [parameter], "lr_scale": 1.0}])
     monkeypatch.setattr(resume_state, "inner_optimizer", lambda engine: optimizer)
@@ -73,7 +74,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
 @pytest.mark.usefixtures("alone")
 def test_a_group_after_the_commit_finds_it_and_trains_nothing(worker: Worker) -> None:
     assert not worker.committed()
-    worker.commit(METRICS)
+    worker.commit(STEPS, METRICS)
     assert worker.committed()
     own, found = worker.telemetry.messages  # type: ignore[attr-defined]
     assert own == Committed(step=STEPS, metrics=METRICS)
@@ -84,7 +85,7 @@ def test_a_group_after_the_commit_finds_it_and_trains_nothing(worker: Worker) ->
 def test_a_group_that_comes_second_takes_the_weights_of_the_first(worker: Worker) -> None:
     manifest = replace(worker.job.manifest, step=STEPS, metrics={"val/loss": 0.125})
     weights.commit(worker.job.attempt_uri, {"w": torch.zeros(3)}, manifest.to_json())
-    worker.commit(METRICS)
+    worker.commit(STEPS, METRICS)
     (message,) = worker.telemetry.messages  # type: ignore[attr-defined]
     assert message.earlier
     found, _ = weights.read_weights(worker.job.attempt_uri)
@@ -96,7 +97,7 @@ def test_a_last_evaluation_that_is_not_finite_stops_the_stage(worker: Worker, va
     with pytest.raises(
         Stopped, match=rf"nothing was committed: .*step, {STEPS}, val/loss is {value}"
     ):
-        worker.commit({**METRICS, "val/loss": value})
+        worker.commit(STEPS, {**METRICS, "val/loss": value})
     assert read_manifest(worker.job.attempt_uri) is None
 
 
