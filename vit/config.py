@@ -3,6 +3,10 @@
 The defaults are the paper's (arXiv:2010.11929) and its reference code's, which differ from many
 ports: tanh GELU and LayerNorm eps 1e-6. `pool="token"` is what brings the class token; the other
 pools have none.
+
+A field that is added here must do nothing at its default, neither to the initial weights nor to the
+logits, and is entered in `_ADDED` of `pipelines/recipes/stage.py`, so that stages that do not use
+it keep their fingerprints.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from vit import Config, OptimConfig, ViTConfig, lr_at
 
 FORMAT_VERSION = 1
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
-# keeps its name.
+# keeps its name. The values are those that say nothing, and stay even if a default changes.
 _ADDED: dict[str, dict[str, Any]] = {
+    "model": {},
     "stage": {"nonfinite": "stop", "init_mean": None, "init_std": None, "reset_head": False},
     "data": {"val_selection": asdict(Selection())},
     "selection": {"labels": None, "samples": None, "skip": 0},
@@ -226,7 +227,8 @@ def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:
     """The stage without the fields in `_ADDED` that have their default."""
     data = dict(stage["data"])
     data["selection"] = _without_defaults(data["selection"], _ADDED["selection"])
-    whole = stage | {"data": _without_defaults(data, _ADDED["data"])}
+    model = _without_defaults(stage["model"], _ADDED["model"])
+    whole = stage | {"data": _without_defaults(data, _ADDED["data"]), "model": model}
     return _without_defaults(whole, _ADDED["stage"])
 
 
