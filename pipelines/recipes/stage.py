@@ -22,7 +22,24 @@ FORMAT_VERSION = 1
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
 # keeps its name. The values are those that say nothing, and stay even if a default changes.
 _ADDED: dict[str, dict[str, Any]] = {
-    "model": {},
+    "model": {
+        "drop_rest": False,
+        "patch_bias": True,
+        "rotary": "none",
+        "rotary_temperature": 10_000.0,
+        "rotary_reference": 0,
+        "mlp": "gelu",
+        "norm": "layer",
+        "pre_norm": False,
+        "qk_norm": False,
+        "attn_norm": False,
+        "mlp_norm": False,
+        "qkv_bias": "all",
+        "proj_bias": True,
+        "layer_scale": False,
+        "layer_scale_init": 1e-5,
+        "distilled": False,
+    },
     "stage": {"nonfinite": "stop", "init_mean": None, "init_std": None, "reset_head": False},
     "data": {"val_selection": asdict(Selection())},
     "selection": {"labels": None, "samples": None, "skip": 0},

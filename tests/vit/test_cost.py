@@ -63,6 +63,23 @@ def test_flops_of_heads_and_positions_are_what_the_counter_counts(pool, pos_embe
     assert cost.forward_flops == counted_flops(config)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"mlp": "swiglu", "rotary": "axial", "qk_norm": True, "norm": "rms"},
+        {"distilled": True, "layer_scale": True, "image_size": 30, "drop_rest": True},
+    ],
+    ids=str,
+)
+def test_flops_of_later_blocks_are_what_the_counter_counts(parts):
+    config = vit.ViTConfig(
+        **{"image_size": 32, "patch_size": 8, "width": 48, "depth": 2, "heads": 3, "mlp_dim": 80}
+        | parts
+    )
+    cost = vit.build_model(config, device="meta").cost()
+    assert cost.forward_flops == counted_flops(config)
+
+
 def test_a_resnets_flops_follow_odd_sizes():
     config = replace(vit.VARIANTS["bit_r50x1"], image_size=(97, 161))
     cost = vit.build_model(config, device="meta").cost()
