@@ -23,7 +23,7 @@ _FREE = {"dropout", "drop_path", "head_bias_init", "layer_scale_init"}
 _ADAPTED = {"image_size", "patch_size", "drop_rest", "in_channels", "pos_embed_prefix",
             "num_classes", "head"}  # fmt: skip
 # Fields without tensors of their own: the weights load, but the model computes something else.
-_NOTED = {"gelu", "norm_eps", "rotary", "rotary_temperature", "rotary_reference"}
+_NOTED = {"gelu", "norm_eps"}
 
 
 def adapt_state_dict(

@@ -100,7 +100,7 @@ def test_an_exported_program_computes_the_same_logits_for_any_batch(config, tmp_
     ("change", "message"),
     [
         ({"pool": "gap"}, "pool 'gap' .wanted 'token'."),
-        ({"registers": 2}, "registers '2'"),
+        ({"registers": 2}, "registers 2"),
         ({"head": "mlp"}, "head 'mlp'"),
         ({"pos_embed": "none"}, "pos_embed 'none'"),
     ],

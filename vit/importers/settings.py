@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit.importers.errors import BadCheckpoint
-from vit.importers.timm_names import known_name
+from vit.importers.timm_names import Turning, known_name, refused_name
 
-_GELU: dict[str, Literal["tanh", "exact"]] = {
+_GELU: dict[str, Literal["tanh", "exact", "quick"]] = {
     "gelu": "exact",
     "gelu_tanh": "tanh",
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
     "gelu_fast": "tanh",
+    "quick_gelu": "quick",
 }
 FILES = ("config.json", "preprocessor_config.json")
 """What is read beside the weights."""
@@ -36,11 +37,13 @@ class Settings:
     width: int | None = None
     heads: int | None = None
     pool: Literal["token", "gap", "map"] | None = None
-    gelu: Literal["tanh", "exact"] | None = None
+    gelu: Literal["tanh", "exact", "quick"] | None = None
     norm_eps: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     pos_embed: Literal["none"] | None = None
+    turning: Turning | None = None
+    """Rotary positions; none of them where the files name a model without."""
     map_reads_prefix: bool | None = None
     """Whether attention pooling reads class and register tokens too, as models here do."""
     said_by: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +86,8 @@ def _timm(config: dict[str, Any]) -> Settings:
     architecture: str = config["architecture"]
     arguments: dict[str, Any] = config.get("model_args") or {}
     pixels: dict[str, Any] = config.get("pretrained_cfg") or config
+    if reason := refused_name(architecture):
+        raise BadCheckpoint(f"the architecture {architecture} has {reason}, which is not supported")
     known = known_name(architecture)
     by_name = f"its architecture {architecture}"
     size = arguments.get("img_size") or (pixels.get("input_size") or [None])[1:]
@@ -92,6 +97,7 @@ def _timm(config: dict[str, Any]) -> Settings:
         mean=_floats(pixels.get("mean")),
         std=_floats(pixels.get("std")),
         pos_embed="none" if arguments.get("pos_embed") == "none" else None,
+        turning=_turning(arguments, known and known.turning),
         map_reads_prefix=arguments.get("pool_include_prefix", architecture == "test_vit3"),
     )
     said_by = _of_config(settings)
@@ -111,9 +117,29 @@ def _timm(config: dict[str, Any]) -> Settings:
             said_by[name] = by_name if said is None else "config.json"
     if "pool" in values:
         values["pool"] = _named(values["pool"], _TIMM_POOLS, "global_pool")
+    if values.get("gelu") == "swiglu":  # the tensors show it
+        del values["gelu"]
     if "gelu" in values:
         values["gelu"] = _named(values["gelu"], _GELU, "activation")
     return replace(settings, **values, said_by=said_by)
+
+
+def _turning(arguments: dict[str, Any], named: Turning | None) -> Turning | None:
+    """Rotary positions by the arguments of timm's Eva, which override those of its name."""
+    if arguments.get("use_rot_pos_emb") is False:
+        return Turning()
+    turning = named or Turning()
+    if "rope_type" in arguments:
+        kinds = {"cat": "axial", "dinov3": "dinov3"}
+        turning = replace(turning, rotary=_named(arguments["rope_type"], kinds, "rope_type"))
+    if "rope_temperature" in arguments:
+        turning = replace(turning, rotary_temperature=float(arguments["rope_temperature"]))
+    if "ref_feat_shape" in arguments:
+        rows, columns = _pair(arguments["ref_feat_shape"]) or (0, 0)
+        if rows != columns:
+            raise BadCheckpoint(f"ref_feat_shape {rows}x{columns} is not square: not supported")
+        turning = replace(turning, rotary_reference=rows)
+    return turning if named or turning != Turning() else None
 
 
 def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:

@@ -136,7 +136,7 @@ def test_another_number_of_heads_is_refused(tmp_path):
         imported(tmp_path, replace(TINY, heads=4))
 
 
-def test_deit_has_its_distillation_token_as_a_register(tmp_path):
+def test_deit_has_both_of_its_heads(tmp_path):
     described = hugging_face_config(replace(TINY, gelu="exact", norm_eps=1e-12)).to_dict()
     described.pop("model_type")
     theirs = transformers.DeiTForImageClassificationWithTeacher(
@@ -145,10 +145,10 @@ def test_deit_has_its_distillation_token_as_a_register(tmp_path):
     randomize(theirs)
     theirs.save_pretrained(tmp_path)
     found = vit.infer_config(tmp_path)
-    assert found.config == replace(TINY, gelu="exact", norm_eps=1e-12, registers=1)
+    assert found.config == replace(TINY, gelu="exact", norm_eps=1e-12, distilled=True)
     ours, _ = imported(tmp_path, found.config)
     images = images_for(TINY)
-    torch.testing.assert_close(ours(images), theirs(images).cls_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("registers", [0, 2])
@@ -171,7 +171,8 @@ def test_features_of_dinov2_are_its_own(registers, tmp_path):
     assert isinstance(found.config, vit.ViTConfig)
     assert (found.config.norm_eps, found.config.registers) == (1e-6, registers)
     ours, notes = imported(tmp_path, found.config)
-    assert "LayerScale folded into attn.proj and mlp.fc2 (4 tensors)" in notes
+    assert found.config.layer_scale
+    assert not any("LayerScale" in note for note in notes)
     images = images_for(TINY)
     wanted = theirs(images).last_hidden_state
     torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
