@@ -39,6 +39,8 @@ def test_multiply_adds_are_the_literatures(name, size):
 @pytest.mark.parametrize("name", sorted(vit.VARIANTS))
 def test_flops_are_what_the_counter_counts(name):
     config = vit.VARIANTS[name]
+    if not name.startswith(("vit_", "bit_")):  # the later ones: two blocks tell as much as forty
+        config = replace(config, depth=2)
     cost = vit.build_model(config, device="meta").cost()
     assert cost.forward_flops == counted_flops(config)
 
