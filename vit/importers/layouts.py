@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vit.errors import BadModel
-from vit.importers import bit, flax, hugging_face, mmpretrain, timm_layout, torchvision
+from vit.importers import (
+    bit,
+    flax,
+    hugging_face,
+    mmpretrain,
+    timm_layout,
+    torchvision,
+    towers,
+)
 from vit.importers.rules import Rule
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,6 +79,20 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=hugging_face.RULES,
         gelu="exact",
         norm_eps=1e-12,
+    ),
+    Layout(
+        name="Hugging Face CLIP or SigLIP",
+        marker=r"embeddings\.patch_embedding\.weight",
+        rules=towers.CLIP,
+        gelu=None,
+        norm_eps=None,
+    ),
+    Layout(
+        name="Hugging Face DINOv3",
+        marker=r"embeddings\.patch_embeddings\.weight",
+        rules=towers.DINOV3,
+        gelu="exact",
+        norm_eps=1e-5,
     ),
     Layout(
         name="torchvision ViT",

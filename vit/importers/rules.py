@@ -54,6 +54,12 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
     _fuse(translated, ("q", "k", "v"), "qkv")
     _fuse(translated, ("k", "v"), "kv")
     _fuse(translated, ("fc1_g", "fc1_x"), "fc1")
+    for name in [name for name in translated if ".mlp.fc1_x." in name]:  # a layer without a gate
+        translated[name.replace("fc1_x", "fc1")] = translated.pop(name)
+    for name in [name for name in translated if name.startswith("attn_pool.qkv.")]:
+        q, k, v = translated.pop(name).chunk(3)
+        translated[name.replace("qkv", "q")] = q
+        translated[name.replace("qkv", "kv")] = torch.cat([k, v])
     for name in [name for name in translated if name.endswith((".attn.q.bias", ".attn.v.bias"))]:
         # there is none for the keys
         translated[f"{name.removesuffix('.bias')}_bias"] = translated.pop(name)

@@ -25,8 +25,16 @@ _GELU: dict[str, Literal["tanh", "exact", "quick"]] = {
 FILES = ("config.json", "preprocessor_config.json")
 """What is read beside the weights."""
 _TIMM_POOLS = {"token": "token", "avg": "gap", "map": "map"}
-# Hugging Face's defaults of `layer_norm_eps` by model type, for files without it; others: 1e-12.
-_HUGGING_FACE_EPS = {"vit_msn": 1e-6, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+# Hugging Face's defaults of epsilon and activation by model type, for files without them.
+_HUGGING_FACE = {
+    "vit_msn": (1e-6, "gelu"),
+    "dinov2": (1e-6, "gelu"),
+    "dinov2_with_registers": (1e-6, "gelu"),
+    "dinov3_vit": (1e-5, "gelu"),
+    "clip_vision_model": (1e-5, "quick_gelu"),
+    "siglip_vision_model": (1e-6, "gelu_pytorch_tanh"),
+}
+_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +151,22 @@ def _turning(arguments: dict[str, Any], named: Turning | None) -> Turning | None
 
 
 def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
-    eps = _HUGGING_FACE_EPS.get(str(config.get("model_type")), 1e-12)
+    kind = str(config.get("model_type"))
+    if "vision_config" in config:  # of an image and a text tower
+        config = {"model_type": _TOWERS.get(kind)} | config["vision_config"]
+        kind = str(config.get("model_type"))
+    eps, activation = _HUGGING_FACE.get(kind, (1e-12, "gelu"))
+    said = config.get("hidden_act", activation)
+    if config.get("use_gated_mlp") and said != "silu":
+        raise BadCheckpoint(f"a gated MLP of {said!r} is not supported, wanted 'silu'")
     plain = pixels.get("do_normalize") is False
     settings = Settings(
         image_size=_pair(config.get("image_size", 224)),
         width=config.get("hidden_size"),
         heads=config.get("num_attention_heads", 12),
-        pool="token",
-        gelu=_named(config.get("hidden_act", "gelu"), _GELU, "activation"),
+        pool=None if kind == "siglip_vision_model" else "token",  # its tensors show it
+        gelu=None if said == "silu" else _named(said, _GELU, "activation"),
+        turning=_turning_of_dinov3(config) if kind == "dinov3_vit" else Turning(),
         norm_eps=config.get("layer_norm_eps", eps),
         mean=(0.0, 0.0, 0.0) if plain else _floats(pixels.get("image_mean")),
         std=(1.0, 1.0, 1.0) if plain else _floats(pixels.get("image_std")),
@@ -159,6 +175,12 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     for name in {"mean", "std"} & said_by.keys():
         said_by[name] = "preprocessor_config.json"
     return replace(settings, said_by=said_by)
+
+
+def _turning_of_dinov3(config: dict[str, Any]) -> Turning:
+    given = config.get("rope_parameters") or config
+    theta = given.get("rope_theta", 100.0)
+    return Turning(rotary="dinov3", rotary_temperature=float(theta))
 
 
 def _of_config(settings: Settings) -> dict[str, str]:

@@ -178,6 +178,60 @@ def test_features_of_dinov2_are_its_own(registers, tmp_path):
     torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
 
 
+SMALL = {
+    "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+
+
+def of_folder(theirs, folder):
+    """The model of a saved one's folder, and images for it."""
+    randomize(theirs)
+    theirs.eval().save_pretrained(folder)
+    found = vit.infer_config(folder)
+    ours, _ = imported(folder, found.config)
+    assert ours.cost().parameters == sum(
+        p.numel() for n, p in theirs.named_parameters() if not n.endswith("mask_token")
+    )
+    return ours, images_for(found.config)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_features_of_dinov3_are_its_own(gated, tmp_path):
+    described = transformers.DINOv3ViTConfig(
+        **SMALL, intermediate_size=96, num_register_tokens=4, use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+    )  # fmt: skip
+    theirs = transformers.DINOv3ViTModel(described)
+    ours, images = of_folder(theirs, tmp_path)
+    assert ours.config.qkv_bias == "no-key"
+    wanted = theirs(images).last_hidden_state
+    torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+def test_features_of_dinov2_with_a_gated_mlp_are_its_own(tmp_path):
+    described = transformers.Dinov2Config(**SMALL, mlp_ratio=2, use_swiglu_ffn=True)
+    theirs = transformers.Dinov2Model(described)
+    ours, images = of_folder(theirs, tmp_path)
+    wanted = theirs(images).last_hidden_state
+    torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+def test_the_pooled_features_of_siglip_are_its_own(tmp_path):
+    described = transformers.SiglipVisionConfig(**SMALL, intermediate_size=96)
+    theirs = transformers.SiglipVisionModel(described)
+    ours, images = of_folder(theirs, tmp_path)
+    assert ours.config.pool == "map"
+    torch.testing.assert_close(ours(images), theirs(images).pooler_output, atol=1e-5, rtol=0)
+
+
+def test_the_class_token_of_clips_image_tower_is_its_own(tmp_path):
+    described = transformers.CLIPVisionConfig(**SMALL, intermediate_size=96)
+    theirs = transformers.CLIPVisionModel(described)
+    ours, images = of_folder(theirs, tmp_path)
+    torch.testing.assert_close(ours(images), theirs(images).pooler_output, atol=1e-5, rtol=0)
+
+
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"none of model\.safetensors"):
         vit.import_checkpoint(tmp_path, TINY)

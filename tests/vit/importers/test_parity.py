@@ -3,6 +3,7 @@
 `NAMES` is also the table of docs/train-on-my-data.md.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ NAMES = (
     "vit_small_patch16_dinov3_qkvb",
     "vit_small_plus_patch16_dinov3",
 )
+PAGE = Path(__file__).parents[3] / "docs" / "train-on-my-data.md"
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -75,6 +77,10 @@ def step(model: nn.Module, images: Tensor) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     (logits - wanted).square().sum().backward()
     optimizer.step()
+
+
+def test_the_page_lists_the_models_that_are_tested():
+    assert tuple(re.findall(r"^\| `(\w+_patch\d+_\w+)` \|", PAGE.read_text(), re.M)) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
