@@ -115,6 +115,7 @@ def test_a_later_model_is_the_one_that_timm_names_so(name, tmp_path):
     """All but heads, which are in no tensor: the shapes of two blocks, by timm's names."""
     timm = import_timm()
     config = replace(vit.VARIANTS[name], depth=2)
+    assert isinstance(config, vit.ViTConfig)
     with torch.device("meta"):
         theirs = timm.create_model(LATER[name][0], depth=2, img_size=224, num_classes=1000)
     assert config.heads == theirs.blocks[0].attn.num_heads

@@ -190,6 +190,7 @@ def of_folder(theirs, folder):
     theirs.eval().save_pretrained(folder)
     found = vit.infer_config(folder)
     ours, _ = imported(folder, found.config)
+    assert isinstance(ours, vit.ViT)
     assert ours.cost().parameters == sum(
         p.numel() for n, p in theirs.named_parameters() if not n.endswith("mask_token")
     )
