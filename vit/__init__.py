@@ -2,12 +2,12 @@
 
 config    what a model is; variants names them
 build     `build_model`: memory, NaN, then the initial weights of init
-model     the Transformer; embed, blocks, heads and resnet are its parts
+model     the Transformer; embed, blocks, layers, rotary, heads and resnet are its parts
 dropout   dropout and stochastic depth by the sample, the same however a batch is cut
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision
 export    a timm or Hugging Face folder, ONNX, a torch.export program; preprocessing is what it says
-          of the pixels
+          of the pixels, timm_model what timm calls the model
 augment   uint8 batches to what the network sees; mixup and cutmix by draws
 losses    softmax and sigmoid cross-entropy, targets
 optim     parameter groups, learning-rate schedules, weight averaging

@@ -17,16 +17,13 @@ from vit.heads import AttentionPool
 from vit.model import ViT
 
 
-def attention_weights(attention: Attention, tokens: Tensor) -> Tensor:
+def attention_weights(attention: Attention, tokens: Tensor, rotary: Tensor | None = None) -> Tensor:
     """What each token attends to, before the values: normed [B, T, D] -> [B, heads, T, T].
 
-    Rows are queries and sum to 1.
+    Rows are queries and sum to 1. `rotary` is the model's `rotary_table`.
     """
-    batch, length, width = tokens.shape
-    size = width // attention.heads
-    qkv = attention.qkv(tokens).reshape(batch, length, 3, attention.heads, size)
-    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
-    logits = q @ k.transpose(-2, -1) * size**-0.5  # [B, heads, T, T]
+    q, k, _ = attention.queries_keys_values(tokens, rotary=rotary)  # each [B, heads, T, d]
+    logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, T, T]
     if attention.rel_pos is not None:
         logits = logits + attention.relative_bias(q, attention.rel_pos)
     return logits.softmax(dim=-1)
@@ -46,11 +43,11 @@ def attention_maps(model: ViT, images: Tensor) -> Iterator[Tensor]:
     if images.shape[-2:] != model.config.image_hw:
         found, wanted = tuple(images.shape[-2:]), model.config.image_hw
         raise ValueError(f"images have {found} pixels, but the model takes {wanted}")
-    tokens = model.add_tokens(model.patch_embed(images))
+    tokens = model.embed(images)
     for block in model.blocks:
         assert isinstance(block, Block)
-        yield attention_weights(block.attn, block.norm1(tokens))
-        tokens = block(tokens)
+        yield attention_weights(block.attn, block.norm1(tokens), model.rotary_table)
+        tokens = block(tokens, rotary=model.rotary_table)
 
 
 def patch_distances(grid: tuple[int, int], patch_pixels: int) -> Tensor:
@@ -114,7 +111,7 @@ def _read_by_head(model: ViT, images: Tensor) -> Tensor:
         return pooled.mean(dim=1)
     read = torch.zeros(1, 1, model.config.num_tokens, device=images.device, dtype=images.dtype)
     if model.config.pool == "token":
-        read[..., 0] = 1
+        read[..., : model.config.num_class_tokens] = 1 / model.config.num_class_tokens
         return read
     patches = model.config.num_tokens - model.num_prefix_tokens
     read[..., model.num_prefix_tokens :] = 1 / patches

@@ -6,45 +6,75 @@ from torch.nn import functional as F
 
 from vit.config import ViTConfig
 from vit.dropout import Draws, DropPath, SampleDropout
+from vit.layers import LayerScale, Mlp, SwiGlu, norm_layer
+from vit.rotary import rotate
 
 
 class Attention(nn.Module):
     """Multi-head self-attention, q, k and v from one matrix: [B, T, D] -> [B, T, D].
 
-    With `relative_tokens` every query also attends to an embedding of the distance to each key
+    With relative positions every query also attends to an embedding of the distance to each key
     (appendix D.4 of arXiv:2010.11929); the distances are along the token sequence.
     """
 
-    def __init__(
-        self, width: int, heads: int, *, dropout: float = 0.0, relative_tokens: int = 0
-    ) -> None:
+    rel_pos: nn.Parameter | None
+    q_bias: nn.Parameter | None
+    v_bias: nn.Parameter | None
+
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.proj_drop = SampleDropout(dropout)
-        shape = (2 * relative_tokens - 1, width // heads)
-        table = nn.Parameter(torch.empty(*shape)) if relative_tokens else None
+        width, size = config.width, config.width // config.heads
+        self.heads = config.heads
+        self.halves = config.rotary == "dinov3"
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias == "all")
+        without_key = config.qkv_bias == "no-key"
+        for name in ("q_bias", "v_bias"):
+            self.register_parameter(name, _parameter(width) if without_key else None)
+        self.q_norm = norm_layer(config, size) if config.qk_norm else nn.Identity()
+        self.k_norm = norm_layer(config, size) if config.qk_norm else nn.Identity()
+        self.norm = norm_layer(config, width) if config.attn_norm else nn.Identity()
+        self.proj = nn.Linear(width, width, bias=config.proj_bias)
+        self.proj_drop = SampleDropout(config.dropout)
+        relative = config.pos_embed == "relative"
+        table = _parameter(2 * config.num_tokens - 1, size) if relative else None
         self.register_parameter("rel_pos", table)
-        self.rel_pos: nn.Parameter | None
 
     def forward(
-        self, tokens: Tensor, keep: int | None = None, draws: Draws | None = None
+        self,
+        tokens: Tensor,
+        keep: int | None = None,
+        draws: Draws | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         """Mix the tokens of each image: [B, T, D] -> [B, keep or T, D].
 
         With `keep` only that many first tokens look at the others and are returned. Dropout takes
-        the first layer of `draws`.
+        the first layer of `draws`. `rotary` is the table by which queries and keys turn.
         """
+        q, k, v = self.queries_keys_values(tokens, keep, rotary)
+        bias = None if self.rel_pos is None else self.relative_bias(q, self.rel_pos)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [B, heads, Q, d]
+        mixed = self.norm(mixed.transpose(1, 2).flatten(2))
+        return self.proj_drop(self.proj(mixed), draws, 0)
+
+    def queries_keys_values(
+        self, tokens: Tensor, keep: int | None = None, rotary: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention mixes: [B, T, D] -> [B, heads, keep or T, d], twice [B, heads, T, d]."""
         batch, length, width = tokens.shape
-        # All of qkv even so: a module's weight is whole only in its own forward, under ZeRO 3.
-        qkv = self.qkv(tokens).reshape(batch, length, 3, self.heads, width // self.heads)
+        # All of qkv even with `keep`: a module's weight is whole only in its own forward, under
+        # ZeRO 3. For the same reason the biases are added here.
+        qkv = self.qkv(tokens)  # [B, T, 3D]
+        if self.q_bias is not None and self.v_bias is not None:
+            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = qkv.reshape(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, d]
         if keep is not None:
             q = q[:, :, :keep]
-        bias = None if self.rel_pos is None else self.relative_bias(q, self.rel_pos)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [B, heads, Q, d]
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)), draws, 0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = (rotate(each, rotary, halves=self.halves) for each in (q, k))
+        return q, k, v
 
     @staticmethod
     def relative_bias(q: Tensor, table: Tensor) -> Tensor:
@@ -57,43 +87,40 @@ class Attention(nn.Module):
         return by_distance.gather(-1, distance.expand(*q.shape[:2], -1, -1))
 
 
-class Mlp(nn.Module):
-    """Two layers with GELU between them: [..., D] -> [..., D]."""
-
-    def __init__(self, width: int, hidden: int, *, gelu: str, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.fc2 = nn.Linear(hidden, width)
-        self.drop = SampleDropout(dropout)
-
-    def forward(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
-        """Transform each token on its own: [..., D] -> [..., D]."""
-        hidden = self.drop(self.act(self.fc1(tokens)), draws, 0)
-        return self.drop(self.fc2(hidden), draws, 1)
-
-
 class Block(nn.Module):
     """Pre-norm block, figure 1 of arXiv:2010.11929: [B, T, D] -> [B, T, D]."""
 
     def __init__(self, config: ViTConfig, *, drop_path: float) -> None:
         super().__init__()
-        width, eps = config.width, config.norm_eps
-        relative = config.num_tokens if config.pos_embed == "relative" else 0
-        self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = Attention(width, config.heads, dropout=config.dropout, relative_tokens=relative)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        width = config.width
+        self.norm1 = norm_layer(config, width)
+        self.attn = Attention(config)
+        self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
+        self.norm2 = norm_layer(config, width)
+        mlp = Mlp if config.mlp == "gelu" else SwiGlu
+        self.mlp = mlp(
+            config, dropout=config.dropout, bias=config.proj_bias, normed=config.mlp_norm
+        )
+        self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, tokens: Tensor, keep: int | None = None, draws: Draws | None = None
+        self,
+        tokens: Tensor,
+        keep: int | None = None,
+        draws: Draws | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         """One step of the stream: [B, T, D] -> [B, T, D], or its first `keep` tokens.
 
-        `draws` are those of `LAYERS_PER_BLOCK` layers, in the order in which they are taken.
+        `draws` are those of `LAYERS_PER_BLOCK` layers, in the order in which they are taken;
+        `rotary` is as in `Attention`.
         """
-        mixed = self.attn(self.norm1(tokens), keep, draws)
+        mixed = self.ls1(self.attn(self.norm1(tokens), keep, draws, rotary))
         tokens = (tokens if keep is None else tokens[:, :keep]) + self.drop_path(mixed, draws, 1)
         made = self.mlp(self.norm2(tokens), None if draws is None else draws.part(2, 2))
-        return tokens + self.drop_path(made, draws, 4)
+        return tokens + self.drop_path(self.ls2(made), draws, 4)
+
+
+def _parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape))

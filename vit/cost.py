@@ -55,12 +55,13 @@ def _vit_macs(config: ViTConfig) -> int:
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
     if config.pos_embed == "relative":
         attention += tokens * (2 * tokens - 1) * width
-    macs += config.depth * (attention + 2 * tokens * width * hidden)
+    matrices = 2 if config.mlp == "gelu" else 3
+    macs += config.depth * (attention + matrices * tokens * width * hidden)
     if config.pool == "map":
         macs += 2 * width**2 + 2 * tokens * width**2 + 2 * tokens * width + 2 * width * hidden
     if config.head == "mlp":
         macs += width**2
-    return macs + width * config.num_classes
+    return macs + (1 + config.distilled) * width * config.num_classes
 
 
 def _bit_macs(config: BiTConfig) -> int:

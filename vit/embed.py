@@ -1,7 +1,8 @@
 """From images to tokens: patches, class and register tokens, position.
 
 A learned-2d table has no rows for the prefix tokens: they are learned themselves and get no
-position. The sincos table is a buffer that is not saved; it is computed again from the grid.
+position. The sincos and rotary tables are buffers that are not saved; they are computed again from
+the grid.
 """
 
 import torch
@@ -46,7 +47,9 @@ class PatchEmbed(nn.Module):
             self.backbone = HybridBackbone(channels, config.stem_blocks, stem_width)
             channels = 4 * stem_width * 2 ** (len(config.stem_blocks) - 1)
         projection = nn.Conv2d if config.stem_blocks else PatchProjection
-        self.proj = projection(channels, config.width, kernel_size=patch, stride=patch)
+        self.proj = projection(
+            channels, config.width, kernel_size=patch, stride=patch, bias=config.patch_bias
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Project every patch: [B, C, H, W] -> [B, h*w, D]."""
@@ -56,22 +59,25 @@ class PatchEmbed(nn.Module):
 
 
 class TokenEmbed(nn.Module):
-    """Mixin of the model: holds the class token, the register tokens and the position tables.
+    """Mixin of the model: holds class, distillation and register tokens and the position tables.
 
     Its tensors have timm's names, so they must be attributes of the model itself, not of a child.
     """
 
     cls_token: nn.Parameter | None
+    dist_token: nn.Parameter | None
     reg_token: nn.Parameter | None
     pos_embed: nn.Parameter | None
     pos_embed_y: nn.Parameter | None
     pos_embed_x: nn.Parameter | None
     pos_table: Tensor | None
+    rotary_table: Tensor | None
 
     def make_tokens(self, config: ViTConfig) -> None:
         """Register the tensors that `config` asks for, all others as None."""
         width, (rows, columns) = config.width, config.grid_size
         self.cls_token = _parameter(1, 1, width) if config.pool == "token" else None
+        self.dist_token = _parameter(1, 1, width) if config.distilled else None
         self.reg_token = _parameter(1, config.registers, width) if config.registers else None
         learned = dict.fromkeys(("pos_embed", "pos_embed_y", "pos_embed_x"))
         if config.pos_embed == "learned-1d":
@@ -85,13 +91,16 @@ class TokenEmbed(nn.Module):
         sincos = config.pos_embed == "sincos-2d"
         table = torch.empty(1, rows * columns, width) if sincos else None
         self.register_buffer("pos_table", table, persistent=False)
+        size = width // config.heads
+        turned = torch.empty(2, config.num_tokens, size) if config.rotary != "none" else None
+        self.register_buffer("rotary_table", turned, persistent=False)
 
     def add_tokens(self, patches: Tensor) -> Tensor:
         """Add positions and prepend class and register tokens: [B, L, D] -> [B, P + L, D]."""
         batch, num_patches, _ = patches.shape
         prefix = [
             token.expand(batch, -1, -1)
-            for token in (self.cls_token, self.reg_token)
+            for token in (self.cls_token, self.dist_token, self.reg_token)
             if token is not None
         ]
         if self.pos_embed is not None and self.pos_embed.shape[1] > num_patches:

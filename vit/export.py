@@ -6,6 +6,7 @@ state how an image is cut: `preprocessing`, which should be that of the evaluati
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vit.build import build_model
-from vit.config import BiTConfig, Config, ViTConfig
+from vit.config import Config, ViTConfig
 from vit.errors import BadModel
+from vit.importers.fixes import add_query_key_value_biases, fit_parts
 from vit.preprocessing import Preprocessing
-from vit.surgery import check_state_dict
+from vit.surgery import adapt_state_dict, check_state_dict
+from vit.timm_model import timm_arguments, timm_tensors
 
 _CENTER = Preprocessing()
-_TIMM_BIT: dict[tuple[tuple[int, ...], int], str] = {
-    ((3, 4, 6, 3), 1): "resnetv2_50x1_bit",
-    ((3, 4, 6, 3), 3): "resnetv2_50x3_bit",
-    ((3, 4, 23, 3), 1): "resnetv2_101x1_bit",
-    ((3, 4, 23, 3), 3): "resnetv2_101x3_bit",
-    ((3, 8, 36, 3), 2): "resnetv2_152x2_bit",
-    ((3, 8, 36, 3), 4): "resnetv2_152x4_bit",
-}
 _HUGGING_FACE_BLOCK = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -36,6 +31,7 @@ _HUGGING_FACE_BLOCK = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+_HUGGING_FACE_GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
 _HUGGING_FACE_TOP = {
     "cls_token": "vit.embeddings.cls_token",
     "pos_embed": "vit.embeddings.position_embeddings",
@@ -46,6 +42,12 @@ _HUGGING_FACE_TOP = {
     "head.weight": "classifier.weight",
     "head.bias": "classifier.bias",
 }
+_HUGGING_FACE = ViTConfig()
+_HUGGING_FACE_FIXED = (
+    "pool", "pos_embed", "head", "registers", "distilled", "fc_norm", "rotary",
+    "mlp", "norm", "pre_norm", "qk_norm", "attn_norm", "mlp_norm", "proj_bias", "stem_blocks",
+)  # fmt: skip
+"""Fields in which Hugging Face's ViT has no choice."""
 
 
 def export_timm(
@@ -63,7 +65,7 @@ def export_timm(
     """
     check_state_dict(weights, config)
     _check_names(class_names, config)
-    architecture, arguments = _timm_arguments(config)
+    architecture, arguments = timm_arguments(config)
     height, width = config.image_hw
     described = {
         "architecture": architecture,
@@ -79,7 +81,7 @@ def export_timm(
         },
         **({"label_names": list(class_names)} if class_names else {}),
     }
-    _write_folder(folder, weights, {"config.json": described})
+    _write_folder(folder, timm_tensors(weights, config), {"config.json": described})
 
 
 def export_hugging_face(
@@ -96,8 +98,12 @@ def export_hugging_face(
     names is wrong.
     """
     check_state_dict(weights, config)
-    _refuse("Hugging Face's ViT", config, pool="token", pos_embed="learned-1d", head="linear")
-    assert isinstance(config, ViTConfig)
+    config = _hugging_face_has(config)
+    weights, _ = adapt_state_dict(weights, config, replace(config, pos_embed_prefix=True))
+    fit_parts(weights, asdict(config), replace(config, layer_scale=False, patch_bias=True))
+    qkv_bias = config.qkv_bias != "none"
+    if config.qkv_bias == "no-key":
+        add_query_key_value_biases(weights)
     _check_names(class_names, config)
     names = list(class_names or (f"LABEL_{i}" for i in range(config.num_classes)))
     size = list(config.image_hw)
@@ -111,9 +117,9 @@ def export_hugging_face(
         "image_size": size[0] if size[0] == size[1] else size,
         "patch_size": config.patch_size,
         "num_channels": config.in_channels,
-        "hidden_act": "gelu" if config.gelu == "exact" else "gelu_pytorch_tanh",
+        "hidden_act": _HUGGING_FACE_GELU[config.gelu],
         "layer_norm_eps": config.norm_eps,
-        "qkv_bias": True,
+        "qkv_bias": qkv_bias,
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": 0.0,
         "id2label": {str(i): name for i, name in enumerate(names)},
@@ -174,59 +180,28 @@ def _model_and_images(weights: Mapping[str, Tensor], config: Config) -> tuple[nn
     return model, torch.rand(shape, generator=generator) * 2 - 1
 
 
-def _timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
-    """Name of a timm model, and the arguments that turn it into `config`'s."""
-    if isinstance(config, BiTConfig):
-        key = (config.blocks, config.width_factor)
-        if key not in _TIMM_BIT or config.in_channels != 3:
-            raise BadModel(f"timm has no BiT with blocks {key[0]} and width_factor {key[1]}")
-        return _TIMM_BIT[key], {}
-    _refuse("timm's ViT", config, head="linear")
-    if config.pos_embed not in ("learned-1d", "none"):
-        raise BadModel(f"timm's ViT has no place for pos_embed {config.pos_embed!r}")
-    arguments = {
-        "img_size": list(config.image_hw),
-        "patch_size": config.patch_size,
-        "in_chans": config.in_channels,
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
-        # timm truncates width * ratio; half a unit more survives that.
-        "mlp_ratio": (config.mlp_dim + 0.5) / config.width,
-        "class_token": config.pool == "token",
-        "global_pool": "avg" if config.pool == "gap" else config.pool,
-        "pool_include_prefix": config.pool == "map",
-        "fc_norm": config.fc_norm,
-        "reg_tokens": config.registers,
-        "no_embed_class": not config.pos_embed_prefix,
-        "pos_embed": "learn" if config.pos_embed == "learned-1d" else "none",
-        "act_layer": "gelu_tanh" if config.gelu == "tanh" else "gelu",
-    }
-    return "vit_base_patch16_224", arguments
-
-
 def _check_names(names: Sequence[str] | None, config: Config) -> None:
     if names and len(names) != config.num_classes:
         raise BadModel(f"wanted {config.num_classes} class names, found {len(names)}")
 
 
-def _refuse(whose: str, config: Config, **wanted: str) -> None:
-    """Raise BadModel if a field of `config` is not as `wanted`, naming each such field.
+def _hugging_face_has(config: Config) -> ViTConfig:
+    """The config, if Hugging Face's ViT can represent it; else BadModel names what it has not.
 
-    `whose` is the name of the target library, for the message.
+    LayerScale, missing biases and missing rows of positions are no reason: they are folded, or
+    filled with zeros.
     """
     if not isinstance(config, ViTConfig):
-        raise BadModel(f"{whose} has no place for a {config.family}")
-    found = {name: getattr(config, name) for name in wanted}
-    if "pool" in wanted:  # the strictest of them
-        wanted, found = wanted | {"registers": "0"}, found | {"registers": str(config.registers)}
+        raise BadModel(f"Hugging Face's ViT has no place for a {config.family}")
+    wanted = {name: getattr(_HUGGING_FACE, name) for name in _HUGGING_FACE_FIXED}
     different = [
-        f"{n} {found[n]!r} (wanted {wanted[n]!r})" for n in wanted if found[n] != wanted[n]
+        f"{name} {getattr(config, name)!r} (wanted {value!r})"
+        for name, value in wanted.items()
+        if getattr(config, name) != value
     ]
-    if config.stem_blocks:
-        different.append(f"stem_blocks {config.stem_blocks}")
     if different:
-        raise BadModel(f"{whose} has no place for {', '.join(different)}")
+        raise BadModel(f"Hugging Face's ViT has no place for {', '.join(different)}")
+    return config
 
 
 def _hugging_face_names(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vit.blocks import Mlp
 from vit.config import ViTConfig
+from vit.layers import Mlp, norm_layer
 
 
 def float32_logits(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,8 +41,8 @@ class AttentionPool(nn.Module):
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.mlp = Mlp(width, config.mlp_dim, gelu=config.gelu)
+        self.norm = norm_layer(config, width)
+        self.mlp = Mlp(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool the tokens: [B, T, D] -> [B, D]."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
-from vit.config import BiTConfig, Config
+from vit.config import BiTConfig, Config, ViTConfig
 from vit.embed import sincos_table
+from vit.rotary import rotary_table
 
-_NORMS = ("norm", "norm1", "norm2", "norm3", "fc_norm")
+_NORMS = ("norm", "norm1", "norm2", "norm3", "norm_pre", "fc_norm", "q_norm", "k_norm")
 
 
 @torch.no_grad()
@@ -23,15 +24,18 @@ def init_weights(model: nn.Module, config: Config, generator: torch.Generator) -
     for name, buffer in model.named_buffers():
         if name == "pos_table":
             buffer.copy_(sincos_table(config.grid_size, buffer.shape[-1]))
+        elif name == "rotary_table":
+            assert isinstance(config, ViTConfig)
+            buffer.copy_(rotary_table(config))
 
 
 def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Generator) -> None:
     """Fill one parameter by the rule for its name."""
     *owners, leaf = name.split(".")
     owner = owners[-1] if owners else ""
-    if name in ("head.weight", "head.fc.weight"):
+    if name in ("head.weight", "head.fc.weight", "head_dist.weight"):
         init.zeros_(tensor)
-    elif name in ("head.bias", "head.fc.bias"):
+    elif name in ("head.bias", "head.fc.bias", "head_dist.bias"):
         init.constant_(tensor, config.head_bias_init)
     elif owner in _NORMS:
         starts_as_shortcut = owner == "norm3" and "backbone" in owners
@@ -40,13 +44,17 @@ def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Gen
         lecun_normal_(tensor, generator)
     elif isinstance(config, BiTConfig):
         return
+    elif leaf == "gamma":
+        init.constant_(tensor, config.layer_scale_init)
+    elif leaf in ("q_bias", "v_bias"):
+        init.zeros_(tensor)
     elif leaf == "bias":
         mlp = owner in ("fc1", "fc2")
         init.normal_(tensor, std=1e-6, generator=generator) if mlp else init.zeros_(tensor)
     elif owner in ("qkv", "kv"):
-        # One Xavier matrix each for q, k and v: the fused shape would give a different fan-out.
-        for part in tensor.split(config.width):
-            init.xavier_uniform_(part, generator=generator)
+        _xavier_parts_(tensor, config.width, generator)
+    elif owner == "fc1" and config.mlp == "swiglu":
+        _xavier_parts_(tensor, config.mlp_dim, generator)
     elif owner in ("q", "fc1", "fc2") or (owner == "proj" and "patch_embed" not in owners):
         init.xavier_uniform_(tensor, generator=generator)
     elif owner in ("fc", "proj"):
@@ -55,10 +63,16 @@ def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Gen
         init.xavier_uniform_(tensor[0], generator=generator)
     elif leaf in ("pos_embed", "pos_embed_y", "pos_embed_x", "rel_pos"):
         init.normal_(tensor, std=0.02, generator=generator)
-    elif leaf == "reg_token":
+    elif leaf in ("reg_token", "dist_token"):
         init.normal_(tensor, std=1e-6, generator=generator)  # as arXiv:2309.16588 does
     elif leaf == "cls_token":
         init.zeros_(tensor)
+
+
+def _xavier_parts_(tensor: Tensor, rows: int, generator: torch.Generator) -> None:
+    """One Xavier matrix per part of a fused one, whose shape would give a different fan-out."""
+    for part in tensor.split(rows):
+        init.xavier_uniform_(part, generator=generator)
 
 
 def lecun_normal_(tensor: Tensor, generator: torch.Generator) -> None:

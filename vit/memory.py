@@ -1,9 +1,9 @@
 """Bytes that a forward pass keeps for the backward pass, per micro-batch, in closed form.
 
 Each term names the operation that saves it; `tests/vit/test_memory.py` counts what autograd really
-saves. A tensor that several operations save counts once: q, k and v are views of one matrix.
-Attention is fused, so no [T, T] matrix is kept, except with relative positions, where it is not
-fused.
+saves, all but RMSNorm, which a CPU computes from smaller operations. A tensor that several
+operations save counts once: q, k and v are views of one matrix. Attention is fused, so no [T, T]
+matrix is kept, except with relative positions, where it is not fused.
 
 A ResNet (BiT, the hybrids' stem) has no short formula: its forward pass is run on the meta device,
 which has shapes and no memory, and the bytes it saves are counted.
@@ -20,7 +20,10 @@ from vit.config import BiTConfig, Config, ViTConfig
 from vit.embed import PatchEmbed
 from vit.resnet import BiT
 
-_STATISTICS = 2  # a LayerNorm keeps mean and reciprocal deviation of each token
+# Hidden units that an MLP keeps: the input of GELU and of fc2; of quick GELU also the sigmoid; in a
+# SwiGLU the input and output of SiLU, what it is multiplied with, and the input of fc2.
+_HIDDEN = {(mlp, gelu): 4 if mlp == "swiglu" else 3 if gelu == "quick" else 2
+           for mlp in ("gelu", "swiglu") for gelu in ("tanh", "exact", "quick")}  # fmt: skip
 
 
 def activation_bytes(
@@ -38,7 +41,7 @@ def activation_bytes(
         return _of_resnet(config, batch, element_bytes)
     mask = 1 if config.dropout else 0  # a byte an element
     kept = _embedding(config, element_bytes, mask) + _end(config, element_bytes)
-    tail = 1 if config.pool == "token" else config.num_tokens
+    tail = config.num_class_tokens or config.num_tokens
     lengths = [config.num_tokens] * (config.depth - 1) + [tail]
     blocks = [_block(config, length, element_bytes, mask) for length in lengths]
     if checkpointing:
@@ -46,10 +49,12 @@ def activation_bytes(
         kept += config.depth * tokens + max(blocks) - tokens
     else:
         kept += sum(blocks)
-    stem = _of_resnet(config, batch, element_bytes) if config.stem_blocks else 0
-    # the head computes in float32: a copy of its kernel
-    head = 4 * config.num_classes * config.width if element_bytes < 4 else 0
-    return batch * kept + stem + head
+    once = _of_resnet(config, batch, element_bytes) if config.stem_blocks else 0
+    if element_bytes < 4:  # a head computes in float32: a copy of its kernel
+        once += 4 * config.num_classes * config.width * (1 + config.distilled)
+    if config.rotary != "none":  # the table, which all blocks share
+        once += 2 * config.num_tokens * config.width // config.heads * element_bytes
+    return batch * kept + once
 
 
 def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
@@ -65,7 +70,7 @@ def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
         return (
             2 * batch * (height // 4) * (breadth // 4) * 256 * config.width_factor * element_bytes
         )
-    made = config.mlp_dim + 2 * config.width
+    made = config.mlp_dim * (1 if config.mlp == "gelu" else 3) + 2 * config.width
     if config.pool == "token" and config.depth > 1:
         made = max(0, made - 5 * config.width)
     return batch * config.num_tokens * made * element_bytes
@@ -79,20 +84,33 @@ def loss_bytes(classes: int, batch: int) -> int:
 def _embedding(config: ViTConfig, element: int, mask: int) -> int:
     """Bytes per image of the patch embedding's input (a hybrid's is counted with its stem) and of
     dropout's mask."""
-    height, breadth = config.image_hw
-    source = 0 if config.stem_blocks else config.in_channels * height * breadth * element
-    return source + mask * config.num_tokens * config.width
+    rows, columns = config.grid_size
+    pixels = rows * columns * config.patch_size**2
+    source = 0 if config.stem_blocks else config.in_channels * pixels * element
+    normed = config.num_tokens * (config.width + _statistics(config)) * element
+    return source + config.pre_norm * normed + mask * config.num_tokens * config.width
 
 
 def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
     """Bytes per image of one block that computes only the first `kept` tokens after attention."""
     width, tokens, hidden = config.width, config.num_tokens, config.mlp_dim
-    every = width + _STATISTICS  # norm1: its input
+    statistics = _statistics(config)
+    every = width + statistics  # norm1: its input
     every += width  # qkv: its input
     some = width  # attention and proj: the output of attention
-    some += width + _STATISTICS  # norm2: its input
+    some += config.attn_norm * (width + statistics)  # its norm: the output of attention
+    some += width + statistics  # norm2: its input
     some += width  # fc1: its input
-    some += 2 * hidden  # GELU: its input; fc2: its input
+    some += _HIDDEN[config.mlp, config.gelu] * hidden
+    some += config.mlp_norm * (hidden + statistics)  # its norm: its input
+    some += config.layer_scale * 2 * width  # its inputs
+    if config.qk_norm or config.rotary != "none":
+        every += width  # attention: the new k
+        some += width  # and q
+    if config.qk_norm:
+        every += config.heads * statistics
+        some += config.heads * statistics
+        some += width  # proj: a copy of attention's output, whose memory has the layout of q
     masks = mask * kept * (2 * width + hidden)
     if config.pos_embed == "relative":  # the bias needs a gradient, so attention is not fused
         every += 2 * width  # scaled k; v
@@ -108,14 +126,21 @@ def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
 def _end(config: ViTConfig, element: int) -> int:
     """Bytes per image of the layers after the blocks."""
     width, tokens = config.width, config.num_tokens
-    normed = 1 if config.pool == "token" or config.fc_norm else tokens
-    numbers = normed * (width + _STATISTICS)  # norm: its input
+    normed = 1 if config.fc_norm else config.num_class_tokens or tokens
+    numbers = normed * (width + _statistics(config))  # norm: its input
     if config.pool == "map":
         numbers += tokens * width + 2 * tokens * width  # kv: its input; attention: k, v
-        numbers += 5 * width + _STATISTICS + 2 * config.mlp_dim  # the probe's own, one token
+        hidden = _HIDDEN["gelu", config.gelu] * config.mlp_dim
+        numbers += 5 * width + _statistics(config) + hidden  # the probe's own, one token
     if config.head == "mlp":
         numbers += width  # pre_logits: its input
-    return numbers * element + 4 * width  # head: its input, in float32
+    # heads: their input, in float32
+    return numbers * element + 4 * width * (1 + config.distilled)
+
+
+def _statistics(config: ViTConfig) -> int:
+    """Numbers that a norm keeps of each token: reciprocal deviation, and the mean in LayerNorm."""
+    return 2 if config.norm == "layer" else 1
 
 
 def _of_resnet(config: Config, batch: int, element: int) -> int:

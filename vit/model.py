@@ -10,6 +10,7 @@ from vit.cost import Cost, cost_of
 from vit.dropout import LAYERS_PER_BLOCK, Draws, SampleDropout, drops, layer_draws
 from vit.embed import PatchEmbed, TokenEmbed
 from vit.heads import AttentionPool, Head, PreLogits
+from vit.layers import norm_layer
 
 
 class ViT(TokenEmbed):
@@ -28,18 +29,21 @@ class ViT(TokenEmbed):
         self.make_tokens(config)
         self.pos_drop = SampleDropout(config.dropout)
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.norm_pre = norm_layer(config, width) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
-        norm = nn.LayerNorm(width, eps=config.norm_eps)
+        norm = norm_layer(config, width)
         self.norm = nn.Identity() if config.fc_norm else norm
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.fc_norm = norm if config.fc_norm else nn.Identity()
         self.pre_logits = PreLogits(width) if config.head == "mlp" else nn.Identity()
         self.head = Head(width, config.num_classes) if config.num_classes else nn.Identity()
+        second = config.distilled and config.num_classes
+        self.head_dist = Head(width, config.num_classes) if second else None
 
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         """Classify: [B, C, H, W] -> [B, num_classes].
 
-        If the head reads only the class token, the last block computes only that one. The logits
+        If the head reads only class tokens, the last block computes only those. The logits
         are the same, for a sixteenth less work in a model of 12 blocks.
 
         Args:
@@ -47,7 +51,7 @@ class ViT(TokenEmbed):
             keys: int64 [B] from `sample_keys`, which decide what dropout and stochastic depth drop
                 while training. None takes random ones from torch's generator.
         """
-        keep = 1 if self.config.pool == "token" else None
+        keep = self.config.num_class_tokens or None
         return self.forward_head(self._tokens(images, keep, keys))
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -59,11 +63,8 @@ class ViT(TokenEmbed):
 
     def _tokens(self, images: Tensor, keep: int | None, keys: Tensor | None) -> Tensor:
         """The tokens after the last block and norm, or the first `keep` of them."""
-        if images.shape[-2:] != self.config.image_hw:
-            found, wanted = tuple(images.shape[-2:]), self.config.image_hw
-            raise ValueError(f"wanted images of {wanted} pixels, found {found}")
         draws = self._draws(images, keys) if self.training and drops(self.config) else None
-        tokens = self.pos_drop(self.add_tokens(self.patch_embed(images)), draws, 0)
+        tokens = self.embed(images, draws)
         for i, block in enumerate(self.blocks, start=1):
             kept = keep if i == len(self.blocks) else None
             first = 1 + (i - 1) * LAYERS_PER_BLOCK
@@ -71,11 +72,27 @@ class ViT(TokenEmbed):
             if self.grad_checkpointing and self.training:
                 # No random state to keep: a block draws nothing, its masks follow from `own`.
                 tokens = checkpoint(
-                    block, tokens, kept, own, use_reentrant=False, preserve_rng_state=False
+                    block,
+                    tokens,
+                    kept,
+                    own,
+                    self.rotary_table,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
-                tokens = block(tokens, kept, own)
+                tokens = block(tokens, kept, own, self.rotary_table)
         return self.norm(tokens)
+
+    def embed(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """The tokens that enter the first block: [B, C, H, W] -> [B, P + h*w, D].
+
+        Raises ValueError for images of another size than the config's.
+        """
+        if images.shape[-2:] != self.config.image_hw:
+            found, wanted = tuple(images.shape[-2:]), self.config.image_hw
+            raise ValueError(f"wanted images of {wanted} pixels, found {found}")
+        return self.norm_pre(self.pos_drop(self.add_tokens(self.patch_embed(images)), draws, 0))
 
     def _draws(self, images: Tensor, keys: Tensor | None) -> Draws:
         """The random numbers of a forward pass, for every layer that drops something."""
@@ -88,6 +105,8 @@ class ViT(TokenEmbed):
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify: [B, T, D] -> float32 [B, num_classes], or [B, D] with `pre_logits`."""
+        if self.head_dist is not None and not pre_logits:
+            return (self.head(tokens[:, 0]) + self.head_dist(tokens[:, 1])) / 2
         pooled = self.pre_logits(self.fc_norm(self.pool(tokens)))
         return pooled if pre_logits else self.head(pooled)
 
@@ -96,7 +115,7 @@ class ViT(TokenEmbed):
         if self.attn_pool is not None:
             return self.attn_pool(tokens)
         if self.config.pool == "token":
-            return tokens[:, 0]
+            return tokens[:, : self.config.num_class_tokens].mean(dim=1)
         return tokens[:, self.num_prefix_tokens :].mean(dim=1)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -116,5 +135,5 @@ class ViT(TokenEmbed):
         """The layer in [0, num_layers) that parameter `name` belongs to."""
         if name.startswith("blocks."):
             return 1 + int(name.split(".")[1])
-        stem = ("patch_embed.", "pos_embed", "cls_token", "reg_token")
+        stem = ("patch_embed.", "pos_embed", "cls_token", "dist_token", "reg_token", "norm_pre.")
         return 0 if name.startswith(stem) else self.num_layers - 1

@@ -18,9 +18,10 @@ from vit.init import init_tensor_
 from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
 # Fields that matter only in training; they may differ without changing the weights.
-_FREE = {"dropout", "drop_path", "head_bias_init"}
+_FREE = {"dropout", "drop_path", "head_bias_init", "layer_scale_init"}
 # Fields whose change is handled below.
-_ADAPTED = {"image_size", "patch_size", "in_channels", "pos_embed_prefix", "num_classes", "head"}
+_ADAPTED = {"image_size", "patch_size", "drop_rest", "in_channels", "pos_embed_prefix",
+            "num_classes", "head"}  # fmt: skip
 # Fields without tensors of their own: the weights load, but the model computes something else.
 _NOTED = {"gelu", "norm_eps"}
 
@@ -153,7 +154,7 @@ def _adapt_prefix_rows(
         weights["pos_embed"] = torch.cat([zeros, table], dim=1)
         return [f"pos_embed: {prefix} prefix rows of zeros added"]
     at = 0
-    for name in ("cls_token", "reg_token"):
+    for name in ("cls_token", "dist_token", "reg_token"):
         if name in weights:
             length = weights[name].shape[1]
             weights[name] = weights[name] + table[:, at : at + length]
@@ -198,7 +199,7 @@ def _adapt_head(
         return []
     changes = [f"head {a} -> {b}: reset" for a, b in zip(old, new, strict=True) if a != b]
     changes = changes or [f"head of {target.num_classes} classes: reset"]
-    stale = ("head.",) if old[0] == new[0] else ("head.", "pre_logits.")
+    stale = ("head.", "head_dist.", *(() if old[0] == new[0] else ("pre_logits.",)))
     for name in [name for name in weights if name.startswith(stale)]:
         del weights[name]
     generator = torch.Generator().manual_seed(0)

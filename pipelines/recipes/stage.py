@@ -22,8 +22,26 @@ FORMAT_VERSION = 1
 Metric = Literal["val/accuracy", "val/loss", "val_ema/accuracy", "val_ema/loss"]
 """A metric that can choose the weights of a stage, as MLflow and manifest.json name it."""
 # Added since: no part of a fingerprint where they say nothing, so that what was committed before
-# keeps its name.
+# keeps its name. The values are those that say nothing, and stay even if a default changes.
 _ADDED: dict[str, dict[str, Any]] = {
+    "model": {
+        "drop_rest": False,
+        "patch_bias": True,
+        "rotary": "none",
+        "rotary_temperature": 10_000.0,
+        "rotary_reference": 0,
+        "mlp": "gelu",
+        "norm": "layer",
+        "pre_norm": False,
+        "qk_norm": False,
+        "attn_norm": False,
+        "mlp_norm": False,
+        "qkv_bias": "all",
+        "proj_bias": True,
+        "layer_scale": False,
+        "layer_scale_init": 1e-5,
+        "distilled": False,
+    },
     "stage": {
         "nonfinite": "stop",
         "init_mean": None,
@@ -260,7 +278,8 @@ def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:
     """The stage without the fields in `_ADDED` that have their default."""
     data = dict(stage["data"])
     data["selection"] = _without_defaults(data["selection"], _ADDED["selection"])
-    whole = stage | {"data": _without_defaults(data, _ADDED["data"])}
+    model = _without_defaults(stage["model"], _ADDED["model"])
+    whole = stage | {"data": _without_defaults(data, _ADDED["data"]), "model": model}
     return _without_defaults(whole, _ADDED["stage"])
 
 

@@ -10,9 +10,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at the end of every run
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # migrations, monitors that start and stop
 
-
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors starting and stopping
 logging.getLogger("mlflow.store.db.utils").setLevel(
     logging.CRITICAL
 )  # tracebacks of errors that are raised anyway

@@ -30,6 +30,8 @@ KINDS = [
     {"pool": "gap", "registers": 1, "pos_embed": "sincos-2d"},
     {"pool": "map", "pos_embed": "learned-2d"},
     {"pool": "token", "pos_embed": "relative"},
+    {"pool": "token", "rotary": "axial", "qk_norm": True, "layer_scale": True},
+    {"pool": "gap", "registers": 1, "rotary": "dinov3", "pre_norm": True, "mlp": "swiglu"},
 ]
 
 

@@ -39,6 +39,8 @@ def test_multiply_adds_are_the_literatures(name, size):
 @pytest.mark.parametrize("name", sorted(vit.VARIANTS))
 def test_flops_are_what_the_counter_counts(name):
     config = vit.VARIANTS[name]
+    if not name.startswith(("vit_", "bit_")):  # the later ones: two blocks tell as much as forty
+        config = replace(config, depth=2)
     cost = vit.build_model(config, device="meta").cost()
     assert cost.forward_flops == counted_flops(config)
 
@@ -58,6 +60,23 @@ def test_flops_of_heads_and_positions_are_what_the_counter_counts(pool, pos_embe
         head="mlp",
         registers=2,
         num_classes=7,
+    )
+    cost = vit.build_model(config, device="meta").cost()
+    assert cost.forward_flops == counted_flops(config)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"mlp": "swiglu", "rotary": "axial", "qk_norm": True, "norm": "rms"},
+        {"distilled": True, "layer_scale": True, "image_size": 30, "drop_rest": True},
+    ],
+    ids=str,
+)
+def test_flops_of_later_blocks_are_what_the_counter_counts(parts):
+    config = vit.ViTConfig(
+        **{"image_size": 32, "patch_size": 8, "width": 48, "depth": 2, "heads": 3, "mlp_dim": 80}
+        | parts
     )
     cost = vit.build_model(config, device="meta").cost()
     assert cost.forward_flops == counted_flops(config)

@@ -4,9 +4,9 @@ files pickled damage   read tensors from disk without unpickling; explain a brok
 wrappings              take the state dict out of what training scripts wrap around it
 settings timm_names    read config.json, and what the model names in it stand for
 rules                  translate names and shapes
-flax bit hugging_face mmpretrain torchvision    the names of each layout
+flax bit timm_layout hugging_face towers mmpretrain torchvision    the names of each layout
 layouts                the table by which a layout is recognised
-fixes                  rewrite LayerScale, missing biases and other pixels exactly
+fixes                  rewrite exactly what a model has no place for, and other pixels
 shapes positions pooling    infer the model from its tensors
 source                 all of the above: a checkpoint and what is known of its model
 misfit                 explain why tensors do not fit

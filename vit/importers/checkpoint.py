@@ -56,7 +56,7 @@ def import_checkpoint(
     source = read_source(path)
     try:
         own = _own_config(source, config, source_image_size)
-        _fold(source, mean, std)
+        _fold(source, mean, std, own)
         weights, adapted = adapt_state_dict(
             source.weights, own, config, convention=convention, reset_head=reset_head
         )
@@ -81,6 +81,9 @@ def _own_config(source: Source, config: Config, image_size: int | tuple[int, int
         sizes.insert(0, (source.settings.image_size, by))
     if "patch_size" in source.fields:
         place_positions(source, sizes, given=size)
+    fitted = fixes.fit_parts(source.weights, source.fields, config)
+    source.notes += fitted.pop("notes")
+    source.fields |= fitted
     decide_pool(source, wanted=config.pool, wanted_registers=config.registers)
     if "pos_embed" not in source.fields and config.pos_embed not in ("none", "sincos-2d"):
         raise source.error(
@@ -97,14 +100,18 @@ def _own_config(source: Source, config: Config, image_size: int | tuple[int, int
 def _say_what_is_taken(source: Source, config: ViTConfig) -> None:
     taken = [
         f"{name} {getattr(config, name)}" + (f" ({hint})" if (hint := _TIMM_SAYS.get(name)) else "")
-        for name in ("heads", "gelu", "norm_eps")
+        for name in ("heads", "gelu", "norm_eps", "rotary")
         if name not in source.fields
+        if name != "rotary" or config.rotary != "none" or "blocks.0.attn.q_bias" in source.weights
+        if name != "gelu" or config.mlp == "gelu"
     ]
     if taken:
         source.notes.append(f"not in the file, taken from the stage: {', '.join(taken)}")
 
 
-def _fold(source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+def _fold(
+    source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, own: Config
+) -> None:
     mean, std, _ = pixels_of(source, mean, std)
     if (mean is None) != (std is None):
         raise source.error("--stage.init-mean and --stage.init-std belong together: give both")
@@ -114,4 +121,8 @@ def _fold(source: Source, mean: tuple[float, ...] | None, std: tuple[float, ...]
             f" --stage.init-mean and --stage.init-std ({_IMAGENET})"
         )
     half = (0.5,) * 3
-    source.notes += fixes.fold_pixels(source.weights, mean or half, std or half)
+    has_rows = isinstance(own, ViTConfig) and own.pos_embed_prefix
+    prefix_rows = own.num_prefix_tokens if isinstance(own, ViTConfig) and has_rows else 0
+    source.notes += fixes.fold_pixels(
+        source.weights, mean or half, std or half, prefix_rows=prefix_rows
+    )

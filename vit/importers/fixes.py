@@ -1,13 +1,16 @@
-"""Rewrite tensors that our models do not have into tensors that they have. All rewrites are exact.
+"""Rewrite tensors that a model does not have into tensors that it has. All rewrites are exact.
 
 Each function changes `weights`, whose names are those of our models, and returns notes for the log.
 """
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vit.config import ViTConfig
 from vit.importers.errors import BadCheckpoint
 
 Weights = dict[str, Tensor]
@@ -20,13 +23,10 @@ def fold_layer_scale(weights: Weights) -> list[str]:
     """
     folded = 0
     for name in list(weights):
-        match = re.fullmatch(r"blocks\.(\d+)\.(?:ls([12])\.gamma|gamma_([12]))", name)
+        match = re.fullmatch(r"blocks\.(\d+)\.ls([12])\.gamma", name)
         if match is None:
             continue
-        layer = "attn.proj" if (match[2] or match[3]) == "1" else "mlp.fc2"
-        before = f"blocks.{match[1]}.{layer}"
-        if f"{before}.weight" not in weights:
-            continue
+        before = f"blocks.{match[1]}.{'attn.proj' if match[2] == '1' else 'mlp.fc2'}"
         gamma = weights.pop(name)
         weights[f"{before}.weight"] = weights[f"{before}.weight"] * gamma[:, None]
         if f"{before}.bias" in weights:
@@ -35,20 +35,48 @@ def fold_layer_scale(weights: Weights) -> list[str]:
     return [f"LayerScale folded into attn.proj and mlp.fc2 ({folded} tensors)"] if folded else []
 
 
-def add_missing_biases(weights: Weights) -> list[str]:
-    """Add biases of zeros where the checkpoint's qkv or patch embedding has none."""
-    notes: list[str] = []
-    blocks = [n for n in weights if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight", n)]
-    without = [n for n in blocks if n.replace("weight", "bias") not in weights]
-    if without and len(without) == len(blocks):
-        for name in without:
-            weights[name.replace("weight", "bias")] = torch.zeros(weights[name].shape[0])
-        notes.append("attn.qkv.bias: not in the checkpoint, set to zeros")
-    kernel = weights.get("patch_embed.proj.weight")
-    if kernel is not None and "patch_embed.proj.bias" not in weights:
-        weights["patch_embed.proj.bias"] = torch.zeros(kernel.shape[0])
-        notes.append("patch_embed.proj.bias: not in the checkpoint, set to zeros")
-    return notes
+def add_query_key_value_biases(weights: Weights) -> list[str]:
+    """Add biases of zeros where the checkpoint's queries, keys and values, or keys, have none."""
+    for name in [n for n in weights if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight", n)]:
+        attention = name.removesuffix("qkv.weight")
+        zeros = torch.zeros(weights[name].shape[1])
+        q, v = (weights.pop(f"{attention}{part}_bias", zeros) for part in "qv")
+        weights[f"{attention}qkv.bias"] = torch.cat([q, zeros, v])
+    return ["attn.qkv.bias: not in the checkpoint, set to zeros"]
+
+
+def add_patch_bias(weights: Weights) -> list[str]:
+    """Add a bias of zeros to the patch embedding."""
+    kernel = weights["patch_embed.proj.weight"]
+    weights["patch_embed.proj.bias"] = torch.zeros(kernel.shape[0])
+    return ["patch_embed.proj.bias: not in the checkpoint, set to zeros"]
+
+
+def fit_parts(weights: Weights, fields: Mapping[str, Any], config: ViTConfig) -> dict[str, Any]:
+    """Rewrite the parts of a checkpoint that `config`'s model has not.
+
+    Args:
+        weights: of the checkpoint, changed here.
+        fields: what is known of its model; unchanged.
+        config: of the model that the weights go into.
+
+    Returns:
+        The new values of the fields that changed, and under "notes" a list of lines for the log.
+    """
+    rewrites: tuple[tuple[str, Any, Callable[[Weights], list[str]]], ...] = (
+        ("layer_scale", False, fold_layer_scale),
+        ("qkv_bias", "all", add_query_key_value_biases),
+        ("patch_bias", True, add_patch_bias),
+        ("distilled", False, distillation_as_register),
+    )
+    changed: dict[str, Any] = {"notes": []}
+    for name, wanted, rewrite in rewrites:
+        if fields.get(name, wanted) != wanted and getattr(config, name) == wanted:
+            changed[name] = wanted
+            changed["notes"] += rewrite(weights)
+    if "distilled" in changed:
+        changed["registers"] = fields["registers"] + 1
+    return changed
 
 
 def distillation_as_register(weights: Weights) -> list[str]:
@@ -56,7 +84,8 @@ def distillation_as_register(weights: Weights) -> list[str]:
     token = weights.pop("dist_token", None)
     if token is None:
         return []
-    weights["reg_token"] = token
+    registers = weights.get("reg_token")
+    weights["reg_token"] = token if registers is None else torch.cat([token, registers], dim=1)
     notes = ["the distillation token became a register"]
     if [weights.pop(f"head_dist.{leaf}", None) for leaf in ("weight", "bias")] != [None, None]:
         notes.append("head_dist left out: logits are those of the class token's head alone")
@@ -79,15 +108,22 @@ def class_row_into_token(weights: Weights) -> None:
     weights["pos_embed"] = table[:, 1:]
 
 
-def fold_pixels(weights: Weights, mean: tuple[float, ...], std: tuple[float, ...]) -> list[str]:
-    """Make the first layer take pixels in [-1, 1] instead of (pixel - mean) / std."""
+def fold_pixels(
+    weights: Weights, mean: tuple[float, ...], std: tuple[float, ...], *, prefix_rows: int
+) -> list[str]:
+    """Make the first layer take pixels in [-1, 1] instead of (pixel - mean) / std.
+
+    If that layer has no bias, the position table takes its place, whose first `prefix_rows` rows
+    are not those of patches.
+    """
     if all(value == 0.5 for value in (*mean, *std)):
         return []
     name, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
-    if name not in weights or any("backbone" in key for key in weights):
+    place = next((each for each in (bias, "pos_embed") if each in weights), None)
+    if name not in weights or place is None or any("backbone" in key for key in weights):
         raise BadCheckpoint(
             f"pixels of mean {mean} and std {std} cannot be folded into this stem: its first"
-            " layer has no bias"
+            " layer has no bias - a plain patch embedding gets one by --stage.model.patch-bias"
         )
     kernel = weights[name].double()
     channels = kernel.shape[1]
@@ -101,6 +137,9 @@ def fold_pixels(weights: Weights, mean: tuple[float, ...], std: tuple[float, ...
     scale = torch.tensor([0.5 / s for s in std], dtype=torch.float64)
     shift = [(0.5 - m) / s for m, s in zip(mean, std, strict=True)]
     shift = torch.tensor(shift, dtype=torch.float64)
-    weights[bias] = (weights[bias].double() + kernel.sum((2, 3)) @ shift).float()
+    shifted = weights[place].double()
+    of_patches = shifted if place == bias else shifted[:, prefix_rows:]  # a view
+    of_patches += kernel.sum((2, 3)) @ shift
+    weights[place] = shifted.float()
     weights[name] = (kernel * scale[:, None, None]).float()
     return [f"patch_embed: rewritten from pixels of mean {mean} and std {std} to [-1, 1]"]

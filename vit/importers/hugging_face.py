@@ -34,6 +34,8 @@ RULES: tuple[Rule, ...] = (
             (rf"{_FILE}\.norm2", "norm2"),
             (rf"{_FILE}\.mlp\.fc1", "mlp.fc1"),
             (rf"{_FILE}\.mlp\.fc2", "mlp.fc2"),
+            (rf"{_FILE}\.mlp\.weights_in", "mlp.fc1"),
+            (rf"{_FILE}\.mlp\.weights_out", "mlp.fc2"),
             (rf"{_MODULE}\.attention\.q_proj", "attn.q"),
             (rf"{_MODULE}\.attention\.k_proj", "attn.k"),
             (rf"{_MODULE}\.attention\.v_proj", "attn.v"),

@@ -108,13 +108,23 @@ def _ask_heads(source: Source, heads: int | None) -> None:
 
 def _fill(source: Source, pos_embed: str | None) -> None:
     source.know("family", "vit", f"layout {source.layout.name}")
+    if "rotary" not in source.fields and "blocks.0.attn.q_bias" in source.weights:
+        raise source.error(
+            "it may have rotary positions (EVA-02, DINOv3), which the tensors do not show - put its"
+            " config.json beside it"
+        )
+    if source.fields.get("rotary", "none") != "none" and pos_embed is None:
+        pos_embed = "none"
     if "pos_embed" not in source.fields:
         if pos_embed is None:
             raise source.error(
-                "it has no position table - set --stage.model.pos-embed none or sincos-2d"
+                "it has no position table - set --stage.model.pos-embed none or sincos-2d, or for"
+                " rotary positions put its config.json beside it"
             )
         source.know("pos_embed", pos_embed, "given")
     defaults: dict[str, Any] = {"gelu": "exact", "norm_eps": 1e-6}
+    if source.fields["mlp"] == "swiglu":
+        del defaults["gelu"]
     for name, value in defaults.items():
         if name not in source.fields:
             source.know(name, value, "timm's default, not in the file")

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vit.errors import BadModel
-from vit.importers import bit, flax, hugging_face, mmpretrain, torchvision
+from vit.importers import (
+    bit,
+    flax,
+    hugging_face,
+    mmpretrain,
+    timm_layout,
+    torchvision,
+    towers,
+)
 from vit.importers.rules import Rule
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
-_AS_IS = (Rule(r"register_tokens", r"reg_token"), Rule(r"(.+)", r"\1"))
+_AS_IS = (Rule(r"(.+)", r"\1"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,20 @@ LAYOUTS: tuple[Layout, ...] = (
         norm_eps=1e-12,
     ),
     Layout(
+        name="Hugging Face CLIP or SigLIP",
+        marker=r"embeddings\.patch_embedding\.weight",
+        rules=towers.CLIP,
+        gelu=None,
+        norm_eps=None,
+    ),
+    Layout(
+        name="Hugging Face DINOv3",
+        marker=r"embeddings\.patch_embeddings\.weight",
+        rules=towers.DINOV3,
+        gelu="exact",
+        norm_eps=1e-5,
+    ),
+    Layout(
         name="torchvision ViT",
         marker=r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
         rules=torchvision.RULES,
@@ -91,8 +113,8 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         name="timm ViT",
-        marker=r"blocks\.0\.attn\.qkv\.weight",
-        rules=_AS_IS,
+        marker=r"blocks\.0\.attn\.(?:qkv|q_proj)\.weight",
+        rules=timm_layout.RULES,
         gelu=None,
         norm_eps=None,
         pool_is_shown=False,

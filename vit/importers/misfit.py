@@ -5,16 +5,12 @@ from collections.abc import Iterable
 
 # Parts that only models of other families have, by the names of their tensors.
 _FAMILIES = (
-    (r".*(?:norm_pre|ln_pre|pre_layrnorm)\..+", "a norm before the blocks (CLIP)"),
-    (r".*transformer\.resblocks\.\d+\..+", "CLIP's image tower, with a norm before the blocks"),
-    (r".*vision_model\.encoder\.layers\.\d+\..+", "Hugging Face's CLIP or SigLIP tower"),
+    (r".*transformer\.resblocks\.\d+\..+", "the names of OpenAI's CLIP"),
     (r".*(?:rel_pos_bias|relative_position_bias|rel_pos_[hw]).*", "relative positions (BEiT, SAM)"),
-    (r".*(?:rope|freqs_cis|periods).*", "rotary positions (EVA-02, DINOv3)"),
-    (r".*(?:fc1_[gx]|mlp\.w12|mlp\.w[123]|weights_in|gate_proj)\..+", "a gated MLP (SwiGLU)"),
-    (r".*attn\.(?:q_norm|k_norm|query_norm|key_norm)\..+", "norms of queries and keys"),
-    (r".*(?:attn|mlp)\.norm\..+", "norms inside attention and MLP (EVA, BEiT-3)"),
-    (r".*attn\.(?:q_bias|v_bias)", "biases of q and v alone (BEiT, EVA)"),
+    (r".*(?:rope|freqs_cis|periods).*", "rotary positions as tensors"),
+    (r".*mlp\.w[123]\..+", "the names of EVA-02's or DINOv3's authors"),
     (r".*attn\.lambda_[qk][12]", "differential attention"),
+    (r".*attn\.gate\..+", "gated attention"),
     (r".*(?:attns|ffns|in_proj|mlp_out_proj)\.?.*", "blocks of parallel layers"),
     (r"(?:.*\.)?(?:layer[1-4]|conv1|bn1)\..+", "a convolutional network"),
 )

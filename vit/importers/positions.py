@@ -32,13 +32,7 @@ def place_positions(
     for size, by in sizes:
         grid = size[0] // step, size[1] // step
         if _take(source, rows - grid[0] * grid[1], guessed=False):
-            floor = grid[0] * step, grid[1] * step
-            if floor != size:
-                source.notes.append(
-                    f"image_size {_said(size)} is not a multiple of the patch size {step}: took its"
-                    f" {grid[0]}x{grid[1]} grid, that of {_said(floor)} pixels"
-                )
-            source.know("image_size", floor, by)
+            _know_size(source, size, by, step)
             return
     if not given:
         for prefix in {_prefix(source), int("cls_token" in source.weights)}:
@@ -65,8 +59,22 @@ def _without_table(source: Source, sizes: Sequence[tuple[Size, str]], step: int)
         size = (y.shape[1] * step, x.shape[2] * step)
         source.know("image_size", size, "pos_embed_y and pos_embed_x")
     elif sizes:
-        size, by = sizes[0]
-        source.know("image_size", (size[0] // step * step, size[1] // step * step), by)
+        _know_size(source, *sizes[0], step)
+
+
+def _know_size(source: Source, size: Size, by: str, step: int) -> None:
+    """Set the resolution; of one that is no multiple of the patch the last pixels are ignored."""
+    grid = size[0] // step, size[1] // step
+    if (grid[0] * step, grid[1] * step) != size:
+        if source.fields["stem_blocks"]:
+            size = grid[0] * step, grid[1] * step
+        else:
+            source.know("drop_rest", True, by)
+        source.notes.append(
+            f"image_size {_said(size)} is not a multiple of the patch size {step}: took its"
+            f" {grid[0]}x{grid[1]} grid"
+        )
+    source.know("image_size", size, by)
 
 
 def _take(source: Source, prefix: int, *, guessed: bool) -> bool:
@@ -84,7 +92,8 @@ def _take(source: Source, prefix: int, *, guessed: bool) -> bool:
 
 
 def _prefix(source: Source) -> int:
-    return int("cls_token" in source.weights) + source.fields["registers"]
+    tokens = ("cls_token", "dist_token")
+    return sum(name in source.weights for name in tokens) + source.fields["registers"]
 
 
 def _patch_pixels(source: Source) -> int:

@@ -31,7 +31,8 @@ def counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
 
 
 def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
-    """Rename and reshape by `rules`, then fuse q, k and v into one matrix as in our models.
+    """Rename and reshape by `rules`, then fuse q, k and v, and the inner layers of a SwiGLU, into
+    one matrix as in our models.
 
     Raises BadModel naming the tensors without a rule, or a tensor that two names lead to.
     """
@@ -52,6 +53,16 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
         raise BadModel(f"no rule for {first_three(sorted(unknown))}")
     _fuse(translated, ("q", "k", "v"), "qkv")
     _fuse(translated, ("k", "v"), "kv")
+    _fuse(translated, ("fc1_g", "fc1_x"), "fc1")
+    for name in [name for name in translated if ".mlp.fc1_x." in name]:  # a layer without a gate
+        translated[name.replace("fc1_x", "fc1")] = translated.pop(name)
+    for name in [name for name in translated if name.startswith("attn_pool.qkv.")]:
+        q, k, v = translated.pop(name).chunk(3)
+        translated[name.replace("qkv", "q")] = q
+        translated[name.replace("qkv", "kv")] = torch.cat([k, v])
+    for name in [name for name in translated if name.endswith((".attn.q.bias", ".attn.v.bias"))]:
+        # there is none for the keys
+        translated[f"{name.removesuffix('.bias')}_bias"] = translated.pop(name)
     return translated
 
 

@@ -12,20 +12,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit.importers.errors import BadCheckpoint
-from vit.importers.timm_names import known_name
+from vit.importers.timm_names import Turning, known_name, refused_name
 
-_GELU: dict[str, Literal["tanh", "exact"]] = {
+_GELU: dict[str, Literal["tanh", "exact", "quick"]] = {
     "gelu": "exact",
     "gelu_tanh": "tanh",
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
     "gelu_fast": "tanh",
+    "quick_gelu": "quick",
 }
 FILES = ("config.json", "preprocessor_config.json")
 """What is read beside the weights."""
 _TIMM_POOLS = {"token": "token", "avg": "gap", "map": "map"}
-# Hugging Face's defaults of `layer_norm_eps` by model type, for files without it; others: 1e-12.
-_HUGGING_FACE_EPS = {"vit_msn": 1e-6, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+# Hugging Face's defaults of epsilon and activation by model type, for files without them.
+_HUGGING_FACE = {
+    "vit_msn": (1e-6, "gelu"),
+    "dinov2": (1e-6, "gelu"),
+    "dinov2_with_registers": (1e-6, "gelu"),
+    "dinov3_vit": (1e-5, "gelu"),
+    "clip_vision_model": (1e-5, "quick_gelu"),
+    "siglip_vision_model": (1e-6, "gelu_pytorch_tanh"),
+}
+_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +45,13 @@ class Settings:
     width: int | None = None
     heads: int | None = None
     pool: Literal["token", "gap", "map"] | None = None
-    gelu: Literal["tanh", "exact"] | None = None
+    gelu: Literal["tanh", "exact", "quick"] | None = None
     norm_eps: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     pos_embed: Literal["none"] | None = None
+    turning: Turning | None = None
+    """Rotary positions; none of them where the files name a model without."""
     map_reads_prefix: bool | None = None
     """Whether attention pooling reads class and register tokens too, as models here do."""
     said_by: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +94,8 @@ def _timm(config: dict[str, Any]) -> Settings:
     architecture: str = config["architecture"]
     arguments: dict[str, Any] = config.get("model_args") or {}
     pixels: dict[str, Any] = config.get("pretrained_cfg") or config
+    if reason := refused_name(architecture):
+        raise BadCheckpoint(f"the architecture {architecture} has {reason}, which is not supported")
     known = known_name(architecture)
     by_name = f"its architecture {architecture}"
     size = arguments.get("img_size") or (pixels.get("input_size") or [None])[1:]
@@ -92,6 +105,7 @@ def _timm(config: dict[str, Any]) -> Settings:
         mean=_floats(pixels.get("mean")),
         std=_floats(pixels.get("std")),
         pos_embed="none" if arguments.get("pos_embed") == "none" else None,
+        turning=_turning(arguments, known and known.turning),
         map_reads_prefix=arguments.get("pool_include_prefix", architecture == "test_vit3"),
     )
     said_by = _of_config(settings)
@@ -111,20 +125,48 @@ def _timm(config: dict[str, Any]) -> Settings:
             said_by[name] = by_name if said is None else "config.json"
     if "pool" in values:
         values["pool"] = _named(values["pool"], _TIMM_POOLS, "global_pool")
+    if values.get("gelu") == "swiglu":  # the tensors show it
+        del values["gelu"]
     if "gelu" in values:
         values["gelu"] = _named(values["gelu"], _GELU, "activation")
     return replace(settings, **values, said_by=said_by)
 
 
+def _turning(arguments: dict[str, Any], named: Turning | None) -> Turning | None:
+    """Rotary positions by the arguments of timm's Eva, which override those of its name."""
+    if arguments.get("use_rot_pos_emb") is False:
+        return Turning()
+    turning = named or Turning()
+    if "rope_type" in arguments:
+        kinds = {"cat": "axial", "dinov3": "dinov3"}
+        turning = replace(turning, rotary=_named(arguments["rope_type"], kinds, "rope_type"))
+    if "rope_temperature" in arguments:
+        turning = replace(turning, rotary_temperature=float(arguments["rope_temperature"]))
+    if "ref_feat_shape" in arguments:
+        rows, columns = _pair(arguments["ref_feat_shape"]) or (0, 0)
+        if rows != columns:
+            raise BadCheckpoint(f"ref_feat_shape {rows}x{columns} is not square: not supported")
+        turning = replace(turning, rotary_reference=rows)
+    return turning if named or turning != Turning() else None
+
+
 def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
-    eps = _HUGGING_FACE_EPS.get(str(config.get("model_type")), 1e-12)
+    kind = str(config.get("model_type"))
+    if "vision_config" in config:  # of an image and a text tower
+        config = {"model_type": _TOWERS.get(kind)} | config["vision_config"]
+        kind = str(config.get("model_type"))
+    eps, activation = _HUGGING_FACE.get(kind, (1e-12, "gelu"))
+    said = config.get("hidden_act", activation)
+    if config.get("use_gated_mlp") and said != "silu":
+        raise BadCheckpoint(f"a gated MLP of {said!r} is not supported, wanted 'silu'")
     plain = pixels.get("do_normalize") is False
     settings = Settings(
         image_size=_pair(config.get("image_size", 224)),
         width=config.get("hidden_size"),
         heads=config.get("num_attention_heads", 12),
-        pool="token",
-        gelu=_named(config.get("hidden_act", "gelu"), _GELU, "activation"),
+        pool=None if kind == "siglip_vision_model" else "token",  # its tensors show it
+        gelu=None if said == "silu" else _named(said, _GELU, "activation"),
+        turning=_turning_of_dinov3(config) if kind == "dinov3_vit" else Turning(),
         norm_eps=config.get("layer_norm_eps", eps),
         mean=(0.0, 0.0, 0.0) if plain else _floats(pixels.get("image_mean")),
         std=(1.0, 1.0, 1.0) if plain else _floats(pixels.get("image_std")),
@@ -133,6 +175,12 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     for name in {"mean", "std"} & said_by.keys():
         said_by[name] = "preprocessor_config.json"
     return replace(settings, said_by=said_by)
+
+
+def _turning_of_dinov3(config: dict[str, Any]) -> Turning:
+    given = config.get("rope_parameters") or config
+    theta = given.get("rope_theta", 100.0)
+    return Turning(rotary="dinov3", rotary_temperature=float(theta))
 
 
 def _of_config(settings: Settings) -> dict[str, str]:

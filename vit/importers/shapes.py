@@ -6,10 +6,19 @@ from typing import Any
 
 from torch import Tensor
 
-from vit.importers.errors import BadCheckpoint
-
 Shown = dict[str, tuple[Any, str]]
 """Maps a field to its value and the tensor that shows it."""
+_PARTS = {
+    "patch_bias": "patch_embed.proj.bias",
+    "pre_norm": "norm_pre.weight",
+    "qk_norm": "blocks.0.attn.q_norm.weight",
+    "attn_norm": "blocks.0.attn.norm.weight",
+    "mlp_norm": "blocks.0.mlp.norm.weight",
+    "proj_bias": "blocks.0.attn.proj.bias",
+    "layer_scale": "blocks.0.ls1.gamma",
+    "distilled": "dist_token",
+}
+"""Yes-or-no fields, and the tensor that a model has only if they are set."""
 
 
 def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -32,10 +41,7 @@ def heads_of_flax(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
-    """The config fields that tensors show (under our names), except those of the position table.
-
-    Raises BadCheckpoint for shapes that none of our models has.
-    """
+    """The config fields that tensors show (under our names), except those of the position table."""
     if "stem.conv.weight" in weights:
         return _bit(weights)
     shown: Shown = {}
@@ -48,9 +54,9 @@ def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
     shown["depth"] = (depth, f"blocks.0 to blocks.{depth - 1}")
     first, second = weights.get("blocks.0.mlp.fc1.weight"), weights.get("blocks.0.mlp.fc2.weight")
     if first is not None and second is not None:
-        if first.shape[0] == 2 * second.shape[1]:
-            raise BadCheckpoint("the blocks have a gated MLP (SwiGLU), which is not supported")
-        shown["mlp_dim"] = (first.shape[0], _of("blocks.0.mlp.fc1.weight", first))
+        gated = first.shape[0] == 2 * second.shape[1]
+        shown["mlp"] = ("swiglu" if gated else "gelu", _of("blocks.0.mlp.fc1.weight", first))
+        shown["mlp_dim"] = (second.shape[1], _of("blocks.0.mlp.fc2.weight", second))
     shown["num_classes"] = _classes(weights, "head.weight")
     hidden = "pre_logits.fc.weight" in weights
     shown["head"] = ("mlp", "pre_logits.fc") if hidden else ("linear", "no pre_logits.fc")
@@ -63,6 +69,23 @@ def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
                        ("blocks.0.attn.rel_pos", "relative")):  # fmt: skip
         if name in weights:
             shown["pos_embed"] = (kind, name)
+    return shown | _parts(weights)
+
+
+def _parts(weights: Mapping[str, Tensor]) -> Shown:
+    """The parts that a model has or has not, each shown by the name of one tensor."""
+    shown: Shown = {}
+    for field, name in _PARTS.items():
+        there = name in weights
+        shown[field] = (there, name if there else f"no {name}")
+    rms = "blocks.0.norm1.weight" in weights and "blocks.0.norm1.bias" not in weights
+    shown["norm"] = ("rms" if rms else "layer", f"{'no ' if rms else ''}blocks.0.norm1.bias")
+    if "blocks.0.attn.q_bias" in weights:
+        shown["qkv_bias"] = ("no-key", "blocks.0.attn.q_bias")
+    else:
+        there = "blocks.0.attn.qkv.bias" in weights
+        by = f"{'' if there else 'no '}blocks.0.attn.qkv.bias"
+        shown["qkv_bias"] = ("all" if there else "none", by)
     return shown
 
 

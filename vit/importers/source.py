@@ -5,7 +5,7 @@ the model that files and shapes show. `import_checkpoint` and `infer_config` bui
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,7 @@ def read_source(path: str | PathLike[str]) -> Source:
     try:
         weights = translate(unstacked(tensors), layout.rules)
         settings, read = _settings_beside(file)
-        fixed = fixes.fold_layer_scale(weights) + fixes.distillation_as_register(weights)
-        fixed += fixes.add_missing_biases(weights)
+        fixed = [] if "head_dist.weight" in weights else fixes.distillation_as_register(weights)
         shown = shown_by_tensors(weights)
     except ValueError as error:
         reason = unsupported(tensors)
@@ -110,12 +109,16 @@ def _apply_settings(source: Source, heads: int | None) -> None:
         source.know("heads", heads, "the shape of its query kernels")
     for name in ("heads", "gelu", "norm_eps"):
         value = getattr(said, name)
+        if name == "gelu" and source.fields.get("mlp") == "swiglu":
+            continue  # whatever the files say of an activation, none of the blocks has a GELU
         if value is not None and name not in source.fields:
             source.know(name, value, said.said_by.get(name, "config.json"))
     for name in ("gelu", "norm_eps"):
         value = getattr(source.layout, name)
         if value is not None and name not in source.fields:
             source.know(name, value, f"layout {source.layout.name}")
+    for name, value in asdict(said.turning).items() if said.turning else ():
+        source.know(name, value, said.said_by.get("turning", "config.json"))
     if said.pos_embed and "pos_embed" not in source.fields:
         source.know("pos_embed", said.pos_embed, "config.json")
 

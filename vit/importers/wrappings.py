@@ -40,9 +40,11 @@ _SECOND = ("student", "momentum", "ema", "target", "key_encoder", "encoder_k")
 _FLAX = ("params/img/", "params/", "opt/target/", "target/", "img/")
 # Tensors that only pre-training needs: a pattern of names, and what they are.
 _LEFT_OUT = (
+    (r"embeddings\.position_ids", "the numbers of the positions"),
     (r"decoder[._].+|mask_token|embeddings\.mask_token|(?:vit\.)?embeddings\.mask_token",
      "the decoder or mask token of pre-training"),
-    (r"head\.(?:\d+|mlp|last_layer|layers)\..+", "the projection head of pre-training"),
+    (r"head\.(?:\d+|mlp(?!\.fc[12]\.)|last_layer|layers)\..+",
+     "the projection head of pre-training"),
 )  # fmt: skip
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
-from pipelines.recipes.stage import Recipe, fingerprint, flatten, plain, typed_values
+from pipelines.recipes.stage import Recipe, Stage, fingerprint, flatten, plain, typed_values
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
-from vit import ViTConfig, config_from_dict
+from vit import BiTConfig, ViTConfig, config_from_dict
 
 
 def name_of(stage=PRETRAIN, digest="d", parent=None) -> str:
@@ -53,6 +53,8 @@ def test_fingerprint_tells_selections_apart(data: dict) -> None:
 
 def test_what_was_committed_before_fields_were_added_keeps_its_name() -> None:
     assert name_of() == "718eb30c2c293fdb"  # as version 0.1.0 computed it
+    assert name_of(Stage(name="vit")) == "ed75a2acf5bed43b"
+    assert name_of(Stage(name="bit", model=BiTConfig())) == "87d267aa9c82f257"
 
 
 def test_a_number_has_the_type_of_its_field_in_a_fingerprint() -> None:

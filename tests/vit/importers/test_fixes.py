@@ -35,9 +35,13 @@ def test_layer_scale_is_folded(names, tmp_path):
             else name: tensor
             for name, tensor in state.items()
         }
-    ours, notes = imported(save(state, tmp_path / "scaled.pth"), TINY)
+    path = save(state, tmp_path / "scaled.pth")
+    ours, notes = imported(path, TINY)
     assert "LayerScale folded into attn.proj and mlp.fc2 (4 tensors)" in notes
     assert_same_logits(ours, theirs)
+    kept, notes = imported(path, replace(TINY, layer_scale=True))
+    assert not any("LayerScale" in note for note in notes)
+    assert_same_logits(kept, theirs)
 
 
 def test_missing_biases_are_zeros(tmp_path):
@@ -58,6 +62,8 @@ def test_a_distillation_token_is_a_register(tmp_path):
     randomize(theirs)
     path = save({"model": theirs.state_dict()}, tmp_path / "deit.pth")
     ours, notes = imported(path, replace(TINY, registers=1))
+    both, _ = imported(path, replace(TINY, distilled=True))
+    assert_same_logits(both, theirs)
     assert "the distillation token became a register" in notes
     assert "head_dist left out: logits are those of the class token's head alone" in notes
     torch.nn.init.zeros_(theirs.head_dist.weight)
@@ -150,13 +156,17 @@ def test_the_resolution_of_a_bare_file_is_a_square_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pre_norm": True}, r"a norm before the blocks \(CLIP\), which is not supported"),
-        ({"qk_norm": True}, "norms of queries and keys, which is not supported"),
+        ({"pre_norm": True}, r"pre_norm True into False.*--stage\.model\.pre-norm"),
+        ({"qk_norm": True}, r"qk_norm True into False.*--stage\.model\.qk-norm"),
+        ({"attn_layer": "diff"}, "differential attention, which is not supported"),
         ({"embed_dim": 96}, r"width 96 into 48.*--stage\.model\.width 96"),
         ({"depth": 3}, r"depth 3 into 2.*--stage\.model\.depth 3"),
-        ({"mlp_layer": timm.layers.SwiGLUPacked, "mlp_ratio": 4}, "a gated MLP"),
+        (
+            {"mlp_layer": timm.layers.SwiGLUPacked, "mlp_ratio": 4},
+            r"mlp swiglu into gelu.*--stage\.model\.mlp swiglu",
+        ),
     ],
-    ids=["norm_pre", "qk_norm", "width", "depth", "swiglu"],
+    ids=["norm_pre", "qk_norm", "diff", "width", "depth", "swiglu"],
 )
 def test_what_does_not_fit_is_said_shortly_and_with_its_reason(change, message, tmp_path):
     path = save(tiny_timm(**change).state_dict(), tmp_path / "other.pth")
@@ -168,5 +178,5 @@ def test_what_does_not_fit_is_said_shortly_and_with_its_reason(change, message, 
 def test_openclips_tower_is_named(tmp_path):
     state = {"visual.conv1.weight": torch.ones(8, 3, 4, 4), "visual.ln_pre.weight": torch.ones(8)}
     state["visual.transformer.resblocks.0.ln_1.weight"] = torch.ones(8)
-    with pytest.raises(vit.BadCheckpoint, match="a norm before the blocks"):
+    with pytest.raises(vit.BadCheckpoint, match="names of OpenAI's CLIP"):
         vit.import_checkpoint(save(state, tmp_path / "clip.pt"), TINY)

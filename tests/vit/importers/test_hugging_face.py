@@ -136,7 +136,7 @@ def test_another_number_of_heads_is_refused(tmp_path):
         imported(tmp_path, replace(TINY, heads=4))
 
 
-def test_deit_has_its_distillation_token_as_a_register(tmp_path):
+def test_deit_has_both_of_its_heads(tmp_path):
     described = hugging_face_config(replace(TINY, gelu="exact", norm_eps=1e-12)).to_dict()
     described.pop("model_type")
     theirs = transformers.DeiTForImageClassificationWithTeacher(
@@ -145,10 +145,10 @@ def test_deit_has_its_distillation_token_as_a_register(tmp_path):
     randomize(theirs)
     theirs.save_pretrained(tmp_path)
     found = vit.infer_config(tmp_path)
-    assert found.config == replace(TINY, gelu="exact", norm_eps=1e-12, registers=1)
+    assert found.config == replace(TINY, gelu="exact", norm_eps=1e-12, distilled=True)
     ours, _ = imported(tmp_path, found.config)
     images = images_for(TINY)
-    torch.testing.assert_close(ours(images), theirs(images).cls_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(images), theirs(images).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("registers", [0, 2])
@@ -171,10 +171,66 @@ def test_features_of_dinov2_are_its_own(registers, tmp_path):
     assert isinstance(found.config, vit.ViTConfig)
     assert (found.config.norm_eps, found.config.registers) == (1e-6, registers)
     ours, notes = imported(tmp_path, found.config)
-    assert "LayerScale folded into attn.proj and mlp.fc2 (4 tensors)" in notes
+    assert found.config.layer_scale
+    assert not any("LayerScale" in note for note in notes)
     images = images_for(TINY)
     wanted = theirs(images).last_hidden_state
     torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+SMALL = {
+    "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+
+
+def of_folder(theirs, folder):
+    """The model of a saved one's folder, and images for it."""
+    randomize(theirs)
+    theirs.eval().save_pretrained(folder)
+    found = vit.infer_config(folder)
+    ours, _ = imported(folder, found.config)
+    assert isinstance(ours, vit.ViT)
+    assert ours.cost().parameters == sum(
+        p.numel() for n, p in theirs.named_parameters() if not n.endswith("mask_token")
+    )
+    return ours, images_for(found.config)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_features_of_dinov3_are_its_own(gated, tmp_path):
+    described = transformers.DINOv3ViTConfig(
+        **SMALL, intermediate_size=96, num_register_tokens=4, use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+    )  # fmt: skip
+    theirs = transformers.DINOv3ViTModel(described)
+    ours, images = of_folder(theirs, tmp_path)
+    assert ours.config.qkv_bias == "no-key"
+    wanted = theirs(images).last_hidden_state
+    torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+def test_features_of_dinov2_with_a_gated_mlp_are_its_own(tmp_path):
+    described = transformers.Dinov2Config(**SMALL, mlp_ratio=2, use_swiglu_ffn=True)
+    theirs = transformers.Dinov2Model(described)
+    ours, images = of_folder(theirs, tmp_path)
+    wanted = theirs(images).last_hidden_state
+    torch.testing.assert_close(ours.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+def test_the_pooled_features_of_siglip_are_its_own(tmp_path):
+    described = transformers.SiglipVisionConfig(**SMALL, intermediate_size=96)
+    theirs = transformers.SiglipVisionModel(described)
+    ours, images = of_folder(theirs, tmp_path)
+    assert ours.config.pool == "map"
+    torch.testing.assert_close(ours(images), theirs(images).pooler_output, atol=1e-5, rtol=0)
+
+
+def test_the_class_token_of_clips_image_tower_is_its_own(tmp_path):
+    described = transformers.CLIPVisionConfig(**SMALL, intermediate_size=96)
+    theirs = transformers.CLIPVisionModel(described)
+    ours, images = of_folder(theirs, tmp_path)
+    torch.testing.assert_close(ours(images), theirs(images).pooler_output, atol=1e-5, rtol=0)
 
 
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):

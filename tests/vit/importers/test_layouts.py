@@ -13,6 +13,8 @@ NAMES = {
     "BiT": ["resnet/root_block/standardized_conv2d/kernel", "resnet/head/conv2d/bias"],
     "BiT of big_vision": list(GOLDEN["bit_paper"]["tensors"]),
     "Hugging Face ViT": ["vit.embeddings.patch_embeddings.projection.weight", "classifier.bias"],
+    "Hugging Face CLIP or SigLIP": ["embeddings.patch_embedding.weight", "post_layernorm.bias"],
+    "Hugging Face DINOv3": ["embeddings.patch_embeddings.weight", "layer.0.norm1.weight"],
     "torchvision ViT": ["class_token", "encoder.layers.encoder_layer_0.ln_1.weight"],
     "mmpretrain ViT": ["cls_token", "layers.0.ln1.weight", "layers.0.attn.qkv.weight"],
     "timm ViT": list(vit.build_model(vit.VARIANTS["vit_ti16"], device="meta").state_dict()),

@@ -75,7 +75,7 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.02, generator=generator)
-        if "norm" in name and name.endswith("weight"):
+        if "gamma" in name or ("norm" in name and name.endswith("weight")):
             parameter.data += 1
 
 

@@ -1,0 +1,165 @@
+"""What timm calls a model of ours: architecture, arguments and tensor names, for `vit.export`.
+
+timm's VisionTransformer has most parts; its Eva has rotary positions, and biases of queries and
+values without one of keys. A name of timm's also stands for what no argument can say: the epsilon,
+a SwiGLU, a second head.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit.config import BiTConfig, Config, ViTConfig
+from vit.errors import BadModel
+
+_BIT: dict[tuple[tuple[int, ...], int], str] = {
+    ((3, 4, 6, 3), 1): "resnetv2_50x1_bit",
+    ((3, 4, 6, 3), 3): "resnetv2_50x3_bit",
+    ((3, 4, 23, 3), 1): "resnetv2_101x1_bit",
+    ((3, 4, 23, 3), 3): "resnetv2_101x3_bit",
+    ((3, 8, 36, 3), 2): "resnetv2_152x2_bit",
+    ((3, 8, 36, 3), 4): "resnetv2_152x4_bit",
+}
+_GELU = {"tanh": "gelu_tanh", "exact": "gelu", "quick": "quick_gelu"}
+
+
+def timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
+    """Name of a timm model, and the arguments that turn it into `config`'s.
+
+    Raises BadModel if timm has no such model.
+    """
+    if isinstance(config, BiTConfig):
+        key = (config.blocks, config.width_factor)
+        if key not in _BIT or config.in_channels != 3:
+            raise BadModel(f"timm has no BiT with blocks {key[0]} and width_factor {key[1]}")
+        return _BIT[key], {}
+    _refuse(
+        "ViT",
+        head=config.head == "mlp" and config.head,
+        pos_embed=config.pos_embed not in ("learned-1d", "none") and config.pos_embed,
+        stem_blocks=config.stem_blocks,
+    )
+    shared: dict[str, Any] = {
+        "img_size": list(config.image_hw),
+        "patch_size": config.patch_size,
+        "in_chans": config.in_channels,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "class_token": config.pool == "token",
+        "global_pool": "avg" if config.pool == "gap" else config.pool,
+        "no_embed_class": not config.pos_embed_prefix,
+        "qkv_bias": config.qkv_bias != "none",
+        "qk_norm": config.qk_norm,
+        "init_values": config.layer_scale_init if config.layer_scale else None,
+    }
+    if is_eva(config):
+        return _eva(config, shared)
+    return _vision_transformer(config, shared)
+
+
+def is_eva(config: ViTConfig) -> bool:
+    """Whether a model is an Eva in timm and no VisionTransformer."""
+    return config.rotary != "none" or config.qkv_bias == "no-key"
+
+
+def timm_tensors(weights: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """The weights under the names of the model that `timm_arguments` describes."""
+    tensors = dict(weights)
+    if not isinstance(config, ViTConfig):
+        return tensors
+    if not config.patch_bias and not config.pre_norm:
+        tensors["patch_embed.proj.bias"] = torch.zeros(config.width)
+    if not is_eva(config):
+        return tensors
+    for name in list(tensors):
+        if name.endswith((".ls1.gamma", ".ls2.gamma")):
+            block = name.removesuffix(".gamma")
+            tensors[f"{block[:-3]}gamma_{block[-1]}"] = tensors.pop(name)
+        elif config.mlp == "swiglu" and config.mlp_norm and ".mlp.fc1." in name:
+            for part, rows in zip("gx", tensors.pop(name).chunk(2), strict=True):
+                tensors[name.replace("fc1", f"fc1_{part}")] = rows
+    return tensors
+
+
+def _vision_transformer(config: ViTConfig, shared: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    _refuse(
+        "ViT",
+        patch_bias=config.pre_norm and config.patch_bias,
+        registers=config.distilled and config.registers,
+        pos_embed_prefix=config.distilled and not config.pos_embed_prefix and "off",
+    )
+    architecture = "vit_base_patch16_224"
+    if config.distilled:
+        architecture = "deit_base_distilled_patch16_224"
+    elif config.mlp == "swiglu":
+        architecture = "vit_giant_patch14_dinov2"
+    elif config.norm_eps == 1e-5:
+        architecture = "vit_base_patch16_clip_224"
+    arguments: dict[str, Any] = {
+        "mlp_ratio": _ratio(config, 2 if config.mlp == "swiglu" else 1),
+        "proj_bias": config.proj_bias,
+        "pool_include_prefix": config.pool == "map",
+        "pos_embed": "learn" if config.pos_embed == "learned-1d" else "none",
+        "fc_norm": config.fc_norm,
+        "reg_tokens": config.registers,
+        "pre_norm": config.pre_norm,
+        "scale_attn_norm": config.attn_norm,
+        "scale_mlp_norm": config.mlp_norm,
+    }
+    if config.distilled:  # these two are not for its constructor to choose
+        del arguments["reg_tokens"], shared["no_embed_class"]
+    if config.mlp == "gelu":
+        arguments["act_layer"] = _GELU[config.gelu]
+    if config.norm == "rms":
+        arguments["norm_layer"] = "rmsnorm"
+    return architecture, shared | arguments
+
+
+def _eva(config: ViTConfig, shared: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    _refuse(
+        "Eva",
+        gelu=config.mlp == "gelu" and config.gelu != "exact" and config.gelu,
+        norm=config.norm == "rms" and config.norm,
+        proj_bias=not config.proj_bias and "off",
+        patch_bias=config.pre_norm and config.patch_bias,
+        pool=config.pool == "map" and config.pool,
+        distilled=config.distilled,
+    )
+    reference = config.rotary_reference
+    arguments: dict[str, Any] = {
+        "mlp_ratio": _ratio(config, 1),
+        "qkv_fused": True,
+        "attn_type": "rope" if config.qkv_bias == "all" else "eva",
+        "swiglu_mlp": config.mlp == "swiglu",
+        "swiglu_align_to": 0,
+        "scale_mlp": config.mlp_norm,
+        "scale_attn_inner": config.attn_norm,
+        "num_reg_tokens": config.registers,
+        "use_abs_pos_emb": config.pos_embed != "none",
+        "use_rot_pos_emb": config.rotary != "none",
+        "rope_type": "dinov3" if config.rotary == "dinov3" else "cat",
+        "rope_rotate_half": config.rotary == "dinov3",
+        "rope_temperature": config.rotary_temperature,
+        "ref_feat_shape": [reference, reference] if reference else None,
+        "use_pre_transformer_norm": config.pre_norm,
+        "use_fc_norm": config.fc_norm,
+        "dynamic_img_size": False,
+    }
+    like_dinov3 = config.norm_eps == 1e-5
+    architecture = "vit_base_patch16_dinov3" if like_dinov3 else "eva02_base_patch14_224"
+    return architecture, shared | arguments
+
+
+def _ratio(config: ViTConfig, matrices: int) -> float:
+    # timm truncates width * ratio; half a unit more survives that.
+    return (matrices * config.mlp_dim + 0.5) / config.width
+
+
+def _refuse(whose: str, **found: Any) -> None:
+    """Raise BadModel that names each field with a value that timm's model has no place for."""
+    named = [f"{name} {value!r}" for name, value in found.items() if value]
+    if named:
+        raise BadModel(f"timm's {whose} has no place for {', '.join(named)}")
