@@ -6,6 +6,7 @@ list with an object per node, see `gpu_nodes.NodeReport`.
 """
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SECONDS = 20.0
@@ -24,6 +26,7 @@ _ROUNDS = 5
 def look(gpus: int) -> dict[str, Any]:
     """What a node's GPUs are: names, driver, CUDA; bandwidth of an all-reduce between them."""
     import torch
+    from torch.cuda import nccl
 
     found: dict[str, Any] = {"torch_cuda": torch.version.cuda, "names": [], "trouble": ""}
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -35,7 +38,7 @@ def look(gpus: int) -> dict[str, Any]:
         found["names"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         found["capability"] = torch.cuda.get_device_capability(0)
         if gpus > 1:
-            found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+            found["nccl"] = ".".join(map(str, nccl.version()))
             found["gigabytes_per_second"] = all_reduce_bandwidth(gpus)
     except (RuntimeError, AssertionError) as error:
         found["trouble"] = " ".join(str(error).split())
@@ -61,7 +64,7 @@ def all_reduce_bandwidth(gpus: int) -> float:
 
 def main(address: str) -> None:
     """Look at every node that has GPUs, and print what was found."""
-    ray.init(address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     tasks = {}
     for node in nodes:
@@ -74,7 +77,7 @@ def main(address: str) -> None:
     for task in done:
         try:
             tasks[task] |= ray.get(task)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             tasks[task]["trouble"] = str(error).strip().splitlines()[-1]
     print("nodes " + json.dumps([*tasks.values()]))
 

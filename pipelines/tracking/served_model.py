@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 from safetensors.torch import load_file
 
 from storage.decode import Crop, decode
@@ -23,7 +24,7 @@ BATCH = 64
 Row = dict[str, str | float | None]
 
 
-class ImageClassifier(mlflow.pyfunc.PythonModel):
+class ImageClassifier(PythonModel):
     """Classifies JPEG, PNG and WebP files."""
 
     def load_context(self, context: Any) -> None:
@@ -78,4 +79,4 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):
         return list(zip(names, best.tolist(), strict=True))
 
 
-mlflow.models.set_model(ImageClassifier())
+set_model(ImageClassifier())
