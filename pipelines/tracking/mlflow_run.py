@@ -63,8 +63,7 @@ class MlflowRun:
             )
             measured = [
                 Metric(m.key, m.value, m.timestamp, m.step, model_id=model.model_id)
-                for m in run.data.to_proto().metrics
-                if m.key.startswith("val") and m.step == step
+                for m in run_tree.evaluated(self._client, run, step)
             ]
             self._client.log_batch(self._run_id, metrics=measured)
             output = LoggedModelOutput(model_id=model.model_id, step=step)

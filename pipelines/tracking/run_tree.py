@@ -72,19 +72,27 @@ def end(client: Any, run_id: str, status: str, ended_ms: int) -> None:
     parent_id = run.data.tags.get(PARENT_RUN)
     if parent_id is None:
         return
-    client.log_batch(parent_id, metrics=_for_parent(run))
+    client.log_batch(parent_id, metrics=_for_parent(client, run))
     others = _children(client, run.info.experiment_id, parent_id)
     if not any(other.info.status == RUNNING and not _is_abandoned(other) for other in others):
         client.set_terminated(parent_id, status, ended_ms)
 
 
-def _for_parent(run: Any) -> list[Metric]:
-    """A stage's last evaluation under the stage's name, for MLflow's first table."""
+def evaluated(client: Any, run: Any, step: int) -> list[Any]:
+    """The metrics of the evaluation after so many steps: with `keep: best` not the run's last."""
+    names = [name for name in run.data.metrics if name.startswith("val")]
+    history = [client.get_metric_history(run.info.run_id, name) for name in names]
+    return [point for points in history for point in points if point.step == step]
+
+
+def _for_parent(client: Any, run: Any) -> list[Metric]:
+    """What a stage's weights reached, under the stage's name, for MLflow's first table."""
     stage = run.data.tags.get("vit.stage", "stage")
+    models = run.outputs.model_outputs if run.outputs else []
     return [
-        Metric(f"{stage}/{m.key}", m.value, m.timestamp, m.step)
-        for m in run.data.to_proto().metrics
-        if m.key.startswith("val")
+        Metric(f"{stage}/{point.key}", point.value, point.timestamp, point.step)
+        for model in models[-1:]
+        for point in evaluated(client, run, model.step)
     ]
 
 

@@ -183,8 +183,9 @@ def test_the_first_table_shows_what_the_stages_reached(
     for stage, accuracy in (("pretrain", 0.5), ("finetune", 0.75)):
         tracker = begin("table", stage)
         run_id = tracker.run_id
-        tracker.log_steps([{"step": 9, "val/accuracy": accuracy - 0.25, "train/loss": 1.0}])
-        tracker.log_steps([{"step": 10, "val/accuracy": accuracy, "train/loss": 1.0}])
+        tracker.log_steps([{"step": 9, "val/accuracy": accuracy, "train/loss": 1.0}])
+        tracker.log_steps([{"step": 10, "val/accuracy": accuracy - 0.25, "train/loss": 1.0}])
+        tracker.log_model("table", {}, 9)  # the best is kept
         tracker.end(FINISHED)
     found = client.get_run(parent(client, run_id)).data.metrics
     assert found == {"pretrain/val/accuracy": 0.5, "finetune/val/accuracy": 0.75}
