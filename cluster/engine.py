@@ -53,13 +53,7 @@ def prepare_worker(
 
 def _gpu(local_rank: int) -> torch.device:
     """Select the GPU that Ray gave this process, or outside Ray the one of the local rank."""
-    reason = cuda_trouble()
-    if reason:
-        raise BadPlace(
-            f"workers.gpus is 1, but torch cannot use CUDA on {socket.gethostname()}: {reason} -"
-            f" torch {torch.__version__} needs an NVIDIA driver of version {LEAST_DRIVER} or newer;"
-            " or set --place.workers.gpus 0"
-        )
+    _check_cuda()
     import ray  # takes a second that workers on CPUs need not spend
 
     if ray.is_initialized() and ray.get_gpu_ids():
@@ -70,6 +64,31 @@ def _gpu(local_rank: int) -> torch.device:
         device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+def device_here(gpus: int | None) -> torch.device:
+    """Return the device of a process that computes without Ray.
+
+    Args:
+        gpus: `workers.gpus`; None takes the GPU if torch can use one.
+
+    Raises:
+        BadPlace: `gpus` is 1, and CUDA does not start here.
+    """
+    if gpus == 0 or (gpus is None and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    _check_cuda()
+    return torch.device("cuda", 0)
+
+
+def _check_cuda() -> None:
+    reason = cuda_trouble()
+    if reason:
+        raise BadPlace(
+            f"workers.gpus is 1, but torch cannot use CUDA on {socket.gethostname()}: {reason} -"
+            f" torch {torch.__version__} needs an NVIDIA driver of version {LEAST_DRIVER} or newer;"
+            " or set --place.workers.gpus 0"
+        )
 
 
 def cuda_trouble() -> str:

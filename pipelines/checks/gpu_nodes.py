@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.engine import LEAST_DRIVER
 from cluster.errors import BadPlace
 from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.cli.options import Command
@@ -16,8 +17,6 @@ from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
 NAME = "GPU nodes"
 PROBE = Path(__file__).parent / "gpu_probe.py"
 SECONDS = 28.0
-DRIVER = 580
-"""Oldest driver for CUDA 13, which torch 2.13 is built with."""
 NodeReport = Mapping[str, Any]
 """node (address), gpus (as Ray counts them); if it answered: driver (if nvidia-smi ran),
 torch_cuda, names, capability, nccl, gigabytes_per_second, trouble (empty: none)."""
@@ -78,10 +77,10 @@ def finding_of(nodes: Sequence[NodeReport], *, bfloat16: bool) -> Finding:
 
 def _trouble(node: NodeReport, *, bfloat16: bool) -> str:
     driver = node.get("driver")
-    if driver and int(driver.partition(".")[0]) < DRIVER:
+    if driver and int(driver.partition(".")[0]) < LEAST_DRIVER:
         return (
             f"driver {driver} is too old for CUDA {node.get('torch_cuda')} of its torch - install"
-            f" {DRIVER} or newer"
+            f" {LEAST_DRIVER} or newer"
         )
     if node["trouble"]:
         hint = "" if driver else " (and nvidia-smi does not run: does the container see the GPUs?)"

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 import ray
-import torch
 
+from cluster.engine import device_here
 from cluster.settings import Place
 from pipelines.inference.network import Network
 from pipelines.inference.workers import inference_workers, network_of_actor, share_weights
@@ -76,11 +76,15 @@ def predict(
 def predict_here(
     prediction: Prediction, pieces: Sequence[Piece], skip: set[int], place: Place
 ) -> Iterator[Rows]:
-    """Do the same in this process, without Ray: for fewer images than it takes time to start."""
+    """Do the same in this process, without Ray: for fewer images than it takes time to start.
+
+    Raises:
+        cluster.errors.BadPlace: `workers.gpus` is 1, and torch can use no GPU.
+    """
+    device = device_here(place.workers.gpus)
     weights = {name: tensor.numpy() for name, tensor in prediction.candidate.tensors().items()}
-    gpu = torch.cuda.is_available() and place.workers.gpus != 0
     work = Work.of(prediction)
-    network = Network(work.config, weights, work.precision, device="cuda" if gpu else "cpu")
+    network = Network(work.config, weights, work.precision, device=str(device))
     for number, piece in enumerate(pieces):
         if number not in skip:
             yield _rows(work(network, decoded(number, piece, prediction.crop)), prediction)

@@ -163,6 +163,15 @@ def test_a_mistake_is_one_line_that_names_it(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_was_asked_for_is_not_replaced_by_the_cpu(
+    predict: Predict, folder: Path
+) -> None:
+    said = predict(str(folder), "--place.workers.gpus", "1")
+    assert (said.code, said.out) == (2, "")
+    assert "--place.workers.gpus 0" in said.err
+
+
 def test_without_the_dataset_classes_are_numbers(
     predict: Predict, folder: Path, tmp_path: Path
 ) -> None:
