@@ -106,6 +106,9 @@ class Place:
     """Location of weights and resume states: a directory or s3://bucket/prefix."""
     mlflow_uri: str = "sqlite:///mlflow.db"
     """MLflow tracking server (http://...) or database (sqlite:///file.db)."""
+    tensorboard: str | None = None
+    """Folder on the driver's machine for TensorBoard event files, with every metric that MLflow
+    gets. If null, none are written."""
     workers: Workers = field(default_factory=Workers)
     """Number and size of the training processes."""
     wait_for_nodes: bool = False

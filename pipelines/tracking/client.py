@@ -11,7 +11,7 @@ and the git remote (whose URL may hold a token).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,7 @@ def open_tracker(
     tags: Mapping[str, str],
     params: Mapping[str, Any],
     dataset: DatasetRecord | None = None,
+    copy: Callable[[Sequence[MetricPoint]], None] | None = None,
 ) -> Tracker:
     """Open the run of a stage attempt: continue it if it exists, else create it.
 
@@ -114,6 +115,7 @@ def open_tracker(
         tags: additional tags, prefixed by `vit.`.
         params: logged once; MLflow keeps the first value of each.
         dataset: what is trained on, if anything is.
+        copy: is given every metric too.
 
     Raises:
         TrackingUnavailable: MLflow does not answer, or another process trains this attempt.
@@ -121,7 +123,7 @@ def open_tracker(
     with answering(client.tracking_uri):
         run_id = _run_of(client, experiment=experiment, run=run, stage=stage, attempt=attempt)
     try:
-        tracker = Tracker(MlflowRun(client, run_id), run_id, spool_path(run_id))
+        tracker = Tracker(MlflowRun(client, run_id), run_id, spool_path(run_id), copy=copy)
     except SpoolInUse as error:
         raise TrackingUnavailable(
             f"{error}, which trains the same attempt - wait for it to end, or stop it"

@@ -67,6 +67,7 @@ class Tracker:
         spool_file: where records wait; those from an earlier process are delivered first.
         continues: whether more will be logged; if so, an end of the run that an earlier process
             left in the spool is dropped.
+        copy: is given every metric too, and may raise OSError.
 
     Raises:
         SpoolInUse: another process writes this run.
@@ -74,10 +75,16 @@ class Tracker:
     """
 
     def __init__(
-        self, server: Server, run_id: str, spool_file: Path, *, continues: bool = True
+        self,
+        server: Server,
+        run_id: str,
+        spool_file: Path,
+        *,
+        continues: bool = True,
+        copy: Callable[[Sequence[MetricPoint]], None] | None = None,
     ) -> None:
         self.run_id, self.history = run_id, History()
-        self._server = server
+        self._server, self._copy = server, copy
         self._session = uuid.uuid4().hex if continues else None
         self._spool = Spool(spool_file, self._send)
         self.ended_ms: int | None = None
@@ -211,8 +218,16 @@ class Tracker:
         }  # notices() may be iterating over the old dict
 
     def _put_points(self, points: Sequence[MetricPoint]) -> None:
-        if points:
-            self._spool.put({"metrics": points})
+        if not points:
+            return
+        self._spool.put({"metrics": points})
+        if self._copy is None:
+            return
+        try:
+            self._copy(points)
+        except OSError as error:
+            self._copy = None
+            self._warn("copy", f"TensorBoard gets no more metrics: {_named(error)}")
 
     def _send(self, records: Sequence[Record]) -> None:
         """Deliver records, on the spool's thread; raise if the server does not answer."""

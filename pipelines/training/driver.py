@@ -4,8 +4,10 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +29,8 @@ from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.stage import flatten
 from pipelines.tracking.client import DatasetRecord, node_sampler, open_tracker
+from pipelines.tracking.history import MetricPoint
+from pipelines.tracking.tensorboard import EventFiles
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.fit import fit, with_smaller_micro_batches
 from pipelines.training.gauges import Gauges
@@ -67,6 +71,7 @@ def run_stage(
         tags=_tags(plan, lineage),
         params=flatten(asdict(stage)),
         dataset=_record(plan),
+        copy=_event_files(plan, place),
     )
     tracker.log_file("config.yaml", command.as_yaml().encode())
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
@@ -172,6 +177,12 @@ def _fit_to_cluster(plan: Plan, place: Place) -> tuple[int, int, float]:
             have_gpus=resources.get("GPU", 0.0),
         )
     return fewest, most, cpus
+
+
+def _event_files(plan: Plan, place: Place) -> Callable[[Sequence[MetricPoint]], None] | None:
+    if place.tensorboard is None:
+        return None
+    return EventFiles(Path(place.tensorboard, plan.run, plan.stage.name, plan.attempt.name)).add
 
 
 def _record(plan: Plan) -> DatasetRecord:
