@@ -62,7 +62,7 @@ def augment_image(
         image: may be changed in place.
         config: what is drawn.
         seed: of the stream.
-        epoch: of the sample.
+        epoch: which time the sample is drawn, from 0 (`order.Draws.visit`).
         index: position of the sample in the split.
     """
     if config.randaugment_layers:
@@ -85,7 +85,7 @@ def mix_draws(
     Args:
         config: with mixup or cutmix on.
         seed: of the stream.
-        epoch: of each sample, int64 [n].
+        epoch: which time each sample is drawn, from 0: int64 [n].
         index: position of each sample in the split, int64 [n].
         side: height and width of the images.
 

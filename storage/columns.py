@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from storage.augment import NO_AUGMENTATION, AugmentConfig, augment_image, mix_draws
+from storage.balance import Balance, Balanced
 from storage.cache import Cache, CachedShards
 from storage.dataset import load_dataset
 from storage.decode import Crop, decode
@@ -21,7 +22,7 @@ from storage.index import SampleIndex, load_index
 from storage.order import OrderSpec, Tail, natural_run, replacement
 from storage.reader import Damaged, read_samples
 from storage.selection import EVERYTHING, Selection
-from storage.selection_cache import drawn
+from storage.selection_cache import drawn, grouped
 from storage.store import ObjectStore, RangeReader
 from storage.tasks import Batch
 
@@ -48,6 +49,8 @@ class StreamSpec:
     """Samples per step over all ranks."""
     tail: Tail = "drop"
     """Whether samples that do not fill an epoch's last batch are dropped or carried over."""
+    balance: Balance = "none"
+    """Share of each class in an epoch: its own, or balanced."""
     run_samples: int | None = None
     """Number of neighbours that are shuffled and read as one run; 1 is a full shuffle. If None,
     `natural_run` chooses it."""
@@ -97,7 +100,8 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
         seed=spec.seed,
         global_batch=spec.global_batch,
         tail=spec.tail,
-        run_samples=spec.run_samples or natural_run(labels, global_batch=spec.global_batch),
+        run_samples=spec.run_samples or _run_samples(spec, labels),
+        balanced=None if spec.balance == "none" else _balanced(spec, digest, index, labels),
     )
     store = dataset.shard_store()
     shards = {shard.name: shard for shard in index.shards}
@@ -112,8 +116,19 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
     )
 
 
-def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: bool) -> Batch:
-    """Read and decode: chosen int64 [n] (among the selected), epoch int64 [n] -> columns of n rows.
+def _run_samples(spec: StreamSpec, labels: np.ndarray) -> int:
+    if spec.balance != "none":
+        return 1
+    return natural_run(labels, global_batch=spec.global_batch)
+
+
+def _balanced(spec: StreamSpec, digest: str, index: SampleIndex, labels: np.ndarray) -> Balanced:
+    table = grouped(index, spec.selection, labels, digest=digest, seed=spec.seed)
+    return Balanced.of(table, spec.balance, samples=len(labels))
+
+
+def columns(opened: Opened, chosen: np.ndarray, visit: np.ndarray, *, replace: bool) -> Batch:
+    """Read and decode: chosen int64 [n] (among the selected), visit int64 [n] -> columns of n rows.
 
     With `replace`, samples that cannot be used are replaced by others; without, their images are
     black and their label and index are -1.
@@ -123,7 +138,7 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
     requests, read = traffic.requests, traffic.bytes
     image = np.zeros((rows, side, side, 3), dtype=np.uint8)
     used, quarantined = chosen.copy(), np.full(rows, -1, dtype=np.int64)
-    missing = _fill(image, opened, used, epoch, np.arange(rows))
+    missing = _fill(image, opened, used, visit, np.arange(rows))
     quarantined[missing] = _positions(opened, chosen[missing])
     attempt = 0
     while replace and len(missing):
@@ -134,8 +149,8 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
                 f" all damaged too; the last: {_problem(opened, int(used[missing[0]]))}"
             )
         for row in missing.tolist():
-            used[row] = replacement(opened.order, int(epoch[row]), int(chosen[row]), attempt)
-        missing = _fill(image, opened, used, epoch, missing)
+            used[row] = replacement(opened.order, int(visit[row]), int(chosen[row]), attempt)
+        missing = _fill(image, opened, used, visit, missing)
     label, index = opened.labels[used].astype(np.int64), _positions(opened, used)
     label[missing], index[missing] = -1, -1
     cost = np.zeros((2, rows), dtype=np.int64)
@@ -144,13 +159,14 @@ def columns(opened: Opened, chosen: np.ndarray, epoch: np.ndarray, *, replace: b
         "image": image,
         "label": label,
         "index": index,
+        "visit": visit,
         "quarantined": quarantined,
         "requests": cost[0],  # the first row has the total of all rows
         "bytes": cost[1],
     }
     spec = opened.spec
     if spec.augment.mixes:
-        found["mix"] = mix_draws(spec.augment, seed=spec.seed, epoch=epoch, index=index, side=side)
+        found["mix"] = mix_draws(spec.augment, seed=spec.seed, epoch=visit, index=index, side=side)
     return found
 
 
@@ -169,7 +185,7 @@ def _positions(opened: Opened, chosen: np.ndarray) -> np.ndarray:
 
 
 def _fill(
-    image: np.ndarray, opened: Opened, chosen: np.ndarray, epoch: np.ndarray, rows: np.ndarray
+    image: np.ndarray, opened: Opened, chosen: np.ndarray, visit: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Decode some rows of uint8 [n, H, W, 3]; return those that failed: int64 [m], sorted."""
     spec = opened.spec
@@ -178,7 +194,7 @@ def _fill(
     bad: list[int] = []
     for raw in read_samples(opened.shards, opened.index, position, damaged=damaged):
         row = int(rows[raw.request])
-        place = {"epoch": int(epoch[row]), "index": int(position[raw.request])}
+        place = {"epoch": int(visit[row]), "index": int(position[raw.request])}
         try:
             pixels = decode(raw.data, spec.crop, seed=spec.seed, **place)
         except BadImage:
@@ -189,7 +205,7 @@ def _fill(
     if len(again) and isinstance(opened.shards, CachedShards):  # ask the origin too
         for one in damaged:
             opened.shards.forget(one.error.shard)
-        again = _fill(image, changed(opened, shards=opened.store), chosen, epoch, again)
+        again = _fill(image, changed(opened, shards=opened.store), chosen, visit, again)
     return np.sort(np.concatenate([np.array(bad, dtype=np.int64), again]))
 
 

@@ -9,14 +9,15 @@ permuted over the whole epoch by a keyed bijection (`permutation.py`). A run is 
 with runs of 16 a batch of 1,024 costs 64 reads instead of 1,024; `run_samples=1` is a full shuffle.
 `natural_run` chooses the length. The usual window of whole shards mixes far worse at equal cost:
 with a window of 16 shards a batch of a class-sorted dataset has 16 classes, with runs of 16 it has
-64.
+64. Where classes are balanced, what is shuffled are the epoch's draws (`balance.py`), one by one.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from storage.balance import Balanced
 from storage.errors import BadOrder
 from storage.permutation import Permutation
 
@@ -44,6 +45,8 @@ class OrderSpec:
     batch may span two (or many if N < G)."""
     run_samples: int = 1
     """Number of neighbours that stay together; 1 is a full shuffle."""
+    balanced: Balanced | None = None
+    """What an epoch draws where classes are balanced. None: each sample once."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -55,11 +58,27 @@ class OrderSpec:
                 f"global_batch {self.global_batch} and run_samples {self.run_samples}: wanted at"
                 " least 1"
             )
+        if self.balanced and self.run_samples > 1:
+            raise BadOrder(
+                f"run_samples {self.run_samples}: balanced classes are a full shuffle - set it to 1"
+            )
         if self.tail == "drop" and self.samples < self.global_batch:
             raise BadOrder(
                 f"tail 'drop' uses only whole batches, and {self.samples} samples do not fill one"
                 f" of {self.global_batch}: set tail 'carry' or a smaller global batch"
             )
+
+
+class Draws(NamedTuple):
+    """Samples in the order in which they are drawn, [n] of each."""
+
+    epoch: np.ndarray
+    """int64 [n]."""
+    position: np.ndarray
+    """int64 [n] in [0, N)."""
+    visit: np.ndarray
+    """int64 [n]: which time the sample is drawn, from 0. That is the epoch, unless classes are
+    balanced. Crop, augmentation and dropout depend on it."""
 
 
 def longest_run(samples: int, *, global_batch: int) -> int:
@@ -134,6 +153,12 @@ def rank_batch(
     spec: OrderSpec, step: int, *, rank: int, world_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One rank's slice of the global batch, b = G / W -> (epoch int64 [b], position int64 [b])."""
+    drawn = rank_draws(spec, step, rank=rank, world_size=world_size)
+    return drawn.epoch, drawn.position
+
+
+def rank_draws(spec: OrderSpec, step: int, *, rank: int, world_size: int) -> Draws:
+    """One rank's slice of the global batch, with the visit of each sample: [b], b = G / W."""
     rows = rank_slice(spec.global_batch, rank=rank, world_size=world_size)
     row = np.arange(rows.start, rows.stop, dtype=np.int64)  # [b]
     if spec.tail == "drop":
@@ -142,11 +167,11 @@ def rank_batch(
         slot = step_in_epoch * spec.global_batch + row
     else:
         epoch, slot = np.divmod(step * spec.global_batch + row, spec.samples)
-    position = np.empty_like(slot)
+    position, visit = np.empty_like(slot), np.empty_like(slot)
     for one in np.unique(epoch):  # one, or two at an epoch's edge; more only where N < G
         here = epoch == one
-        position[here] = epoch_positions(spec, int(one), slot[here])
-    return epoch, position
+        position[here], visit[here] = epoch_draws(spec, int(one), slot[here])
+    return Draws(epoch, position, visit)
 
 
 def rank_slice(global_batch: int, *, rank: int, world_size: int) -> slice:
@@ -157,8 +182,16 @@ def rank_slice(global_batch: int, *, rank: int, world_size: int) -> slice:
     return slice(rank * rows, (rank + 1) * rows)
 
 
-def epoch_positions(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray:
-    """Positions at some slots of an epoch: slot int64 [n] -> position int64 [n], in [0, N).
+def epoch_draws(spec: OrderSpec, epoch: int, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples at some slots of an epoch: slot int64 [n] -> position, visit int64 [n]."""
+    number = _shuffled(spec, epoch, slot)
+    if spec.balanced is None:
+        return number, np.full_like(number, epoch)
+    return spec.balanced.draws(epoch, number)
+
+
+def _shuffled(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray:
+    """Numbers at some slots of a shuffled epoch: slot int64 [n] -> int64 [n], in [0, N).
 
     All runs have `run_samples` positions except the last one of the split, which has the
     remainder; the slots after it move up, wherever the permutation put it.
@@ -174,12 +207,12 @@ def epoch_positions(spec: OrderSpec, epoch: int, slot: np.ndarray) -> np.ndarray
     return shuffle.forward(place) * size + offset
 
 
-def replacement(spec: OrderSpec, epoch: int, position: int, attempt: int) -> int:
+def replacement(spec: OrderSpec, visit: int, position: int, attempt: int) -> int:
     """The sample to use in place of a bad one, at the `attempt`-th try, counted from 1.
 
-    It follows a cycle through all samples, which (digest, seed, epoch) determine. Like the order
-    itself it depends on nothing else, and every other sample is tried in the end.
+    It follows a cycle through the samples of all classes, which (digest, seed, visit) determine.
+    Like the order itself it depends on nothing else, and every other sample is tried in the end.
     """
-    cycle = Permutation(spec.samples, f"{spec.digest}/{spec.seed}/{epoch}/replacement")
+    cycle = Permutation(spec.samples, f"{spec.digest}/{spec.seed}/{visit}/replacement")
     place = (cycle.inverse(np.array([position])) + attempt) % spec.samples
     return int(cycle.forward(place)[0])

@@ -1,16 +1,19 @@
-"""Draw a selection from a large split once per machine, and map it in all processes.
+"""Tables of a large split, each computed once per machine and mapped in all processes.
 
-Positions and labels of 14 million samples are 224 MB, and drawing them takes several times that:
-neither fits on a node where 64 processes decode.
+Positions and labels of a selection of 14 million samples are 224 MB, and drawing them takes several
+times that: neither fits on a node where 64 processes decode. The samples by class of a balanced
+order are 112 MB.
 """
 
 import fcntl
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from storage.balance import samples_by_class
 from storage.index import SampleIndex
 from storage.index_files import private_folder
 from storage.selection import Selection, select
@@ -25,14 +28,41 @@ def drawn(index: SampleIndex, selection: Selection, digest: str) -> tuple[np.nda
     """
     if len(index) < _LARGE:
         return select(index, selection)
-    name = hashlib.sha256(f"{digest}/{index.split}/{selection!r}".encode()).hexdigest()
-    path = private_folder() / f"selection-{name}.npy"
+    key = f"{digest}/{index.split}/{selection!r}"
+    positions, labels = _mapped("selection", key, lambda: np.stack(select(index, selection)))
+    return positions, labels  # rows of int64 [2, n]
+
+
+def grouped(
+    index: SampleIndex, selection: Selection, labels: np.ndarray, *, digest: str, seed: int
+) -> np.ndarray:
+    """The result of `samples_by_class`, int64 [C + 1 + n]; of a large selection from a file.
+
+    Args:
+        index: of the split.
+        selection: part of the split.
+        labels: label of each selected sample, int [n].
+        digest: digest of the dataset.
+        seed: seed of the order.
+    """
+    if len(labels) < _LARGE:
+        return samples_by_class(labels, digest=digest, seed=seed)
+
+    def table() -> np.ndarray:
+        every = index.all_labels() if selection.everything else labels
+        return samples_by_class(every, digest=digest, seed=seed)
+
+    return _mapped("classes", f"{digest}/{index.split}/{selection!r}/{seed}", table)
+
+
+def _mapped(kind: str, key: str, table: Callable[[], np.ndarray]) -> np.ndarray:
+    """The table of that kind and key, mapped from a file that the first process writes."""
+    path = private_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()}.npy"
     with path.with_suffix(".lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _write(path, np.stack(select(index, selection)))
-    positions, labels = np.load(path, mmap_mode="r", allow_pickle=False)  # int64 [2, n]
-    return positions, labels
+            _write(path, table())
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _write(path: Path, rows: np.ndarray) -> None:

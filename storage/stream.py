@@ -23,7 +23,7 @@ from storage.cache import Cache
 from storage.columns import StreamSpec, columns, describe, open_stream
 from storage.dataset import Dataset, load_dataset
 from storage.errors import BadOrder
-from storage.order import OrderSpec, rank_batch, rank_slice
+from storage.order import OrderSpec, rank_draws, rank_slice
 from storage.tasks import Batch, blocks_in_order
 
 __all__ = [
@@ -62,9 +62,10 @@ def train_stream(
     """Stream the steps [start_step, stop_step), dealt to the ranks in turn.
 
     Columns of a rank's batch, b = global_batch / world_size: image uint8 [b, H, W, 3], label int64
-    [b], index int64 [b] (position in the split), epoch int64 [b], step int64 [b], quarantined int64
-    [b] (position of the damaged sample that this row replaces, else -1); requests, bytes int64 [b]:
-    the cost of reading the block, in its first row; with mixup or cutmix, mix float64 [b, 5], as
+    [b], index int64 [b] (position in the split), epoch int64 [b], visit int64 [b] (which time the
+    sample is drawn: the epoch, unless classes are balanced), step int64 [b], quarantined int64 [b]
+    (position of the damaged sample that this row replaces, else -1); requests, bytes int64 [b]: the
+    cost of reading the block, in its first row; with mixup or cutmix, mix float64 [b, 5], as
     `augment.mix_draws` gives it. The consumer sets `preserve_order`, splits with
     `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
     `rows_per_block` decides how many. It does not change the batches, and neither do `cache`, for
@@ -105,10 +106,10 @@ def eval_stream(
 ) -> ray.data.Dataset:
     """Stream every selected sample exactly once, in storage order, dealt to the ranks in turn.
 
-    The columns are those of `train_stream`, with epoch and step 0. Every rank gets the same number
-    of blocks with the same number of rows, a multiple of global_batch / world_size; the end is
-    padded with rows of label -1, index -1 and a black image. A sample that cannot be used becomes
-    such a row too, so that no other sample is evaluated twice.
+    The columns are those of `train_stream`, with epoch, visit and step 0. Every rank gets the same
+    number of blocks with the same number of rows, a multiple of global_batch / world_size; the end
+    is padded with rows of label -1, index -1 and a black image. A sample that cannot be used
+    becomes such a row too, so that no other sample is evaluated twice.
     """
     dataset = load_dataset(spec.dataset)
     spec = _resolved(spec, dataset)
@@ -179,12 +180,11 @@ class _TrainPlan:
         first = self.start_step + group * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.stop_step))
         parts = [
-            rank_batch(opened.order, step, rank=rank, world_size=self.world_size) for step in steps
+            rank_draws(opened.order, step, rank=rank, world_size=self.world_size) for step in steps
         ]
-        epoch = np.concatenate([part[0] for part in parts])  # [n]
-        chosen = np.concatenate([part[1] for part in parts])  # [n]
+        epoch, chosen, visit = map(np.concatenate, zip(*parts, strict=True))  # [n] each
         step = np.repeat(np.array(steps, dtype=np.int64), len(chosen) // len(steps))  # [n]
-        return {**columns(opened, chosen, epoch, replace=True), "epoch": epoch, "step": step}
+        return {**columns(opened, chosen, visit, replace=True), "epoch": epoch, "step": step}
 
 
 @dataclass(frozen=True, kw_only=True)

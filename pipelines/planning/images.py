@@ -59,12 +59,11 @@ def images_of(stage: Stage, place: Place) -> Images:
         reason = "not packed" if not isinstance(error, Unavailable) else "unreachable"
         train = known or stage.steps * stage.global_batch or 1
         assumption = "its published size" if known else "one epoch assumed, give --images"
-        longest = longest_run(train, global_batch=stage.global_batch)
         return Images(
             train=train,
             val=0,
             mean_bytes=PHOTOGRAPH_BYTES,
-            run_samples=longest,  # the choice of `natural_run` for shuffled shards
+            run_samples=_run_samples(stage, train),
             source=f"{data.dataset}: {reason}; {assumption}, evaluation not counted",
         )
 
@@ -74,7 +73,7 @@ def _packed(stage: Stage, dataset: Dataset) -> Images:
     shards = dataset.shards(data.train_split)
     samples = dataset.samples(data.train_split)
     train, val = samples, dataset.samples(data.val_split)
-    run = longest_run(max(samples, 1), global_batch=stage.global_batch)
+    run = _run_samples(stage, max(samples, 1))
     size = sum(shard.bytes for shard in shards) / max(samples, 1)
     if dataset.indexes[data.train_split].bytes <= _LARGEST_INDEX:
         order = order_of(train_spec(stage, dataset.uri), dataset)
@@ -88,3 +87,10 @@ def _packed(stage: Stage, dataset: Dataset) -> Images:
         run_samples=run,
         source=f"{dataset.uri}: counted",
     )
+
+
+def _run_samples(stage: Stage, samples: int) -> int:
+    """Neighbours read at once, where labels are unknown: as of shards shuffled when written."""
+    if stage.data.balance != "none":
+        return 1
+    return longest_run(samples, global_batch=stage.global_batch)

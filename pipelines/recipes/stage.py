@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipelines.recipes.errors import Mistake
 from storage.augment import AugmentConfig
+from storage.balance import Balance
 from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
@@ -51,7 +52,7 @@ _ADDED: dict[str, dict[str, Any]] = {
         "metric": "val/accuracy",
         "patience": 0,
     },
-    "data": {"val_selection": asdict(Selection())},
+    "data": {"val_selection": asdict(Selection()), "balance": "none"},
     "selection": {"labels": None, "samples": None, "skip": 0},
 }
 
@@ -87,6 +88,10 @@ class Data:
     tail: Tail = "drop"
     """Samples of an epoch that fill no global batch: `drop` them, or `carry` them over into a batch
     with the next epoch's first."""
+    balance: Balance = "none"
+    """Share of each class in an epoch of training: its own (`none`, every sample once), by the root
+    of its size (`sqrt`), or the same for all (`uniform`). Balanced, small classes repeat within an
+    epoch, and large ones are seen whole over several."""
 
     def train_crop(self, image_size: int) -> Crop:
         """How a training image of this size is cut."""

@@ -20,6 +20,7 @@ def train_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
         seed=stage.seed,
         global_batch=stage.global_batch,
         tail=data.tail,
+        balance=data.balance,
     )
 
 
@@ -33,6 +34,7 @@ def val_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
         crop=data.val_crop(stage.image_size),
         augment=NO_AUGMENTATION,
         tail="carry",  # an evaluation pads its last batch and drops nothing
+        balance="none",
     )
 
 

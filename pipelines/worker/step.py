@@ -91,5 +91,5 @@ def mask_keys(
     """
     if not drops(stage.model):
         return None
-    keys = sample_keys(seed=stage.seed, step=step, epoch=batch["epoch"], index=batch["index"])
+    keys = sample_keys(seed=stage.seed, step=step, epoch=batch["visit"], index=batch["index"])
     return keys.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys

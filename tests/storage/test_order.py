@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from storage.errors import BadOrder
 from storage.order import (
     OrderSpec,
-    epoch_positions,
+    epoch_draws,
     epochs_at,
     global_batch,
     natural_run,
@@ -31,7 +31,8 @@ seeds = st.integers(0, 2**63)
 @given(samples=st.integers(1, 3000), run=runs, seed=seeds, epoch=st.integers(0, 10**6))
 def test_an_epoch_is_a_permutation(samples: int, run: int, seed: int, epoch: int) -> None:
     order = spec(samples, 1, run_samples=run, seed=seed)
-    positions = epoch_positions(order, epoch, np.arange(samples))
+    positions, visits = epoch_draws(order, epoch, np.arange(samples))
+    assert (visits == epoch).all()
     assert np.array_equal(np.sort(positions), np.arange(samples))
 
 

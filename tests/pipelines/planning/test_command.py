@@ -46,6 +46,12 @@ def test_the_papers_models_cost_what_the_paper_says(
     assert 0.25 < found.exaflops * 1e18 / (core_days * 86400 * TPU_V3_CORE) < 0.5
 
 
+def test_balanced_classes_are_read_one_by_one(tmp_path: Path) -> None:
+    stage, nowhere = pretrain("vit-b16-imagenet21k"), Place(data_root=str(tmp_path))
+    balanced = replace(stage, data=replace(stage.data, balance="sqrt"))
+    assert [images_of(one, nowhere).run_samples for one in (stage, balanced)] == [16, 1]
+
+
 def test_time_and_cost_follow_from_peak_and_mfu() -> None:
     cluster = replace(
         NODE_KINDS["p4d"], mfu=0.5, dollars_per_million_reads=0.0, dollars_per_million_writes=0.0

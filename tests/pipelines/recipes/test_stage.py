@@ -45,9 +45,11 @@ def test_fingerprint_changes_with_config_data_and_parent(other: dict) -> None:
         {"selection": Selection(classes=tuple(range(7)), skip=1)},
         {"selection": Selection(classes=tuple(range(7)), labels=(0, 1, 2, 3, 4, 5, 5))},
         {"val_selection": Selection(samples=100)},
+        {"balance": "sqrt"},
+        {"balance": "uniform"},
     ],
 )
-def test_fingerprint_tells_selections_apart(data: dict) -> None:
+def test_fingerprint_tells_parts_of_the_data_apart(data: dict) -> None:
     assert name_of(replace(PRETRAIN, data=replace(PRETRAIN.data, **data))) != name_of()
 
 
@@ -108,6 +110,12 @@ def test_evaluation_keeps_the_samples_that_fill_no_batch() -> None:
     dropped = replace(PRETRAIN, data=replace(PRETRAIN.data, tail="drop"), global_batch=4096)
     assert train_spec(dropped, "d").tail == "drop"
     assert val_spec(dropped, "d").tail == "carry"
+
+
+def test_only_training_is_balanced() -> None:
+    balanced = replace(PRETRAIN, data=replace(PRETRAIN.data, balance="sqrt"))
+    assert train_spec(balanced, "d").balance == "sqrt"
+    assert val_spec(balanced, "d").balance == "none"
 
 
 def test_a_stage_survives_json() -> None:

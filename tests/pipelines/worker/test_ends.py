@@ -107,7 +107,7 @@ def batch() -> dict[str, Tensor]:
         "image": torch.zeros(rows, 8, 8, 3, dtype=torch.uint8),
         "label": torch.zeros(rows, dtype=torch.int64),
         "index": torch.arange(rows),
-        "epoch": torch.zeros(rows, dtype=torch.int64),
+        "visit": torch.zeros(rows, dtype=torch.int64),
     }
 
 

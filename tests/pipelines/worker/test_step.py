@@ -20,7 +20,7 @@ def dropping() -> Stage:
 
 
 def test_what_is_dropped_of_a_sample_does_not_depend_on_its_worker(dropping: Stage) -> None:
-    batch = {"index": torch.randperm(64), "epoch": torch.arange(64) // 50}
+    batch = {"index": torch.randperm(64), "visit": torch.arange(64) // 50}
     whole = mask_keys(batch, 9, dropping, CPU)
     assert whole is not None
     assert len(whole.unique()) == 64
