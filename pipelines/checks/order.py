@@ -4,7 +4,8 @@ Ranks are real processes that read data as training workers do (`OrderedDataConf
 resume state as cursor), but without a model. In a test with kills, a rank is killed, sometimes with
 a decoding process. The whole group then ends, and a group of another size continues from the last
 cursor. Each step records the names of its samples and the checksums of its pixels. The digests of
-all global batches are compared in order, and each epoch must contain every sample exactly once.
+all global batches are compared in order, and each epoch must contain every sample exactly once, or
+where classes are balanced as often as their shares say.
 """
 
 import sys
@@ -29,6 +30,8 @@ from pipelines.lineage.source import init_location
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.streams import train_spec
+from storage.balance import Balance
+from storage.columns import open_stream
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.order import OrderSpec, steps_per_epoch
@@ -46,6 +49,8 @@ class Settings:
     """Stage of the recipe. Default: the first."""
     dataset: str | None = None
     """The packed dataset: a directory or s3://bucket/prefix. Default: that of the stage."""
+    balance: Balance | None = None
+    """Balance of the classes. Default: that of the stage."""
     config: Path = CONFIG
     """YAML file with the deployment settings (--place.*)."""
     steps: int | None = None
@@ -68,7 +73,8 @@ class Outcome:
     keys: str
     pixels: str
     once: str
-    """`yes` if every complete epoch had each sample exactly once; else how not."""
+    """`yes` if every complete epoch had each sample exactly once, or as often as its balance says;
+    else how not."""
 
 
 def main(description: str) -> NoReturn:
@@ -86,6 +92,8 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
     """Test each worker count, once without kills and once with kills, starting at that count."""
     recipe = find_recipe(settings.recipe)
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
+    if settings.balance is not None:
+        stage = replace(stage, data=replace(stage.data, balance=settings.balance))
     given = settings.dataset
     uri = init_location(given) if given else join(place.data_root, stage.data.dataset)
     attempt = join(place.storage_root, f".verify-order-{uuid.uuid4().hex}")
@@ -126,7 +134,8 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
 
 def summarize(workers: str, history: History, spec: StreamSpec, order: OrderSpec) -> Outcome:
     """Compute the digests of a test."""
-    index = load_index(load_dataset(spec.dataset), spec.split)
+    dataset = load_dataset(spec.dataset)
+    index = load_index(dataset, spec.split)
     keys, pixels = sha256(), sha256()
     for step in history.steps:
         rows = index.rows[step.positions]
@@ -139,19 +148,33 @@ def summarize(workers: str, history: History, spec: StreamSpec, order: OrderSpec
         sum(len(step.positions) for step in history.steps),
         keys.hexdigest()[:12],
         pixels.hexdigest()[:12],
-        exactly_once(history, order),
+        exactly_once(history, order, open_stream(spec, dataset.digest).positions),
     )
 
 
-def exactly_once(history: History, order: OrderSpec) -> str:
-    """Return `yes` if every complete epoch has each sample exactly once; else say how not."""
+def exactly_once(history: History, order: OrderSpec, selected: np.ndarray | None = None) -> str:
+    """Say whether every epoch has each sample exactly once, or as often as the balance says.
+
+    Args:
+        history: what the ranks read, by position in the split.
+        order: the order that was promised.
+        selected: position in the split of each selected sample [N]; None if all are selected.
+
+    Returns:
+        `yes`, or what is wrong with the first epoch that is wrong.
+    """
     positions = np.concatenate([step.positions for step in history.steps])
     epochs = np.concatenate([step.epochs for step in history.steps])
     for epoch in np.unique(epochs):
-        seen = positions[epochs == epoch]
-        twice = len(seen) - len(np.unique(seen))
-        if twice:
-            return f"no: epoch {epoch} has {twice} twice"
+        seen, times = np.unique(positions[epochs == epoch], return_counts=True)
+        if order.balanced is None:
+            promised, excess = 1, "twice"
+        else:
+            chosen = seen if selected is None else np.searchsorted(selected, seen)
+            promised, excess = order.balanced.times(int(epoch))[chosen], "too often"
+        more = int(np.maximum(times - promised, 0).sum())
+        if more:
+            return f"no: epoch {epoch} has {more} {excess}"
     samples_per_epoch = (
         order.samples if order.tail == "carry" else steps_per_epoch(order) * order.global_batch
     )
