@@ -1,0 +1,89 @@
+"""Which part of a model is trained: all of it, its head, its biases, or its last blocks.
+
+What is not trained gets no gradient, no weight decay and no optimizer state. Dropout and stochastic
+depth act everywhere, as without it, and a layer's rate under layer-wise decay still follows from
+its place in the whole network.
+"""
+
+import re
+from functools import lru_cache
+
+from vit.build import build_model
+from vit.config import Config
+from vit.errors import BadModel
+from vit.optim import Layered
+
+ALL, HEAD, BIAS = "all", "head", "bias"
+# With the pre-training head's hidden layer, which another kind of head resets too (`vit.surgery`).
+_HEAD = ("head", "pre_logits.")
+_BLOCKS = re.compile(r"blocks (0|[1-9]\d*)\.\.", re.ASCII)  # one spelling of each number
+
+
+def check_train(train: str, config: Config) -> None:
+    """Check a choice against a model; `freeze` explains the choices.
+
+    Raises:
+        BadModel: it is none of them, or the model has no such block.
+    """
+    if train in (ALL, HEAD, BIAS):
+        return
+    first, blocks = _first_block(train), _blocks(config)
+    if first is None or first >= blocks:
+        raise BadModel(
+            f"train: wanted all, head, bias, or 'blocks N..' with N from 0 to {blocks - 1},"
+            f" found {train!r}"
+        )
+
+
+def freeze(model: Layered, train: str) -> None:
+    """Switch off the gradients of the parameters that are not trained, in place.
+
+    Args:
+        model: from `build_model`.
+        train: `all`; `head`: the classifier, with the pre-training head's hidden layer; `bias`:
+            every bias and the head (BitFit, arXiv:2106.10199); `blocks N..`: the blocks from N
+            (counted from 0) to the last, the norm and the head after them.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_is_trained(name, model, train))
+
+
+@lru_cache(maxsize=32)
+def trained_parameters(config: Config, train: str) -> int:
+    """Count the numbers in the parameters that are trained."""
+    model = build_model(config, device="meta")
+    freeze(model, train)
+    return sum(each.numel() for each in model.parameters() if each.requires_grad)
+
+
+@lru_cache(maxsize=32)
+def training_flops(config: Config, train: str) -> int:
+    """FLOPs of a training step per image, from `vit.cost`.
+
+    The backward pass has two products for each one of the forward pass: the gradient of the layer's
+    input and that of its weights. `bias` needs the first kind alone. `blocks N..` needs both in its
+    share of the blocks, and `head` neither: the head itself counts as nothing there.
+    """
+    cost = build_model(config, device="meta").cost()
+    first = _first_block(train)
+    if first is None:
+        share = {ALL: 1.0, BIAS: 0.5, HEAD: 0.0}[train]
+    else:
+        share = 1 - first / _blocks(config)
+    return round(cost.forward_flops + share * (cost.training_flops - cost.forward_flops))
+
+
+def _is_trained(name: str, model: Layered, train: str) -> bool:
+    first = _first_block(train)
+    if first is not None:
+        return model.layer_of(name) > first  # layer 0 is the embedding
+    return train == ALL or name.startswith(_HEAD) or (train == BIAS and name.endswith("bias"))
+
+
+def _first_block(train: str) -> int | None:
+    found = _BLOCKS.fullmatch(train)
+    return int(found[1]) if found else None
+
+
+def _blocks(config: Config) -> int:
+    return build_model(config, device="meta").num_layers - 2  # embedding; norm and head
