@@ -84,6 +84,7 @@ def model_states(
     element_bytes: int,
     optimizer_states: int,
     adam: bool,
+    frozen: int = 0,
     offload: bool = False,
     on_gpu: bool = True,
     float32_sums: bool = False,
@@ -97,6 +98,7 @@ def model_states(
         element_bytes: bytes of a weight in the forward pass: 4 in float32, 2 in bfloat16.
         optimizer_states: float32 numbers kept per weight: moments and average.
         adam: whether the step computes the root of a second moment.
+        frozen: number of parameters that are not trained: weights alone.
         offload: whether optimizer states are in host memory.
         on_gpu: whether workers have GPUs. A GPU allocates the whole bucket, and a second one to
             fill while the first is sent; on a CPU only the written part counts.
@@ -104,6 +106,7 @@ def model_states(
             (`cluster.zero.accumulates_in_float32`).
     """
     part = -(-parameters // workers)
+    whole = parameters + frozen
     held = part if level else parameters  # of master, states
     bucket = REDUCE_BUCKET if on_gpu else min(parameters, REDUCE_BUCKET)
     if on_gpu and workers > 1 and level < 3:
@@ -114,7 +117,7 @@ def model_states(
     states = MASTER_BYTES * held * optimizer_states
     if level == 0:  # the parameters are the master weights, their gradients float32 already
         return States(
-            weights=MASTER_BYTES * parameters,
+            weights=MASTER_BYTES * whole,
             master=0,
             optimizer=states,
             gathered=0,
@@ -138,7 +141,7 @@ def model_states(
         # DeepSpeed's BF16_Optimizer keeps one sum of all gradients, steps on its part of it, and
         # reduces a copy of all of it.
         return States(
-            weights=element_bytes * parameters,
+            weights=element_bytes * whole,
             master=master,
             optimizer=states,
             gathered=0,
@@ -155,11 +158,11 @@ def model_states(
     if level == 3:
         copied += min(part, REDUCE_BUCKET)  # the copy sorted by workers, and the result
         # gathered into one buffer, then copied out of it
-        arriving = element_bytes * min(parameters, PREFETCHED_WEIGHTS) if workers > 1 else 0
-        gathered = element_bytes * min(parameters, LIVE_WEIGHTS)
+        arriving = element_bytes * min(whole, PREFETCHED_WEIGHTS) if workers > 1 else 0
+        gathered = element_bytes * min(whole, LIVE_WEIGHTS)
     on_host = master + states + gradients if offload else 0
     return States(
-        weights=element_bytes * (part if level == 3 else parameters),
+        weights=element_bytes * (-(-whole // workers) if level == 3 else whole),
         master=0 if offload else master,
         optimizer=0 if offload else states,
         gathered=gathered,
@@ -181,6 +184,7 @@ def network_bytes(
     workers: int,
     level: ZeroLevel,
     element_bytes: int,
+    frozen: int = 0,
     accumulation: int = 1,
     float32_sums: bool = False,
 ) -> int:
@@ -192,15 +196,16 @@ def network_bytes(
     as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
     Level 3 gathers the weights once per micro-batch if they can stay until its backward pass, and
     twice if they do not fit (`LIVE_WEIGHTS`). With `float32_sums`, level 1 reduces float32 sums.
+    The `frozen` parameters, which are not trained, are only gathered, at level 3.
     """
-    whole = element_bytes * parameters
+    trained, whole = element_bytes * parameters, element_bytes * (parameters + frozen)
     share = (workers - 1) / workers
     if level == 0:
-        passes = 2.0
+        sent = 2.0 * trained
     elif level < 3:
         wide = MASTER_BYTES / element_bytes if float32_sums and level == 1 else 1
-        passes = 2.0 * (accumulation if level == 2 else wide) + 1
+        sent = (2.0 * (accumulation if level == 2 else wide) + 1) * trained
     else:
-        gathers = 1 if parameters <= LIVE_WEIGHTS else 2
-        passes = float(accumulation * (1 + gathers))
-    return round(passes * share * whole)
+        gathers = 1 if parameters + frozen <= LIVE_WEIGHTS else 2
+        sent = float(accumulation) * (trained + gathers * whole)
+    return round(share * sent)

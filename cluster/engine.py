@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cluster.errors import BadPlace
+from cluster.frozen import keep_frozen, take_frozen
 from cluster.resume_state import prime_optimizer
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def build_engine(
     """Wrap model and optimizer. torch.distributed must be initialised (Ray Train does that).
 
     With `average` the engine keeps a Polyak average of the weights (`resume_state.update_average`).
+    Parameters without `requires_grad` are not trained, and have no optimizer state.
     """
     import deepspeed
     import deepspeed.ops
@@ -121,7 +123,15 @@ def build_engine(
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     bf16_optimizer.see_memory_usage = _unsaid
     deepspeed.init_distributed(verbose=False)
+    frozen = take_frozen(model)
+    if frozen:
+        # DeepSpeed reduces a leaf module's gradients in its full backward hook. Where its input
+        # needs no gradient, torch calls that before there are any, and the step fails.
+        sharding = {**config["zero_optimization"]}
+        sharding.pop("leaf_module", None)
+        config = {**config, "zero_optimization": sharding}
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    keep_frozen(engine, frozen)
     prime_optimizer(engine, average=average)
     return engine
 

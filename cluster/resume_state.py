@@ -10,12 +10,23 @@ Two traps are handled here: optimizer states must exist before DeepSpeed links t
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from cluster.frozen import copy_from_module, frozen_weights
+from cluster.partitions import (
+    full_tensor,
+    inner_optimizer,
+    is_replicated,
+    local_part,
+    master_tensors,
+    module_of,
+    shape_of,
+    trained,
+)
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -26,13 +37,14 @@ AVERAGE = "average"
 
 
 def gather_weights(engine: "DeepSpeedEngine", kind: str | None = None) -> dict[str, Tensor]:
-    """Every parameter, or its state `kind`, by name; float32, on the host (collective).
+    """Every parameter, or its average (`kind`), by name; float32, on the host (collective).
 
-    Empty on ranks other than 0.
+    What is not trained is as it was given, and its own average. Empty on ranks other than 0.
     """
-    found = {}
-    for name, parameter in _module(engine).named_parameters():
-        value = _full(engine, parameter, kind)
+    assert kind in (None, AVERAGE), f"the weights have no {kind} of what is not trained"
+    found = {name: value.clone() for name, value in frozen_weights(engine).items()}
+    for name, parameter in trained(engine):
+        value = full_tensor(engine, parameter, kind)
         if engine.global_rank == 0:
             found[name] = value.detach().to("cpu", torch.float32, copy=True)
     return found
@@ -42,10 +54,13 @@ def gather_weights(engine: "DeepSpeedEngine", kind: str | None = None) -> dict[s
 def fill_with_average(engine: "DeepSpeedEngine", model: nn.Module) -> None:
     """Give a plain model of the engine's kind the average, on every rank (collective)."""
     for (name, parameter), (same, target) in zip(
-        _module(engine).named_parameters(), model.named_parameters(), strict=True
+        module_of(engine).named_parameters(), model.named_parameters(), strict=True
     ):
         assert name == same, f"{same} where the engine has {name}"
-        target.copy_(_full(engine, parameter, AVERAGE))
+        if parameter.requires_grad:
+            target.copy_(full_tensor(engine, parameter, AVERAGE))
+        else:
+            copy_from_module(parameter, target)
 
 
 class Piece(NamedTuple):
@@ -64,23 +79,26 @@ class Piece(NamedTuple):
 def own_pieces(engine: "DeepSpeedEngine") -> Iterator[Piece]:
     """This worker's share of the state: all workers' together are every element once.
 
-    Views where they can be, so copy them before the next step. No communication.
+    Rank 0 has all of what is not trained. Views where they can be, so copy them before the next
+    step. No communication.
     """
-    return shared_out(engine, held(engine))
+    yield from shared_out(engine, held(engine))
+    for name, value in frozen_weights(engine).items():
+        yield Piece(f"{WEIGHTS}/{name}", tuple(value.shape), 0, value.reshape(-1))
 
 
 def shared_out(engine: "DeepSpeedEngine", pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Those of the pieces this worker holds that it writes: at level 0 everybody holds them all."""
     for turn, piece in enumerate(pieces):
-        if not _is_replicated(engine) or turn % engine.world_size == engine.global_rank:
+        if not is_replicated(engine) or turn % engine.world_size == engine.global_rank:
             yield piece
 
 
 def held(engine: "DeepSpeedEngine") -> Iterator[Piece]:
-    """What this worker holds, as views that may be written."""
-    for name, parameter in _module(engine).named_parameters():
+    """What this worker holds of what is trained, as views that may be written."""
+    for name, parameter in trained(engine):
         for kind, start, values in _parts(engine, parameter):
-            yield Piece(f"{kind}/{name}", _shape(parameter), start, values)
+            yield Piece(f"{kind}/{name}", shape_of(parameter), start, values)
 
 
 class SavedState(Protocol):
@@ -112,7 +130,7 @@ def prime_optimizer(engine: "DeepSpeedEngine", *, average: bool = False) -> None
     that exist beforehand are linked at once, and can be set.
     """
     inner = inner_optimizer(engine)
-    for master in _master_tensors(engine):
+    for master in master_tensors(engine):
         inner.state[master] = {kind: torch.zeros_like(master) for kind in _moments(inner)}
         if average:
             inner.state[master][AVERAGE] = master.detach().clone()
@@ -151,8 +169,8 @@ def set_masters(engine: "DeepSpeedEngine", given: Mapping[str, Tensor]) -> None:
         engine: built with these weights, before its first step.
         given: float32 weights by name, on rank 0; the other ranks' are not read.
     """
-    for name, parameter in _module(engine).named_parameters():
-        whole = torch.empty(_shape(parameter), device=engine.device)
+    for name, parameter in trained(engine):
+        whole = torch.empty(shape_of(parameter), device=engine.device)
         if engine.global_rank == 0:
             whole.copy_(given[name])
         dist.broadcast(whole, 0)
@@ -165,14 +183,14 @@ def set_masters(engine: "DeepSpeedEngine", given: Mapping[str, Tensor]) -> None:
 def update_average(engine: "DeepSpeedEngine", decay: float) -> None:
     """After a step: average <- decay * average + (1 - decay) * weights, each rank its partition."""
     inner = inner_optimizer(engine)
-    for master in _master_tensors(engine):
+    for master in master_tensors(engine):
         inner.state[master][AVERAGE].lerp_(master, 1 - decay)
 
 
 def _kinds(engine: "DeepSpeedEngine") -> tuple[str, ...]:
     """Names of the states kept per parameter."""
     inner = inner_optimizer(engine)
-    averaged = AVERAGE in inner.state[_master_tensors(engine)[0]]
+    averaged = AVERAGE in inner.state[master_tensors(engine)[0]]
     return (*_moments(inner), AVERAGE) if averaged else _moments(inner)
 
 
@@ -184,79 +202,9 @@ def _moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
 
 
-def inner_optimizer(engine: "DeepSpeedEngine") -> torch.optim.Optimizer:
-    """The torch optimizer inside DeepSpeed's wrapper (level 0 in float32 has no wrapper)."""
-    wrapped: Any = engine.optimizer
-    return getattr(wrapped, "optimizer", wrapped)
-
-
-def _master_tensors(engine: "DeepSpeedEngine") -> list[Tensor]:
-    """The float32 tensors the torch optimizer steps: flat partitions, or the parameters."""
-    wrapped: Any = engine.optimizer
-    for name in (
-        "single_partition_of_fp32_groups",  # levels 1 and 2
-        "fp32_groups_flat_partition",  # level 1 in bfloat16, accumulating in float32
-        "fp32_partitioned_groups_flat",  # level 3
-    ):
-        if hasattr(wrapped, name):
-            return list(getattr(wrapped, name))
-    return [p for group in wrapped.param_groups for p in group["params"]]
-
-
-def _module(engine: "DeepSpeedEngine") -> nn.Module:
-    module = engine.module
-    assert isinstance(module, nn.Module)
-    return module
-
-
-def _is_replicated(engine: "DeepSpeedEngine") -> bool:
-    """Level 0 in float32: no wrapper, every worker holds all."""
-    return inner_optimizer(engine) is engine.optimizer
-
-
 def _parts(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
     """This worker's part of a parameter and of each of its states: kind, first element, [n]."""
     for kind in (WEIGHTS, *_kinds(engine)):
-        found = _local(engine, parameter, None if kind == WEIGHTS else kind)
+        found = local_part(engine, parameter, None if kind == WEIGHTS else kind)
         if found is not None:
             yield kind, *found
-
-
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))  # level 3 empties the parameter
-
-
-def _local(
-    engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | None
-) -> tuple[int, Tensor] | None:
-    """Where this worker's part of a parameter (or state `kind`) begins, and the part: [n]."""
-    if hasattr(parameter, "ds_id"):  # level 3: equal shares, the last ones padded
-        zero: Any = engine.optimizer
-        # The public safe_get_local_* give a copy where the optimizer is offloaded.
-        held, _ = zero._get_fp32_opt_state_partition(
-            parameter, release_swap_buffers=False, optim_state_key=kind
-        )
-        start = len(held) * engine.global_rank
-        count = min(len(held), prod(_shape(parameter)) - start)
-        return (start, held[:count]) if count > 0 else None
-    if _is_replicated(engine):
-        value = parameter if kind is None else inner_optimizer(engine).state[parameter][kind]
-        return 0, value.detach().view(-1)
-    mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]  # set by levels 1 and 2
-    if mapping is None:  # all of it is with other workers
-        return None
-    return mapping.lp_fragment_address.start, mapping.get_hp_fragment(kind).detach()
-
-
-def _full(engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | None) -> Tensor:
-    """One parameter (or its optimizer state `kind`) whole, on every rank (collective)."""
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-    if _is_replicated(engine):
-        return parameter if kind is None else inner_optimizer(engine).state[parameter][kind]
-    if kind is None:
-        value = safe_get_full_fp32_param(parameter)
-    else:
-        value = safe_get_full_optimizer_state(parameter, kind)
-    assert value is not None, f"DeepSpeed keeps no {kind or WEIGHTS} of a parameter"
-    return value

@@ -98,3 +98,28 @@ def test_one_worker_sends_nothing_and_large_weights_are_gathered_twice() -> None
     assert network_bytes(10**6, workers=1, level=2, element_bytes=4) == 0
     large = network_bytes(2 * LIVE_WEIGHTS, workers=2, level=3, element_bytes=2)
     assert large == 3 / 2 * 2 * 2 * LIVE_WEIGHTS
+
+
+@pytest.mark.parametrize("level", get_args(ZeroLevel))
+def test_what_is_not_trained_is_weights_and_nothing_else(level: ZeroLevel) -> None:
+    few = 1_000_000
+    element = 2 if level else 4
+    given: dict[str, Any] = {
+        "workers": 4,
+        "level": level,
+        "element_bytes": element,
+        "optimizer_states": 2,
+        "adam": True,
+    }
+    alone, beside = (model_states(few, frozen=n, **given) for n in (0, 100 * few))
+    more = element * 100 * few // (4 if level == 3 else 1)
+    assert beside.weights - alone.weights == more
+    kept = ("master", "optimizer", "gradients", "bucket", "reducing", "stepping")
+    assert [getattr(beside, name) for name in kept] == [getattr(alone, name) for name in kept]
+
+
+@pytest.mark.parametrize(("level", "gathered"), [(0, 0), (1, 0), (2, 0), (3, 1)])
+def test_what_is_not_trained_travels_at_level_3_alone(level: ZeroLevel, gathered: int) -> None:
+    given: dict[str, Any] = {"workers": 2, "level": level, "element_bytes": 4}
+    alone, beside = (network_bytes(1000, frozen=n, **given) for n in (0, 9000))
+    assert beside - alone == gathered * 4 * 9000 // 2

@@ -6,6 +6,7 @@ Run as `python zero_worker.py RANK WORLD PORT FOLDER`, so that each world size h
 import json
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+import vit
 from storage.pieces import commit_parts, open_pieces, write_part
 from storage.tensors import save_tensors
+from vit.trained import freeze
 
 GLOBAL_BATCH, STEPS, BEST, BREAK, DECAY = 12, 6, 1, 3, 0.8
 CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
     ("bfloat16", level) for level in (1, 2, 3)
 ]
+TRAIN = "blocks 1.."
+"""What is trained of the small ViT; a leaf module of level 3 whose input needs no gradient."""
+PARTLY = vit.ViTConfig(
+    image_size=8, patch_size=4, width=12, depth=2, heads=2, mlp_dim=15, num_classes=5, pool="gap"
+)
 
 
-def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+def build(partly: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A network that is trained as a whole, or a ViT of which `TRAIN` is trained."""
+    if partly:
+        vision = vit.build_model(PARTLY, seed=0)
+        nn.init.normal_(vision.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]  # it has classes
+        freeze(vision, TRAIN)
+        # eps: Adam takes the rounding of gradients that are zero (keys' biases) for gradients
+        optim = vit.OptimConfig(weight_decay=0.1, layer_decay=0.5, eps=1e-3)
+        return vision, vit.build_optimizer(vit.param_groups(vision, optim), optim)
     # 7 and 5: sizes that two workers do not divide
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(7, 15), nn.GELU(), nn.Linear(15, 5))
@@ -34,9 +50,10 @@ def build() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups, lr=0.0)
 
 
-def batch(step: int) -> tuple[Tensor, Tensor]:
+def batch(step: int, partly: bool = False) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(100 + step)
-    images = torch.randn(GLOBAL_BATCH, 7, generator=generator)
+    shape = (3, 8, 8) if partly else (7,)
+    images = torch.randn(GLOBAL_BATCH, *shape, generator=generator)
     return images, torch.randint(0, 5, (GLOBAL_BATCH,), generator=generator)
 
 
@@ -44,28 +61,33 @@ def learning_rate(step: int) -> float:
     return 0.02 / (step + 1)
 
 
-def plain_torch() -> tuple[list[float], dict[str, Tensor]]:
+@lru_cache
+def plain_torch(partly: bool = False) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of every step and of the average at last; the final weights and average by name."""
-    model, optimizer = build()
+    model, optimizer = build(partly)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
-        images, labels = batch(step)
+        images, labels = batch(step, partly)
         loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 0.5)
         optimizer.step()
         losses.append(float(loss.detach()))
         for name, p in model.named_parameters():
             average[name] = DECAY * average[name] + (1 - DECAY) * p.detach()
-    copy, _ = build()
+    copy, _ = build(partly)
     copy.load_state_dict(average)
-    losses.append(float(nn.functional.cross_entropy(copy(batch(0)[0]), batch(0)[1]).detach()))
+    losses.append(loss_of(copy, *batch(0, partly)))
     final = {f"weights/{name}": p.detach() for name, p in model.named_parameters()}
     return losses, final | {f"average/{name}": value for name, value in average.items()}
+
+
+def loss_of(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return float(nn.functional.cross_entropy(network(images), labels).detach())
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
@@ -73,7 +95,9 @@ def read_state(folder: Path) -> dict[str, Tensor]:
         return dict(state)
 
 
-def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path) -> list[float]:
+def run(
+    case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path, partly: bool = False
+) -> list[float]:
     from cluster import resume_state
     from cluster.batching import plan_batch
     from cluster.engine import build_engine
@@ -85,15 +109,16 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
     precision, level = case
     rank, world = dist.get_rank(), dist.get_world_size()
     plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
-    model, optimizer = build()
-    config = zero_config(Zero(level=level), plan, precision=precision, clip_norm=0.5)  # type: ignore[arg-type]  # level is one of CASES
+    model, optimizer = build(partly)
+    leaves = ("vit.blocks.Block",) if partly else ()
+    zero = Zero(level=level)  # type: ignore[arg-type]  # one of CASES
+    config = zero_config(zero, plan, precision=precision, clip_norm=0.5, leaf_classes=leaves)  # type: ignore[arg-type]
     if saved is None:
         if rank:  # the weights of rank 0 are those that count
-            nn.init.zeros_(model[0].weight)  # type: ignore[index]  # a Sequential
+            nn.init.zeros_(next(iter(model.parameters())))
         given = {name: p.detach().clone() for name, p in model.named_parameters()}
         engine = build_engine(model, optimizer, config, average=True)
         resume_state.set_masters(engine, given)
-        store(engine, to.with_name(f"{to.name}-start"))
     else:
         with open_pieces(str(saved), reader=rank, readers=world) as state:
             if rank == 0:  # the others get them from it
@@ -101,12 +126,13 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
             engine = build_engine(model, optimizer, config, average=True)
             resume_state.restore(engine, state, step=first)
             kept = Snapshot.read(engine, state)
+    store(engine, to.with_name(f"{to.name}-start"))
     losses = []
     for step in range(first, last):
         if step == BEST:
             kept = Snapshot.of(engine)
             store(engine, to.with_name(f"{to.name}-best"))
-        images, labels = (part.chunk(world)[rank] for part in batch(step))
+        images, labels = (part.chunk(world)[rank] for part in batch(step, partly))
         for group in resume_state.inner_optimizer(engine).param_groups:
             group["lr"] = learning_rate(step)
         total = torch.zeros(())
@@ -119,9 +145,10 @@ def run(case: tuple[str, int], first: int, last: int, saved: Path | None, to: Pa
         resume_state.update_average(engine, DECAY)
         dist.all_reduce(total)
         losses.append(float(total) / world)
-    copy, _ = build()
+    copy, _ = build(partly)
+    nn.init.zeros_(next(iter(copy.parameters())))  # all come from the engine
     resume_state.fill_with_average(engine, copy)
-    losses.append(float(nn.functional.cross_entropy(copy(batch(0)[0]), batch(0)[1]).detach()))
+    losses.append(loss_of(copy, *batch(0, partly)))
     assert kept is not None
     store(engine, to, kept.pieces(engine))
     kept.put_back(engine)
@@ -159,9 +186,10 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     report: dict[str, list[float]] = {}
     for case in CASES:
         name = f"{case[0]}-{case[1]}"
-        report[name] = run(case, 0, STEPS, None, folder / f"{name}-w{world}")
-        if world == 2:
-            run(case, 0, BREAK, None, folder / f"{name}-half")
+        for kind, partly in ((name, False), (f"partly-{name}", True)):
+            report[kind] = run(case, 0, STEPS, None, folder / f"{kind}-w{world}", partly)
+            if world == 2:
+                run(case, 0, BREAK, None, folder / f"{kind}-half", partly)
     dist.barrier()
     for case in CASES:  # continue what two workers saved, at every level of the same precision
         for precision, level in CASES:
@@ -170,6 +198,10 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
                 name = f"{precision}-{level}-to-{case[1]}"
                 end = folder / f"{name}-w{world}"
                 report[name] = run(case, BREAK, STEPS, half, end)
+        name = f"partly-{case[0]}-{case[1]}"
+        if world == 1:
+            end = folder / f"{name}-resumed"
+            run(case, BREAK, STEPS, folder / f"{name}-half", end, partly=True)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
