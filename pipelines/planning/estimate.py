@@ -28,6 +28,7 @@ from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from vit import build_model
 from vit.cost import Cost
+from vit.trained import trained_parameters, training_flops
 
 _PART_BYTES = 16 << 20  # part size of a multipart upload (storage.s3)
 
@@ -84,6 +85,8 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         BadPlace: the workers cannot share the global batch.
     """
     cost = _cost(stage)
+    trains = trained_parameters(stage.model, stage.train)
+    flops_per_image = training_flops(stage.model, stage.train)
     workers, nodes = nodes_for(place, kind)
     place = with_micro_batch(stage, place, kind, cost.parameters, workers=workers)
     memory = tuple(
@@ -97,12 +100,13 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     speed = peak * kind.mfu * (workers if kind.gpus else nodes)  # FLOP/s of all workers
     trained = stage.steps * stage.global_batch
     evaluated = (1 + _evaluations(stage)) * images.val
-    # the backward pass takes twice the forward's: vit.cost
-    flops = trained * cost.training_flops + evaluated * cost.forward_flops
+    # the backward pass takes twice the forward's, where all is trained: vit.cost
+    flops = trained * flops_per_image + evaluated * cost.forward_flops
     seconds = flops / speed
-    rate = speed / cost.training_flops
+    rate = speed / flops_per_image
     sent = network_bytes(
-        cost.parameters,
+        trains,
+        frozen=cost.parameters - trains,
         workers=workers,
         level=place.zero.level,
         element_bytes=element_bytes(stage),
@@ -113,7 +117,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     requests, read = _reading(stage, place, images, evaluated, nodes)
     kept = 1 + int(stage.optim.ema_decay is not None)  # weights, average
     best = kept if stage.keep == "best" else 0  # a state has those of the best evaluation too
-    state = MASTER_BYTES * cost.parameters * (1 + optimizer_states(stage) + best)
+    state = MASTER_BYTES * (cost.parameters + trains * (optimizer_states(stage) + best))
     saves = max(0, stage.steps - 1) // place.save_every_steps if place.save_every_steps else 0
     files = MASTER_BYTES * cost.parameters * kept
     written = saves * state + files
@@ -126,7 +130,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     return Estimate(
         stage=stage.name,
         parameters=cost.parameters,
-        training_gigaflops=cost.training_flops / 1e9,
+        training_gigaflops=flops_per_image / 1e9,
         exaflops=flops / 1e18,
         workers=workers,
         nodes=nodes,

@@ -15,6 +15,7 @@ from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
+from vit.trained import HEAD, trained_parameters
 
 GIB = 2**30
 
@@ -60,13 +61,19 @@ def memory_at(
     *,
     workers: int,
 ) -> Memory:
-    """Estimate one worker's memory at a ZeRO level, and the largest micro-batch that fits."""
+    """Estimate one worker's memory at a ZeRO level, and the largest micro-batch that fits.
+
+    Of the `parameters` only those count twice that the stage trains. Activations are those of
+    training everything, except where the head alone is trained: there none is kept.
+    """
+    trained = trained_parameters(stage.model, stage.train)
     _, nodes = nodes_for(place, kind)
     element, gpu = element_bytes(stage), kind.gpus > 0
 
     def states_of(accumulation: int) -> States:
         return model_states(
-            parameters,
+            trained,
+            frozen=parameters - trained,
             workers=workers,
             level=level,
             element_bytes=element,
@@ -81,8 +88,11 @@ def memory_at(
     reserve = kind.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
 
     def activations_of(batch: int) -> int:
+        passing = 2 * workspace_bytes(stage.model, batch, element_bytes=element)
         if not stage.steps:  # evaluation only: one block's activations, not kept
-            return 2 * workspace_bytes(stage.model, batch, element_bytes=element)
+            return passing
+        if stage.train == HEAD:
+            return passing + loss_bytes(stage.model.num_classes, batch)
         return (
             activation_bytes(
                 stage.model,

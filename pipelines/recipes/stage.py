@@ -18,6 +18,7 @@ from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
 from vit import Config, OptimConfig, ViTConfig, lr_at
+from vit.trained import check_train
 
 FORMAT_VERSION = 1
 Metric = Literal["val/accuracy", "val/loss", "val_ema/accuracy", "val_ema/loss"]
@@ -51,6 +52,7 @@ _ADDED: dict[str, dict[str, Any]] = {
         "keep": "last",
         "metric": "val/accuracy",
         "patience": 0,
+        "train": "all",
     },
     "data": {"val_selection": asdict(Selection()), "balance": "none"},
     "selection": {"labels": None, "samples": None, "skip": 0},
@@ -133,6 +135,10 @@ class Stage:
     class counts are always reset."""
     model: Config = field(default_factory=ViTConfig)
     """The network. Weights of another resolution or class count are adapted to it."""
+    train: str = "all"
+    """Part of the network that is trained: `all`; `head`; `bias`, every bias and the head; or
+    `blocks N..`, the blocks from N (counted from 0) to the last, and the norm and head after them.
+    The rest stays as it is given, and layer-wise decay counts its layers too."""
     data: Data = field(default_factory=Data)
     """The images."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -186,6 +192,7 @@ class Stage:
                 f"model.image_size {self.model.image_size}: the stream cuts square images - give"
                 " one number"
             )
+        check_train(self.train, self.model)
         if not 0 <= self.label_smoothing < 1:
             raise Mistake(f"label_smoothing: wanted within [0, 1), found {self.label_smoothing}")
         if self.metric.startswith("val_ema/") and self.optim.ema_decay is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipelines.reporting.content import Curve, StageContent
 from vit import build_model
+from vit.trained import ALL, training_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class StageCost:
     images_per_second: float | None
     """Mean over the steps while training."""
     training_flops: float | None
-    """FLOP of the optimizer steps: three forward passes per image."""
+    """FLOP of the optimizer steps, as `vit.trained` counts them."""
     evaluation_flops: float | None
     read_bytes: float | None
     """Bytes read, as far as logged."""
@@ -45,7 +46,8 @@ def cost_of(stage: StageContent) -> StageCost:
     if manifest and (manifest.model or "model" in manifest.stage):
         cost = build_model(manifest.config(), device="meta").cost()
         parameters = cost.parameters
-        training = cost.training_flops * images if images is not None else None
+        each = training_flops(manifest.config(), str(manifest.stage.get("train", ALL)))
+        training = each * images if images is not None else None
         counts = (stage.curves.get(f"{name}/samples", []) for name in ("val", "val_ema"))
         seen = sum(value for curve in counts for _, value in curve)
         evaluation = cost.forward_flops * seen if seen else None

@@ -1,7 +1,8 @@
 """How a worker group begins: the engine with its first weights, the step to go on from, batches.
 
 The weights come from the newest resume state, else from the stage's parent or checkpoint, else they
-are fresh. Rank 0 reads them, and DeepSpeed gives them to the other ranks.
+are fresh. Rank 0 reads them, and DeepSpeed gives them to the other ranks. A state holds those that
+are not trained too: nothing else has to be there for a resume.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from pipelines.worker.survival import Survival
 from storage.pieces import Pieces
 from vit import build_model, build_optimizer, param_groups
 from vit.compiled import compile_blocks
+from vit.trained import ALL, freeze
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -72,6 +74,7 @@ def start(
     """
     stage, place = job.stage, job.place
     model = build_model(stage.model, seed=stage.seed)
+    freeze(model, stage.train)
     survival.beat(0, "start")
     with survival.open_state() as saved:
         step = saved.manifest["step"] if saved is not None else 0
@@ -80,6 +83,8 @@ def start(
         notes = fill(model, job, saved) if rank == 0 else ()
         survival.beat(0, "start")
         model.set_grad_checkpointing(place.recompute_activations)
+        if stage.train != ALL:
+            notes = (*notes, trained_note(model, stage.train))
         if place.compile:
             compile_blocks(model)
             notes = (*notes, "compiled blocks: the first step takes longer")
@@ -127,3 +132,10 @@ def fill(model: torch.nn.Module, job: Job, saved: Pieces | None) -> tuple[str, .
         tensors, notes = source.start_weights(job.stage)
     model.load_state_dict(tensors)
     return notes
+
+
+def trained_note(model: torch.nn.Module, train: str) -> str:
+    """How much of a model is trained: a line."""
+    sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    trained = sum(size for size, own in sizes if own)
+    return f"train {train}: {trained:,} of {sum(size for size, _ in sizes):,} parameters"

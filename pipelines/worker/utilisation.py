@@ -1,15 +1,15 @@
 """MFU: model FLOPs utilisation, the share of the accelerators' peak that training reaches.
 
-As arXiv:2204.02311, appendix B: what the model needs for an image (`vit.cost`: three forward
-passes, nothing for what activation checkpointing computes again), over the peak of the number
-format that is trained in. Where the peak is not known there is no MFU.
+As arXiv:2204.02311, appendix B: what the model needs for an image (`vit.trained`: three forward
+passes, or fewer where a part is trained; nothing for what activation checkpointing computes again),
+over the peak of the number format that is trained in. Where the peak is not known there is no MFU.
 """
 
 import torch
 
 from pipelines.planning.hardware import NODE_KINDS
 from pipelines.recipes.stage import Stage
-from vit import build_model
+from vit.trained import training_flops
 
 # Names as CUDA gives them, and a kind of node that has them. Not "H100" alone: the PCIe and NVL
 # cards are slower than the SXM module.
@@ -47,7 +47,7 @@ class Utilisation:
         self._share_per_rate: float | None = None  # MFU at one image a second
         peak = peak_flops(device, stage.precision)
         if peak:
-            flops = build_model(stage.model, device="meta").cost().training_flops
+            flops = training_flops(stage.model, stage.train)
             self._share_per_rate = flops / (peak * workers)
 
     def metrics(self, images_per_second: float) -> dict[str, float]:

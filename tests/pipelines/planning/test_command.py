@@ -110,6 +110,23 @@ def test_offloading_needs_less_of_the_gpu() -> None:
     assert moved.host > 0 == kept.host
 
 
+def test_a_head_alone_takes_a_third_of_the_time_and_no_states_of_the_rest() -> None:
+    place = replace(GPUS, zero=Zero(level=1))
+    stage = pretrain("vit-b16-imagenet21k")
+    whole, head = (
+        estimate(replace(stage, train=train), place, NODE_KINDS["p4d"], IMAGES)
+        for train in ("all", "head")
+    )
+    assert head.exaflops == pytest.approx(whole.exaflops / 3)
+    trained = 768 * 768 + 768 + (768 + 1) * 21_843  # with the pre-training head's hidden layer
+    assert head.parameters == whole.parameters
+    assert head.state_bytes == 4 * (head.parameters + 2 * trained)
+    assert whole.state_bytes == 4 * 3 * whole.parameters
+    assert head.memory[0].states == 2 * head.parameters + 12 * -(-trained // 32)
+    assert head.memory[0].activations < whole.memory[0].activations / 5
+    assert head.network_bytes < whole.network_bytes / 4
+
+
 def test_a_cache_that_holds_the_data_reads_it_once_a_node() -> None:
     stage = pretrain("vit-b16-imagenet1k")
     images = replace(IMAGES, train=1_281_167)

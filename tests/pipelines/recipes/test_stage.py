@@ -184,6 +184,8 @@ def test_a_parent_must_come_earlier() -> None:
         ({"parent": "pretrain", "init": "x"}, "both give weights - set one of them to None"),
         ({"label_smoothing": 1.0}, r"label_smoothing: wanted within \[0, 1\), found 1.0"),
         ({"model": replace(PRETRAIN.model, image_size=(16, 32))}, "give one number"),
+        ({"train": "tail"}, "train: wanted all, head, bias, or .* found 'tail'"),
+        ({"train": "blocks 99.."}, "N from 0 to .* found .blocks 99"),
     ],
 )
 def test_an_impossible_stage_says_why(change: dict, message: str) -> None:
@@ -196,3 +198,10 @@ def test_a_finetune_resets_its_head_and_its_name_says_so() -> None:
     assert tuned.reset_head
     assert name_of(replace(tuned, reset_head=False)) != name_of(tuned)
     assert name_of(replace(PRETRAIN, reset_head=False)) == name_of()  # as it was before the field
+
+
+def test_what_is_trained_is_in_the_name_where_it_is_not_all() -> None:
+    names = {name_of(replace(PRETRAIN, train=t)) for t in ("all", "head", "bias", "blocks 2..")}
+    assert len(names) == 4
+    assert name_of() in names
+    assert name_of() == "718eb30c2c293fdb"  # as version 0.1.0 computed it
