@@ -18,7 +18,7 @@ from pipelines.cli.redaction import redact
 from pipelines.cli.short import Short
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.general import GENERAL
+from pipelines.recipes.general import GENERAL, GENERAL_RECIPES
 from pipelines.recipes.stage import Recipe, Stage, plain
 
 Own = TypeVar("Own")
@@ -170,7 +170,7 @@ def read_command(
         kw_only=True,
     )
     defaults = {field.name: getattr(own, field.name) for field in fields(own)}
-    run = short.data if recipe == GENERAL and short.data else recipe.name
+    run = short.data if recipe in GENERAL_RECIPES and short.data else recipe.name
     default = shape(recipe=recipe.name, run=run, place=place, **stages, **defaults)
     parsed: Any = parse(shape, argv, prog=prog, description=description, default=default)
     chosen = {name: getattr(parsed, name) for name in stages}

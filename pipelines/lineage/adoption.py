@@ -16,7 +16,7 @@ from pipelines.cli.short import Short
 from pipelines.lineage.source import init_location, open_source
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.general import EPOCHS, GENERAL, WARMUP_SHARE
+from pipelines.recipes.general import EPOCHS, GENERAL_RECIPES, WARMUP_SHARE
 from pipelines.recipes.stage import Recipe, Stage
 from pipelines.recipes.streams import train_spec
 from storage.dataset import load_dataset
@@ -55,8 +55,8 @@ class FromCheckpointAndData:
     def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
         """Return the stage that the long options change, and lines about what was inferred.
 
-        In the recipe `finetune` the model is the checkpoint's own. In every other recipe it is the
-        recipe's.
+        In the recipes `finetune` and `probe` the model is the checkpoint's own. In every other
+        recipe it is the recipe's.
 
         Raises:
             Mistake: there is no checkpoint or dataset, or the checkpoint leaves something open.
@@ -66,8 +66,8 @@ class FromCheckpointAndData:
         hints = read_hints(argv)
         if not (short.data or hints.dataset):
             raise Mistake(
-                "recipe finetune trains on your data: give --data NAME, the name of a packed"
-                " dataset under place.data_root (pipelines/pack.py)"
+                f"recipe {_recipe_of(stage)} trains on your data: give --data NAME, the name of a"
+                " packed dataset under place.data_root (pipelines/pack.py)"
             )
         return _of_checkpoint(replace(short, image_size=None).of(stage), short, hints)
 
@@ -144,16 +144,21 @@ def read_hints(argv: list[str]) -> Hints:
 
 
 def is_general(stage: Stage) -> bool:
-    """Whether a stage is that of the recipe `finetune`, as it stands there."""
-    return stage == GENERAL.stages[0]
+    """Whether a stage is that of the recipe `finetune` or `probe`, as it stands there."""
+    return any(stage == recipe.stages[0] for recipe in GENERAL_RECIPES)
+
+
+def _recipe_of(stage: Stage) -> str:
+    """Name of the general recipe that trains the same part."""
+    return next(each.name for each in GENERAL_RECIPES if each.stages[0].train == stage.train)
 
 
 def _of_checkpoint(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tuple[str, ...]]:
     init = hints.init or short.init
     if init is None:
         raise Mistake(
-            "recipe finetune starts from a checkpoint: give --init and a file, a folder, s3://...,"
-            " hf://ORG/NAME or timm://NAME"
+            f"recipe {_recipe_of(stage)} starts from a checkpoint: give --init and a file, a"
+            " folder, s3://..., hf://ORG/NAME or timm://NAME"
         )
     with open_source(init_location(init)) as source:
         found = source.inferred(

@@ -6,13 +6,20 @@ The paper's rows fine-tune on ImageNet; `ROW-to-TASK` fine-tunes the same weight
 from pipelines.recipes.digits import DIGITS, DIGITS_SCRATCH
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.files import is_file, read_recipe
-from pipelines.recipes.general import GENERAL
+from pipelines.recipes.general import GENERAL_RECIPES
 from pipelines.recipes.paper import BASELINE, BASELINE_300, PAPER, TASKS, paper_recipe
 from pipelines.recipes.stage import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (GENERAL, DIGITS, DIGITS_SCRATCH, BASELINE, BASELINE_300, *PAPER.values())
+    for recipe in (
+        *GENERAL_RECIPES,
+        DIGITS,
+        DIGITS_SCRATCH,
+        BASELINE,
+        BASELINE_300,
+        *PAPER.values(),
+    )
 }
 TRANSFER_TASKS = tuple(name for name, task in TASKS.items() if task.classes)
 

@@ -1,10 +1,13 @@
-"""The recipe `finetune`: any checkpoint on any packed dataset; model and length follow from them.
+"""The recipes `finetune` and `probe`: any checkpoint on any packed dataset, which give the rest.
 
 `pipelines/finetune.py --init CHECKPOINT --data NAME` fills in the model, the classes and the steps
-(`pipelines.lineage.adoption`). What stands here is the rest: a fine-tuning that suits thousands to
-a million images. AdamW with layer-wise decay of the learning rate, as arXiv:2106.08254 (BEiT) and
-arXiv:2111.06377 (MAE, table 9) fine-tune; of the evaluations after each epoch the best counts.
+(`pipelines.lineage.adoption`). `finetune` suits thousands to a million images: AdamW with
+layer-wise decay of the learning rate, as arXiv:2106.08254 (BEiT) and arXiv:2111.06377 (MAE, table
+9) fine-tune. `probe` trains a linear head on the frozen checkpoint. Of the evaluations after each
+epoch the best counts.
 """
+
+from dataclasses import replace
 
 from pipelines.recipes.stage import Data, Recipe, Stage
 from vit import OptimConfig
@@ -32,3 +35,20 @@ GENERAL = Recipe(
         ),
     ),
 )
+
+PROBE = Recipe(
+    name="probe",
+    stages=(
+        replace(
+            GENERAL.stages[0],
+            train="head",
+            label_smoothing=0.0,
+            # Weights that are not trained need no decay, and a linear head no clipping.
+            optim=OptimConfig(peak_lr=1e-3, schedule="cosine"),
+            precision="float32",  # tf32 would round the features before the head
+        ),
+    ),
+)
+
+GENERAL_RECIPES = (GENERAL, PROBE)
+"""The recipes whose model and length follow from a checkpoint and a dataset."""

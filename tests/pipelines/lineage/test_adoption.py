@@ -9,6 +9,7 @@ import pytest
 from pipelines.cli.options import Command, read_command
 from pipelines.lineage.adoption import FromCheckpointAndData
 from pipelines.recipes.errors import Mistake
+from storage.augment import AugmentConfig
 from storage.errors import DatasetNotFound
 from vit import ViTConfig, build_model, export_timm
 
@@ -53,6 +54,19 @@ def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
     assert "config.json" in said
 
 
+def test_a_probe_trains_the_head_of_the_checkpoints_model(local_data: str, folder: str) -> None:
+    words = ("--recipe", "probe", "--init", folder, "--data", "digits", "--epochs", "3")
+    command = finetune(local_data, *words)
+    (stage,) = command.stages
+    assert (command.recipe.name, command.options.run) == ("probe", "digits")
+    assert (stage.train, stage.model) == ("head", replace(CHECKPOINT, num_classes=10))
+    assert (stage.steps, stage.optim.warmup_steps, stage.precision) == (67, 6, "float32")
+    assert (stage.augment, stage.label_smoothing) == (AugmentConfig(), 0)
+    assert (stage.data.crop, stage.data.flip) == ("random", True)
+    (stage,) = finetune(local_data, *words, "--stage.train", "blocks 1..").stages
+    assert stage.train == "blocks 1.."
+
+
 def test_long_options_win_and_the_length_follows_from_them(local_data: str, folder: str) -> None:
     words = ("--init", folder, "--data", "digits", "--epochs", "2", "--batch", "32", "--lr", "0.01")
     longer = ("--stage.data.selection.classes", "3", "5", "--stage.global-batch", "16")
@@ -81,6 +95,7 @@ def test_in_another_recipe_the_model_is_the_recipes(local_data: str, folder: str
     ("words", "error", "said"),
     [
         (["--recipe", "finetune", "--data", "digits"], Mistake, "give --init"),
+        (["--recipe", "probe", "--data", "digits"], Mistake, "recipe probe .* give --init"),
         (["--init", "CHECKPOINT"], Mistake, "give --data NAME"),
         (["--init", "CHECKPOINT", "--data", "none"], DatasetNotFound, "none"),
         (["--init", "none", "--data", "digits"], Mistake, "none: no such file"),

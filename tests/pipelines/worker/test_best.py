@@ -80,9 +80,9 @@ def test_a_choice_that_went_through_resume_states_is_the_same(
     assert found == after(values, metric)
 
 
-def test_only_the_general_recipe_chooses_and_no_other_changed_its_name() -> None:
+def test_only_the_general_recipes_choose_and_no_other_changed_its_name() -> None:
     choosing = {recipe.name for recipe in RECIPES.values() for s in recipe.stages if s.chooses}
-    assert choosing == {"finetune"}
+    assert choosing == {"finetune", "probe"}
     (general,) = GENERAL.stages
     assert (general.keep, general.metric, general.patience) == ("best", ACCURACY, 10)
     names = {
