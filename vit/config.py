@@ -5,8 +5,8 @@ ports: tanh GELU and LayerNorm eps 1e-6. `pool="token"` is what brings the class
 pools have none.
 
 A field that is added here must do nothing at its default, neither to the initial weights nor to the
-logits, and is entered in `_ADDED` of `pipelines/recipes/stage.py`, so that stages that do not use
-it keep their fingerprints.
+logits, and is entered in `_ADDED` of `pipelines/recipes/fingerprint.py`, so that stages that do not
+use it keep their fingerprints.
 """
 
 from __future__ import annotations

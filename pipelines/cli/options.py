@@ -18,8 +18,9 @@ from pipelines.cli.redaction import redact
 from pipelines.cli.short import Short
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
+from pipelines.recipes.fingerprint import plain
 from pipelines.recipes.general import GENERAL, GENERAL_RECIPES
-from pipelines.recipes.stage import Recipe, Stage, plain
+from pipelines.recipes.stage import Recipe, Stage
 
 Own = TypeVar("Own")
 

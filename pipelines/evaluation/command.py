@@ -24,7 +24,7 @@ from pipelines.evaluation.evaluation import STAGE, Evaluation, EvaluationOptions
 from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
 from pipelines.lineage.manifest import File, Manifest
-from pipelines.recipes.stage import flatten
+from pipelines.recipes.fingerprint import flatten
 from pipelines.tracking.client import open_client, open_tracker, settle
 from pipelines.tracking.tracker import Tracker
 from storage import weights

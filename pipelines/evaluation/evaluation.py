@@ -32,7 +32,7 @@ from pipelines.lineage.candidate import Candidate, WeightsOptions, find_candidat
 from pipelines.lineage.manifest import DatasetName, Manifest, MeasuredWeights
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import plain
+from pipelines.recipes.fingerprint import plain
 from pipelines.recipes.streams import val_selection
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, check_shards, load_dataset

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipelines.evaluation import fewshot, neighbours, probe
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import typed_values
+from pipelines.recipes.fingerprint import typed_values
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
 from storage.stream import StreamSpec

@@ -14,7 +14,8 @@ from cluster.settings import Place
 from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
 from pipelines.lineage.source import init_digest
 from pipelines.recipes.errors import MISTAKES, Mistake
-from pipelines.recipes.stage import Recipe, fingerprint
+from pipelines.recipes.fingerprint import fingerprint
+from pipelines.recipes.stage import Recipe
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join

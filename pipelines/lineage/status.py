@@ -16,7 +16,8 @@ from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
 from pipelines.lineage.source import init_digest
 from pipelines.recipes.errors import MISTAKES, Mistake
-from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, flatten, plain
+from pipelines.recipes.fingerprint import FORMAT_VERSION, fingerprint, flatten, plain
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.dataset import load_dataset
 from storage.errors import StorageError

@@ -9,7 +9,7 @@ from pipelines.cli.redaction import redact
 from pipelines.lineage.manifest import Manifest
 from pipelines.lineage.status import attempts_under
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import flatten
+from pipelines.recipes.fingerprint import flatten
 from pipelines.tracking import reader as tracking_read
 from storage.errors import StorageError
 

@@ -27,7 +27,7 @@ from pipelines.cli.redaction import redact
 from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
-from pipelines.recipes.stage import flatten
+from pipelines.recipes.fingerprint import flatten
 from pipelines.tracking.client import DatasetRecord, node_sampler, open_tracker
 from pipelines.tracking.history import MetricPoint
 from pipelines.tracking.tensorboard import EventFiles

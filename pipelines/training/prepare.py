@@ -28,7 +28,8 @@ from pipelines.lineage.source import Source, init_location, open_source
 from pipelines.lineage.versions import git_commit, package_versions
 from pipelines.recipes.batches import batch_of, counts_of
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
+from pipelines.recipes.fingerprint import FORMAT_VERSION, fingerprint, plain
+from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.dataset import Dataset, check_shards, load_dataset
 from storage.order import epochs_at

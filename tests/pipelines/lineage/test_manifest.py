@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.lineage.manifest import File, Manifest, Parent, manifest_from_json
 from pipelines.recipes.digits import FINETUNE
-from pipelines.recipes.stage import plain
+from pipelines.recipes.fingerprint import plain
 from storage.errors import CorruptWeights
 
 PARENT = Parent(

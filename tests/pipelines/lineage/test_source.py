@@ -9,7 +9,8 @@ import torch
 
 from cluster.local.s3 import S3Server
 from pipelines.lineage.source import committed_source, init_digest, open_source
-from pipelines.recipes.stage import Stage, plain
+from pipelines.recipes.fingerprint import plain
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.errors import WeightsNotFound
 from storage.objects import open_store

@@ -17,7 +17,8 @@ from pipelines.lineage.manifest import Checkpoint, DatasetName, Manifest
 from pipelines.lineage.resume_states import save_state
 from pipelines.lineage.status import attempts_under, differences, what_would_run
 from pipelines.recipes.digits import DIGITS
-from pipelines.recipes.stage import FORMAT_VERSION, Stage, fingerprint, plain
+from pipelines.recipes.fingerprint import FORMAT_VERSION, fingerprint, plain
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join

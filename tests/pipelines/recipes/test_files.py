@@ -8,7 +8,7 @@ import yaml
 
 from pipelines.recipes import DIGITS, find_recipe
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import fingerprint
+from pipelines.recipes.fingerprint import fingerprint
 
 PYTHON = """
 from dataclasses import replace

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import pytest
 
 from pipelines.recipes import PAPER, find_recipe
+from pipelines.recipes.fingerprint import flatten
 from pipelines.recipes.paper import BASELINE_S16, JFT_B16, ROWS, TASKS, finetune, paper_recipe
-from pipelines.recipes.stage import Stage, flatten
+from pipelines.recipes.stage import Stage
 from vit import BiTConfig, ViTConfig
 
 # Table 3 of arXiv:2010.11929: epochs, base lr, decay, weight decay, dropout

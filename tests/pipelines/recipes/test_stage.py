@@ -5,7 +5,8 @@ import pytest
 
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
-from pipelines.recipes.stage import Recipe, Stage, fingerprint, flatten, plain, typed_values
+from pipelines.recipes.fingerprint import fingerprint, flatten, plain, typed_values
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
 from vit import BiTConfig, ViTConfig, config_from_dict

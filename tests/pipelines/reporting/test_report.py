@@ -14,7 +14,8 @@ import torch
 import vit
 from pipelines.inspection.image_grid import image_grid
 from pipelines.recipes.digits import FINETUNE, PRETRAIN, UPSCALE
-from pipelines.recipes.stage import Stage, flatten
+from pipelines.recipes.fingerprint import flatten
+from pipelines.recipes.stage import Stage
 from pipelines.reporting.command import default_file, main, report_at_the_end
 from pipelines.reporting.content import gather
 from pipelines.reporting.cost import cost_of

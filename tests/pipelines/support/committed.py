@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 import vit
-from pipelines.recipes.stage import Stage, fingerprint, plain
+from pipelines.recipes.fingerprint import fingerprint, plain
+from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.dataset import load_dataset
 from storage.uri import join

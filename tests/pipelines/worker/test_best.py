@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pipelines.recipes import RECIPES
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.errors import Mistake
+from pipelines.recipes.fingerprint import fingerprint
 from pipelines.recipes.general import GENERAL
-from pipelines.recipes.stage import Metric, Stage, fingerprint
+from pipelines.recipes.stage import Metric, Stage
 from pipelines.worker.best import Evaluations
 
 NAN = float("nan")

@@ -7,7 +7,8 @@ import pytest
 
 from pipelines.campaigns.studies import STUDIES, find_study
 from pipelines.campaigns.studies.study import Size, Study
-from pipelines.recipes.stage import Stage, flatten
+from pipelines.recipes.fingerprint import flatten
+from pipelines.recipes.stage import Stage
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.selection import select

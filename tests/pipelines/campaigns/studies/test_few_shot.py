@@ -12,7 +12,8 @@ from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.evaluation.fewshot import drawn, few_shot
 from pipelines.lineage.source import Source, committed_source
 from pipelines.recipes.digits import PRETRAIN
-from pipelines.recipes.stage import Stage, plain
+from pipelines.recipes.fingerprint import plain
+from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import val_spec
 from storage import weights
 from storage.dataset import Dataset, load_dataset
