@@ -73,7 +73,7 @@ def status(gate: Gate, run_id: str) -> str:
         return open_client(gate.uri).get_run(run_id).info.status
 
 
-def wait_until(fact: Callable[[], bool], seconds: float = 300.0) -> None:
+def wait_until(fact: Callable[[], bool], seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < end
