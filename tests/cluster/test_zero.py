@@ -17,6 +17,7 @@ from tests.cluster.support import zero_worker
 from tests.cluster.support.groups import run_group
 from tests.cluster.support.zero_worker import CASES, plain_torch, read_state
 
+pytestmark = pytest.mark.timeout(900)  # the groups of `trained`: 64 s on two free cores
 WORLDS = (2, 1)
 NAMES = [f"{precision}-{level}" for precision, level in CASES]
 
