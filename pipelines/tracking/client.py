@@ -158,11 +158,20 @@ def _newest(run: Run) -> Iterator[MetricPoint]:
         yield metric.key, metric.value, metric.timestamp, metric.step
 
 
-def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
+def settle(
+    client: MlflowClient, manifest: Mapping[str, Any], *, weights: bool = False
+) -> list[str]:
     """Finish the MLflow run of a committed attempt whose driver died or could not reach MLflow.
 
-    Delivers the records that are still in the spool and closes the run as FINISHED. Returns lines
-    to print.
+    Delivers the records that are still in the spool and closes the run as FINISHED.
+
+    Args:
+        client: from `open_client`.
+        manifest: of the attempt.
+        weights: whether it holds weights, which MLflow shows as a model.
+
+    Returns:
+        Lines to print.
     """
     run_id = manifest.get("mlflow_run_id")
     if not run_id:
@@ -185,6 +194,8 @@ def settle(client: MlflowClient, manifest: Mapping[str, Any]) -> list[str]:
         tracker.log_steps([{"step": manifest.get("step", 0), **manifest.get("metrics", {})}])
         if "manifest.json" not in tracker.files_waiting:
             tracker.log_file("manifest.json", json.dumps(manifest, indent=1).encode())
+        if weights:
+            tracker.log_model(manifest.get("step", 0))
     tracker.start()
     tracker.end(FINISHED, ended_ms=tracker.ended_ms)
     return tracker.notices()

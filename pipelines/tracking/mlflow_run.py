@@ -1,12 +1,12 @@
 """One run on an MLflow server: what a tracker sends there."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 
 from pipelines.cli.redaction import redact
@@ -43,23 +43,32 @@ class MlflowRun:
             parent = str(Path(name).parent)
             self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
 
-    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None:
+    def log_model(self, step: int) -> None:
         """Add the run's weights as a model by reference, with the run's `val` metrics of the step.
 
-        A model that the run has already is left as it is.
+        A model that is complete is left as it is; one that an outage left half made is completed.
         """
         with _refusals():
             run = self._client.get_run(self._run_id)
             experiment = run.info.experiment_id
             mine = f"source_run_id = '{self._run_id}'"
-            if self._client.search_logged_models([experiment], filter_string=mine):
+            known = self._client.search_logged_models([experiment], filter_string=mine)
+            if known and known[0].status == LoggedModelStatus.READY:
                 return
-            model = self._client.create_logged_model(
-                experiment,
-                name=name,
-                source_run_id=self._run_id,
-                tags={**EXTERNAL, **tags},
-                model_type="image-classifier",
+            tags = run.data.tags
+            shown = {"vit.weights": tags["vit.attempt"]}
+            if "vit.fingerprint" in tags:
+                shown["vit.fingerprint"] = tags["vit.fingerprint"]
+            model = (
+                known[0]
+                if known
+                else self._client.create_logged_model(
+                    experiment,
+                    name=f"{tags['vit.run']}-{tags['vit.stage']}",
+                    source_run_id=self._run_id,
+                    tags={**EXTERNAL, **shown},
+                    model_type="image-classifier",
+                )
             )
             measured = [
                 Metric(m.key, m.value, m.timestamp, m.step, model_id=model.model_id)

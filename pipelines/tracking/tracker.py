@@ -45,8 +45,8 @@ class Server(Protocol):
         """Log a small file."""
         ...
 
-    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None:
-        """Add the run's weights as a model, once."""
+    def log_model(self, step: int) -> None:
+        """Add the run's weights after so many steps as a model; the same call again adds none."""
         ...
 
     def end(self, status: str, ended_ms: int) -> None:
@@ -122,9 +122,9 @@ class Tracker:
         """Log a small file; `name` may contain folders."""
         self._spool.put({"file": name, "data": base64.b64encode(data).decode()})
 
-    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None:
-        """Add the committed weights of a step as a model that lies elsewhere."""
-        self._spool.put({"model": name, "tags": dict(tags), "step": step})
+    def log_model(self, step: int) -> None:
+        """Add the committed weights, of so many steps, as a model that lies elsewhere."""
+        self._spool.put({"model": step})
 
     def watch(self, sample: Callable[[], Mapping[str, float]], prefix: str) -> None:
         """Log what `sample` returns every few seconds; steps continue after the last logged one."""
@@ -240,7 +240,7 @@ class Tracker:
                 self._send_file(record["file"], base64.b64decode(record["data"]))
             elif "model" in record:
                 with self._refusable():
-                    self._server.log_model(record["model"], record["tags"], record["step"])
+                    self._server.log_model(record["model"])
             elif "end" in record and self._session in (None, record["session"]):
                 with self._refusable():
                     self._server.end(record["end"], record["ended_ms"])

@@ -72,7 +72,10 @@ def committed_already(plan: Plan, client: Any) -> Outcome:
     assert manifest is not None
     where = f"committed already in {plan.attempt.uri} (--force trains it again)"
     print(f"{plan.stage.name}: {where}", flush=True)
-    for line in (drop_leftovers(plan.attempt.uri), *settle(client, manifest.to_json())):
+    for line in (
+        drop_leftovers(plan.attempt.uri),
+        *settle(client, manifest.to_json(), weights=True),
+    ):
         if line:
             print(f"{plan.stage.name}: {line}", flush=True)
     return Outcome(plan.stage.name, "done already", manifest.metrics, 0.0, plan.attempt.uri)

@@ -23,7 +23,6 @@ from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
 from pipelines.cli.progress import Progress
 from pipelines.cli.ray_errors import is_mistake
-from pipelines.cli.redaction import redact
 from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
@@ -128,8 +127,7 @@ def _log_manifest(tracker: Tracker, plan: Plan) -> Exception | None:
     try:
         data = open_store(plan.attempt.uri).read(weights.MANIFEST)
         tracker.log_file(weights.MANIFEST, data)
-        where = {"vit.weights": redact(plan.attempt.uri), "vit.fingerprint": plan.fingerprint}
-        tracker.log_model(f"{plan.run}-{plan.stage.name}", where, json.loads(data)["step"])
+        tracker.log_model(json.loads(data)["step"])
     except StorageError as error:
         return error
     return None

@@ -1,6 +1,6 @@
 """An artifact store that takes nothing: said once, given up, and the run ends all the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ class NoArtifacts:
             raise RuntimeError("Unable to locate credentials")
         self.files.append(name)
 
-    def log_model(self, name: str, tags: Mapping[str, str], step: int) -> None: ...
+    def log_model(self, step: int) -> None: ...
 
     def end(self, status: str, ended_ms: int) -> None:
         self.status = status

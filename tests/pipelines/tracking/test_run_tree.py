@@ -16,6 +16,7 @@ from pipelines.tracking.client import (
     open_tracker,
     spool_path,
 )
+from pipelines.tracking.mlflow_run import MlflowRun
 from pipelines.tracking.reader import read_run
 from pipelines.tracking.run_tree import DRIVER, PARENT_RUN
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
@@ -185,7 +186,7 @@ def test_the_first_table_shows_what_the_stages_reached(
         run_id = tracker.run_id
         tracker.log_steps([{"step": 9, "val/accuracy": accuracy, "train/loss": 1.0}])
         tracker.log_steps([{"step": 10, "val/accuracy": accuracy - 0.25, "train/loss": 1.0}])
-        tracker.log_model("table", {}, 9)  # the best is kept
+        tracker.log_model(9)  # the best is kept
         tracker.end(FINISHED)
     found = client.get_run(parent(client, run_id)).data.metrics
     assert found == {"pretrain/val/accuracy": 0.5, "finetune/val/accuracy": 0.75}
@@ -206,10 +207,10 @@ def test_the_dataset_is_an_input_of_the_run_once(
 def test_the_weights_are_a_model_of_the_run_once(
     client: Any, begin: Callable[..., Tracker]
 ) -> None:
-    tracker = begin("weighed", "finetune")
+    tracker = begin("weighed", "finetune", "runs/weighed")
     tracker.log_steps([{"step": 8, "val/accuracy": 0.25}, {"step": 10, "val/accuracy": 0.75}])
     for _ in range(2):
-        tracker.log_model("weighed-finetune", {"vit.weights": "runs/weighed"}, 10)
+        tracker.log_model(10)
     tracker.end(FINISHED)
     run = client.get_run(tracker.run_id)
     (model,) = client.search_logged_models(
@@ -222,3 +223,27 @@ def test_the_weights_are_a_model_of_the_run_once(
     assert run.data.metrics["val/accuracy"] == 0.75
     points = client.get_metric_history(tracker.run_id, "val/accuracy")
     assert [(point.step, point.value) for point in points] == [(8, 0.25), (10, 0.75)]
+
+
+def test_a_model_that_an_outage_left_half_made_is_completed(
+    client: Any, begin: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = begin("outage", "finetune")
+    tracker.log_steps([{"step": 10, "val/accuracy": 0.75}])
+    tracker.release()
+    run = MlflowRun(client, tracker.run_id)
+
+    def away(*arguments: object, **options: object) -> None:
+        raise ConnectionError("MLflow is away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(client, "log_outputs", away)
+        with pytest.raises(ConnectionError):
+            run.log_model(10)
+    run.log_model(10)
+    found = client.get_run(tracker.run_id)
+    (model,) = client.search_logged_models(
+        [found.info.experiment_id], filter_string=f"source_run_id = '{tracker.run_id}'"
+    )
+    assert model.status.value == "READY"
+    assert [output.model_id for output in found.outputs.model_outputs] == [model.model_id]

@@ -193,8 +193,10 @@ def test_a_committed_attempt_whose_driver_was_killed_is_finished(client, tracker
     assert settle(client, manifest) == []  # its driver lives
     assert client.get_run(run.run_id).info.status == "RUNNING"
     run.release()  # as the kernel does for a process that is killed
-    assert settle(client, manifest) == []
-    assert client.get_run(run.run_id).info.status == FINISHED
+    assert settle(client, manifest, weights=True) == []
+    found = client.get_run(run.run_id)
+    assert found.info.status == FINISHED
+    assert [output.step for output in found.outputs.model_outputs] == [3]
     assert [a.path for a in client.list_artifacts(run.run_id)] == ["manifest.json"]
     assert settle(client, manifest) == []
     for name, value in metrics.items():
