@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from vit.config import ViTConfig
 from vit.dropout import Draws, DropPath, SampleDropout
-from vit.layers import LayerScale, Mlp, SwiGlu, norm_layer
+from vit.layers import LayerScale, Mlp, SwiGlu, new_parameter, norm_layer
 from vit.rotary import rotate
 
 
@@ -29,14 +29,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias == "all")
         without_key = config.qkv_bias == "no-key"
         for name in ("q_bias", "v_bias"):
-            self.register_parameter(name, _parameter(width) if without_key else None)
+            self.register_parameter(name, new_parameter(width) if without_key else None)
         self.q_norm = norm_layer(config, size) if config.qk_norm else nn.Identity()
         self.k_norm = norm_layer(config, size) if config.qk_norm else nn.Identity()
         self.norm = norm_layer(config, width) if config.attn_norm else nn.Identity()
         self.proj = nn.Linear(width, width, bias=config.proj_bias)
         self.proj_drop = SampleDropout(config.dropout)
         relative = config.pos_embed == "relative"
-        table = _parameter(2 * config.num_tokens - 1, size) if relative else None
+        table = new_parameter(2 * config.num_tokens - 1, size) if relative else None
         self.register_parameter("rel_pos", table)
 
     def forward(
@@ -120,7 +120,3 @@ class Block(nn.Module):
         tokens = (tokens if keep is None else tokens[:, :keep]) + self.drop_path(mixed, draws, 1)
         made = self.mlp(self.norm2(tokens), None if draws is None else draws.part(2, 2))
         return tokens + self.drop_path(self.ls2(made), draws, 4)
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape))

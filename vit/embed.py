@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.config import ViTConfig
+from vit.layers import new_parameter
 from vit.resnet import HybridBackbone
 
 
@@ -76,16 +77,16 @@ class TokenEmbed(nn.Module):
     def make_tokens(self, config: ViTConfig) -> None:
         """Register the tensors that `config` asks for, all others as None."""
         width, (rows, columns) = config.width, config.grid_size
-        self.cls_token = _parameter(1, 1, width) if config.pool == "token" else None
-        self.dist_token = _parameter(1, 1, width) if config.distilled else None
-        self.reg_token = _parameter(1, config.registers, width) if config.registers else None
+        self.cls_token = new_parameter(1, 1, width) if config.pool == "token" else None
+        self.dist_token = new_parameter(1, 1, width) if config.distilled else None
+        self.reg_token = new_parameter(1, config.registers, width) if config.registers else None
         learned = dict.fromkeys(("pos_embed", "pos_embed_y", "pos_embed_x"))
         if config.pos_embed == "learned-1d":
             prefix = config.num_prefix_tokens if config.pos_embed_prefix else 0
-            learned["pos_embed"] = _parameter(1, prefix + rows * columns, width)
+            learned["pos_embed"] = new_parameter(1, prefix + rows * columns, width)
         elif config.pos_embed == "learned-2d":
-            learned["pos_embed_y"] = _parameter(1, rows, 1, width // 2)
-            learned["pos_embed_x"] = _parameter(1, 1, columns, width // 2)
+            learned["pos_embed_y"] = new_parameter(1, rows, 1, width // 2)
+            learned["pos_embed_x"] = new_parameter(1, 1, columns, width // 2)
         for name, parameter in learned.items():
             self.register_parameter(name, parameter)
         sincos = config.pos_embed == "sincos-2d"
@@ -129,7 +130,3 @@ def sincos_table(grid: tuple[int, int], width: int, *, temperature: float = 10_0
     y = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)[:, None] * omega
     x = torch.arange(columns, dtype=torch.float64).repeat(rows)[:, None] * omega
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()[None]
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape))

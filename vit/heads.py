@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit.config import ViTConfig
-from vit.layers import Mlp, norm_layer
+from vit.layers import Mlp, new_parameter, norm_layer
 
 
 def float32_logits(pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,7 +37,7 @@ class AttentionPool(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
-        self.latent = nn.Parameter(torch.empty(1, 1, width))
+        self.latent = new_parameter(1, 1, width)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)

@@ -18,7 +18,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.empty(width))
+        self.gamma = new_parameter(width)
 
     def forward(self, branch: Tensor) -> Tensor:
         """Scale the output of attention or MLP: [..., D] -> [..., D]."""
@@ -36,6 +36,9 @@ class QuickGelu(nn.Module):
 class Mlp(nn.Module):
     """Two layers with GELU between them: [..., D] -> [..., D]."""
 
+    matrices = 1
+    """Matrices stacked in `fc1`."""
+
     def __init__(
         self,
         config: ViTConfig,
@@ -45,48 +48,46 @@ class Mlp(nn.Module):
         normed: bool = False,
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.width, config.mlp_dim, bias=bias)
-        self.act = gelu(config)
+        self.fc1 = nn.Linear(config.width, self.matrices * config.mlp_dim, bias=bias)
+        self.act = self.activation(config)
         self.norm = norm_layer(config, config.mlp_dim) if normed else nn.Identity()
         self.fc2 = nn.Linear(config.mlp_dim, config.width, bias=bias)
         self.drop = SampleDropout(dropout)
 
     def forward(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
         """Transform each token on its own: [..., D] -> [..., D]."""
-        hidden = self.norm(self.drop(self.act(self.fc1(tokens)), draws, 0))
+        hidden = self.norm(self.drop(self.activate(self.fc1(tokens)), draws, 0))
         return self.drop(self.fc2(hidden), draws, 1)
 
+    def activation(self, config: ViTConfig) -> nn.Module:
+        """The nonlinearity: the form of GELU that the config asks for."""
+        if config.gelu == "quick":
+            return QuickGelu()
+        return nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
 
-class SwiGlu(nn.Module):
+    def activate(self, made: Tensor) -> Tensor:
+        """What `fc2` reads of the output of `fc1`."""
+        return self.act(made)
+
+
+class SwiGlu(Mlp):
     """Three layers (arXiv:2002.05202), two of them in one matrix: [..., D] -> [..., D].
 
     The first half of `fc1` goes through SiLU and is multiplied with the second.
     """
 
-    def __init__(
-        self,
-        config: ViTConfig,
-        *,
-        dropout: float = 0.0,
-        bias: bool = True,
-        normed: bool = False,
-    ) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.width, 2 * config.mlp_dim, bias=bias)
-        self.act = nn.SiLU()
-        self.norm = norm_layer(config, config.mlp_dim) if normed else nn.Identity()
-        self.fc2 = nn.Linear(config.mlp_dim, config.width, bias=bias)
-        self.drop = SampleDropout(dropout)
+    matrices = 2
 
-    def forward(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
-        """Transform each token on its own: [..., D] -> [..., D]."""
-        gate, values = self.fc1(tokens).chunk(2, dim=-1)
-        hidden = self.norm(self.drop(self.act(gate) * values, draws, 0))
-        return self.drop(self.fc2(hidden), draws, 1)
+    def activation(self, config: ViTConfig) -> nn.Module:
+        """The nonlinearity of the gate."""
+        return nn.SiLU()
+
+    def activate(self, made: Tensor) -> Tensor:
+        """The gated values: [..., 2M] -> [..., M]."""
+        gate, values = made.chunk(2, dim=-1)
+        return self.act(gate) * values
 
 
-def gelu(config: ViTConfig) -> nn.Module:
-    """The form of GELU that the config asks for."""
-    if config.gelu == "quick":
-        return QuickGelu()
-    return nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
+def new_parameter(*shape: int) -> nn.Parameter:
+    """A parameter without values, which `vit.init` fills."""
+    return nn.Parameter(torch.empty(*shape))

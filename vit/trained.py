@@ -85,5 +85,6 @@ def _first_block(train: str) -> int | None:
     return int(found[1]) if found else None
 
 
+@lru_cache(maxsize=32)
 def _blocks(config: Config) -> int:
     return build_model(config, device="meta").num_layers - 2  # embedding; norm and head
