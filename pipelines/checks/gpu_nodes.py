@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from cluster.engine import LEAST_DRIVER
 from cluster.errors import BadPlace
 from pipelines.checks.finding import Finding, fail, ok, warn
+from pipelines.checks.ray_cluster import run_driver
 from pipelines.cli.options import Command
 from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
 
@@ -37,13 +37,7 @@ def check_gpu_nodes(command: Command) -> Finding:
     except BadPlace as error:
         return fail(NAME, str(error))
     try:
-        done = subprocess.run(  # noqa: S603  # our own interpreter and script
-            [sys.executable, str(PROBE), address],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | variables,
-        )
+        done = run_driver(str(PROBE), address, variables=variables, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return warn(NAME, f"{address} did not answer within {SECONDS:g} s - see the Ray check")
     lines = [line for line in done.stdout.splitlines() if line.startswith("nodes ")]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from cluster.errors import BadPlace
 from cluster.scaling import check_room, settle_gpus, worker_cpus
@@ -44,13 +45,7 @@ def check_ray(command: Command) -> Finding:
         return fail(name, str(error))
     script = _ASK_JOBS if jobs else _CONNECT
     try:
-        done = subprocess.run(  # noqa: S603  # our own interpreter and text
-            [sys.executable, "-c", script, address],
-            capture_output=True,
-            text=True,
-            timeout=RAY_SECONDS,
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | variables,
-        )
+        done = run_driver("-c", script, address, variables=variables, seconds=RAY_SECONDS)
     except subprocess.TimeoutExpired:
         return fail(
             name, f"{address} accepted no driver within {RAY_SECONDS:g} s - see `ray status`"
@@ -70,6 +65,28 @@ def check_ray(command: Command) -> Finding:
         return ok(name, f"the job server at {address} answers and accepts the token")
     resources = json.loads(answers[0].removeprefix("resources "))
     return _room(command, resources, f"{address} answers and accepts the token")
+
+
+def run_driver(
+    *arguments: str, variables: Mapping[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run Python as a driver of Ray in a process of its own, which can be abandoned.
+
+    Args:
+        arguments: of the interpreter.
+        variables: of the environment, beside this process's.
+        seconds: how long to wait.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer, and was killed.
+    """
+    return subprocess.run(  # noqa: S603  # our own interpreter and scripts
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **variables},
+    )
 
 
 def _own_ray(command: Command) -> Finding:

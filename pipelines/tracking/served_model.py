@@ -21,7 +21,8 @@ from vit import build_model, config_from_dict, normalize
 
 BATCH = 64
 """Images in one forward pass."""
-Row = dict[str, str | float | None]
+Row = tuple[str | None, float | None, str | None]
+"""Class, probability, error."""
 
 
 class ImageClassifier(PythonModel):
@@ -62,12 +63,7 @@ class ImageClassifier(PythonModel):
             except BadImage as error:
                 errors.append(str(error))
         likeliest = iter(self._likeliest(np.stack(images)) if images else [])
-        return [
-            {"class": None, "probability": None, "error": error}
-            if error
-            else dict(zip(("class", "probability", "error"), (*next(likeliest), None), strict=True))
-            for error in errors
-        ]
+        return [(None, None, error) if error else (*next(likeliest), None) for error in errors]
 
     @torch.inference_mode()
     def _likeliest(self, images: np.ndarray) -> list[tuple[str, float]]:

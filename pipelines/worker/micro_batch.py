@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from cluster.batching import BatchPlan
-from cluster.errors import BadPlace
 from cluster.settings import Place
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, with_micro_batch
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.stage import Stage
 from pipelines.worker.collectives import of_first_rank
+from pipelines.worker.out_of_memory import half_of
 from storage.errors import ObjectNotFound
 from storage.objects import open_store
 from vit import build_model
@@ -76,12 +76,8 @@ def _most(stage: Stage, place: Place, attempt_uri: str, *, workers: int, memory_
 
 def halve(stage: Stage, place: Place, attempt_uri: str, plan: BatchPlan) -> None:
     """Keep half of a micro-batch that ran out of memory, where there is a half."""
-    if plan.micro == 1:
-        return
-    try:
-        smaller = replace(place, max_micro_batch=plan.micro // 2)
-        half = batch_of(stage, smaller, plan.workers).micro
-    except BadPlace:  # mixed samples come in pairs
+    half = half_of(stage, place, plan)
+    if half is None:
         return
     before = read_micro_batch(attempt_uri) or MicroBatch(most=plan.micro)
     if half < before.most:  # not where another rank has halved it

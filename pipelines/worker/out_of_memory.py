@@ -65,13 +65,21 @@ def bad_place(
     return BadPlace(explain(stage, place, plan, step=step, device=name, memory_bytes=total))
 
 
+def half_of(stage: Stage, place: Place, plan: BatchPlan) -> int | None:
+    """The largest micro-batch up to half of the plan's; None if there is none."""
+    if plan.micro == 1:
+        return None
+    with suppress(BadPlace):  # mixed samples come in pairs
+        return batch_of(stage, replace(place, max_micro_batch=plan.micro // 2), plan.workers).micro
+    return None
+
+
 def _smaller(stage: Stage, place: Place, plan: BatchPlan) -> list[str]:
     """Settings that need less memory than those of the place, the cheapest first."""
     found: list[str] = []
-    if plan.micro > 1:
-        with suppress(BadPlace):  # mixed samples come in pairs
-            half = batch_of(stage, replace(place, max_micro_batch=plan.micro // 2), plan.workers)
-            found.append(f"--place.max-micro-batch {half.micro}")
+    half = half_of(stage, place, plan)
+    if half is not None:
+        found.append(f"--place.max-micro-batch {half}")
     if not place.recompute_activations:
         found.append("--place.recompute-activations")
     if plan.workers > 1 and place.zero.level < 3:
