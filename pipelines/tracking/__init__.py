@@ -16,3 +16,5 @@ logging.getLogger("mlflow.store.db.utils").setLevel(
     logging.CRITICAL
 )  # tracebacks of errors that are raised anyway
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # logs a line per retry
+# Also where the program had imported mlflow before, as it may from Python.
+logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)

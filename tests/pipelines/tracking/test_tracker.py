@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +132,24 @@ def test_system_metrics_go_on_numbering(client, tracker, monkeypatch: pytest.Mon
         run.end(FINISHED)
     found = [step for step, _ in history(client, run_id, name)]
     assert found == list(range(len(found)))
+
+
+def test_monitors_say_nothing_where_mlflow_was_imported_before_us(tmp_path: Path) -> None:
+    code = (
+        "import mlflow\n"
+        "from pipelines.tracking.client import node_sampler, open_client\n"
+        "node_sampler(open_client('sqlite:///mlflow.db'), 'run')()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "system_metrics" not in done.stderr
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit])
