@@ -1,4 +1,4 @@
-"""Sums of gradients in float32 under bfloat16; the fused AdamW resumes to the bit."""
+"""Sums of gradients in float32, gradients that are NaN, exact resumes of the fused AdamW."""
 
 import json
 from pathlib import Path
@@ -28,3 +28,12 @@ def test_bfloat16_gradients_of_64_micro_batches_are_summed_in_float32(
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_a_resume_under_fused_adamw_is_exact(report: Any, level: int) -> None:
     assert report["differing"][str(level)] == []
+
+
+@pytest.mark.parametrize("offload", ["", "-offload"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_step_whose_gradient_is_nan_changes_nothing(
+    report: Any, level: int, precision: str, offload: str
+) -> None:
+    assert report["changed"][f"{level}{offload}-{precision}"] == []

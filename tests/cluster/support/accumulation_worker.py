@@ -1,4 +1,4 @@
-"""Sum 64 micro-batches in bfloat16 under DeepSpeed; resume under the fused AdamW.
+"""DeepSpeed: sums of 64 micro-batches in bfloat16, NaN gradients, resumes of the fused AdamW.
 
 Run as `python -m tests.cluster.support.accumulation_worker RANK WORLD PORT FOLDER`, alone.
 """
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cluster.precision import Precision, element_type
 from cluster.settings import Zero, ZeroLevel
 
 PARTS, STEPS, BREAK = 64, 6, 3
@@ -96,6 +97,29 @@ def fused(level: ZeroLevel, *, broken: bool) -> dict[str, Tensor]:
     return saved
 
 
+def changed_by_nan(level: ZeroLevel, precision: Precision, *, offload: bool) -> list[str]:
+    """Weights that a step changes whose loss is finite and whose gradient is NaN."""
+    from cluster import resume_state
+    from cluster.batching import BatchPlan
+    from cluster.engine import build_engine
+    from cluster.zero import zero_config
+
+    plan = BatchPlan(micro=4, workers=1, accumulation=1)
+    zero = Zero(level=level, offload_optimizer=offload)
+    config = zero_config(zero, plan, precision=precision, clip_norm=1.0)
+    model = build()
+    engine = build_engine(model, torch.optim.AdamW(model.parameters(), lr=1e-2), config)
+    before = resume_state.gather_weights(engine)
+    ((x, y),) = micro_batches(parts=1)
+    logits = engine(x.to(element_type(precision))).float()
+    nothing = (0 * logits[0, 0]).abs().sqrt()  # 0, of infinite slope
+    engine.backward(nn.functional.cross_entropy(logits, y) + nothing)
+    engine.step()
+    after = resume_state.gather_weights(engine)
+    engine.destroy()
+    return [name for name in before if not torch.equal(before[name], after[name])]
+
+
 class Whole:
     """Tensors by name as a `SavedState`."""
 
@@ -122,7 +146,16 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         whole, resumed = (fused(level, broken=broken) for broken in (False, True))
         assert whole.keys() == resumed.keys()
         differing[f"{level}"] = [k for k, v in whole.items() if not torch.equal(v, resumed[k])]
-    report = {"errors": errors, "differing": differing}
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    changed = {
+        f"{level}{'-offload' if offload else ''}-{precision}": changed_by_nan(
+            level, precision, offload=offload
+        )
+        for level in LEVELS
+        for precision in precisions
+        for offload in (False, True)
+    }
+    report = {"errors": errors, "differing": differing, "changed": changed}
     (folder / "report.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 
