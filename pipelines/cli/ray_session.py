@@ -81,6 +81,7 @@ def _start(*, num_cpus: int | None, level: int, verbose: bool) -> None:
                     num_cpus=num_cpus,
                     logging_level=level,
                     log_to_driver=verbose,
+                    include_dashboard=False,
                     runtime_env={"env_vars": WORKER_ENV},
                     _temp_dir=folder,
                 )
