@@ -4,7 +4,7 @@
     python -m benchmarks.gpu mfu save --sizes b h   the speed of ViT-B/16 and H/14
     python -m benchmarks.gpu --tiny --device cpu    the kit itself, on a machine without a GPU
 
-Parts: env parity start curves resume mfu save memory stage stream. Lines are `ok`, `FAIL` (what
+Parts: env parity start curves resume mfu save memory stage fed stream. Lines are `ok`, `FAIL` (what
 must hold does not) and `fig` (a measurement); --json FILE keeps them. docs/gpu.md says what each
 means and holds the results by card.
 """
@@ -24,7 +24,8 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.report import Report
 from benchmarks.model import SIZES
 
-PARTS = ("env", "parity", "start", "curves", "resume", "mfu", "save", "memory", "stage", "stream")
+ALONE = ("env", "parity", "start", "curves", "resume", "mfu", "save", "memory")
+PARTS = (*ALONE, "stage", "fed", "stream")
 
 
 def main() -> int:
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=["s", "b", "l", "h"])
     parser.add_argument("--steps", type=int, default=12, help="steps per round of a measurement")
+    parser.add_argument("--photographs", type=Path, help="indexed dataset for part `fed`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all lines here")
     options = parser.parse_args()
     unknown = sorted(set(options.parts) - set(PARTS))
@@ -52,11 +54,8 @@ def main() -> int:
 
     gpu = options.device == "cuda"
     device = prepare_worker(rank=0, local_rank=0, world_size=1, gpu=gpu, verbose=False)
-    from benchmarks.gpu import (
-        commands,
-        correct,
-        speed,
-    )  # import DeepSpeed, which looks at the above
+    # These import DeepSpeed, which looks at what prepare_worker has set.
+    from benchmarks.gpu import commands, correct, fed, speed
 
     with tempfile.TemporaryDirectory(prefix="vit-gpu-") as folder:
         dist.init_process_group(
@@ -69,10 +68,11 @@ def main() -> int:
             sizes=("ti",) if options.tiny else tuple(options.sizes),
             steps=2 if options.tiny else options.steps,
             folder=Path(folder),
+            photographs=options.photographs and options.photographs.absolute(),
         )
-        for name in options.parts or PARTS[:-2]:
+        for name in options.parts or ALONE:
             began = time.perf_counter()
-            room = next(each for each in (correct, speed, commands) if hasattr(each, name))
+            room = next(each for each in (correct, speed, commands, fed) if hasattr(each, name))
             report.run(partial(getattr(room, name), bench), name)
             print(f"---- {name}: {time.perf_counter() - began:.0f} s", flush=True)
         dist.destroy_process_group()

@@ -31,7 +31,7 @@ TIMM = {
     "l": "vit_large_patch16_224",
     "h": "vit_huge_patch14_224",
 }
-BATCHES = {"ti": (256,), "s": (256,), "b": (64, 256), "l": (128,), "h": (32, 64)}
+BATCHES = {"ti": 256, "s": 256, "b": 256, "l": 128, "h": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Bench:
     steps: int
     folder: Path
     """For what the parts write."""
+    photographs: Path | None
+    """An indexed dataset for part `fed`; without it photographs are made."""
 
     @property
     def gpu(self) -> bool:

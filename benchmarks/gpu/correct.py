@@ -1,7 +1,6 @@
 """Are the numbers right: the device against the CPU, start weights, loss curves, a resume."""
 
 import tempfile
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -165,9 +164,7 @@ def resume(bench: Bench) -> None:
         levels: tuple[ZeroLevel, ...] = (1,) if bench.tiny else (1, 2, 3)
         for level in levels:
             ends = [_halves(bench, level, deterministic, broken) for broken in (False, False, True)]
-            noise, error = (
-                max(relative(end[name], ends[0][name]) for name in end) for end in ends[1:]
-            )
+            noise, error = (relative(end, ends[0]) for end in ends[1:])
             bench.report.check(
                 f"resume level {level}{' deterministic' if deterministic else ''}",
                 error == 0 if deterministic else error <= max(10 * noise, 1e-6),
@@ -176,11 +173,14 @@ def resume(bench: Bench) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-def _halves(
-    bench: Bench, level: ZeroLevel, deterministic: bool, broken: bool
-) -> Mapping[str, Tensor]:
+def _halves(bench: Bench, level: ZeroLevel, deterministic: bool, broken: bool) -> Tensor:
+    """Train, by way of a resume state if `broken`; return all weights in one row.
+
+    Not each tensor by itself: the bias of the keys has no gradient but rounding errors, which Adam
+    makes as large as any other update.
+    """
     set_arithmetic("bfloat16", deterministic=deterministic)
-    config, half, batch = bench.config("ti"), 3 if bench.tiny else 10, 16 if bench.tiny else 64
+    config, half, batch = bench.config("ti"), 3 if bench.tiny else 8, 16 if bench.tiny else 64
     pixels, labels = bench.images(config, 2 * half * batch, seed=5)
     model = vit.build_model(config, seed=1)
     engine = bench.engine(model, level, "bfloat16", micro=batch, average=True)
@@ -204,4 +204,4 @@ def _halves(
     weights = resume_state.gather_weights(engine)
     engine.destroy()
     bench.clear()
-    return weights
+    return torch.cat([weights[name].flatten().cpu() for name in sorted(weights)])
