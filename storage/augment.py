@@ -59,7 +59,7 @@ def augment_image(
     """RandAugment and random erasing of one sample: uint8 [H, W, 3] -> uint8 [H, W, 3].
 
     Args:
-        image: may be changed in place.
+        image: stays as it is.
         config: what is drawn.
         seed: of the stream.
         epoch: which time the sample is drawn, from 0 (`order.Draws.visit`).

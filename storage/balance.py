@@ -52,8 +52,8 @@ def samples_by_class(labels: np.ndarray, *, digest: str, seed: int) -> np.ndarra
         seed: seed of the order.
 
     Returns:
-        int64 [C + 1 + N]: where each class begins and the last one ends, then the samples. It is
-        the same for every balance.
+        int64 [C + 1 + N]: where each class begins and the last one ends, then the samples. `sqrt`
+        and `uniform` share this table.
     """
     key = hashlib.sha256(f"{digest}/{seed}/classes".encode()).digest()
     labels = labels.astype(np.int64)

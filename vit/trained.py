@@ -23,7 +23,7 @@ def check_train(train: str, config: Config) -> None:
     """Check a choice against a model; `freeze` explains the choices.
 
     Raises:
-        BadModel: it is none of them, or the model has no such block.
+        BadModel: the choice is unknown, or the model has no such block.
     """
     if train in (ALL, HEAD, BIAS):
         return

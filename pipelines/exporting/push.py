@@ -22,7 +22,7 @@ def repository_of(address: str) -> str:
 
 
 def prepare(repository: str) -> None:
-    """Make the repository, private, if there is none: before anything is written.
+    """Create the repository, as a private one, if it does not exist. Call it before writing files.
 
     Raises:
         Mistake: the client is not installed, or its token may not write there.

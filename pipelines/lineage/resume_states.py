@@ -171,8 +171,8 @@ def commit_state(
 ) -> bool:
     """Commit a state and delete all but the newest `keep`; False where parts are missing yet.
 
-    `told` are the newest metrics, a record a step: whoever heard them may be dead by now. `best`
-    says which evaluation was the best so far, whose weights are among the pieces.
+    `told` are the newest metrics, one record per step: the driver that received them may be gone.
+    `best` says which evaluation was the best so far; its weights are among the pieces.
     """
     place = place_of_state(attempt_uri, step)
     manifest = {"format_version": 3, "step": step, "told": list(told)}

@@ -29,7 +29,7 @@ class Evaluations:
     since_best: int = 0
     """Number of those after the best."""
     step: int = 0
-    """Steps that were trained before the best; 0 while there is none."""
+    """Steps that were trained before the best evaluation; 0 before the first one."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """All metrics of the best."""
 

@@ -238,7 +238,7 @@ class Worker:
             yield batch
 
     def commit(self, step: int, metrics: dict[str, float]) -> None:
-        """Hand the weights, the last or the best, to whoever comes next (collective).
+        """Commit the last weights, or the best ones, for the next stage (collective).
 
         Args:
             step: steps that were trained.

@@ -4,7 +4,6 @@ import random
 from pathlib import Path
 
 import pytest
-import ray
 
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import newest_state
@@ -25,13 +24,7 @@ PLACE = [
 
 
 def stage_of(run: str, place: list[str], address: str, tmp_path: Path) -> Stage:
-    return Stage(
-        command=["pipelines/pretrain.py", "--run", run, *place, *PLACE, *SCIENCE],
-        env={"RAY_ADDRESS": address},
-        attempts=tmp_path / "runs" / run / "pretrain",
-        session=ray._private.worker._global_node.get_session_dir_path(),  # type: ignore[attr-defined]
-        log=tmp_path / f"{run}.log",
-    )
+    return Stage.pretraining(run, [*place, *PLACE, *SCIENCE], address, tmp_path)
 
 
 def saved_best(stage: Stage) -> dict[str, int]:

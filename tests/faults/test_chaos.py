@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from storage import weights
@@ -25,13 +24,7 @@ PLACE = [
 
 def stage_of(run: str, steps: int, place: list[str], address: str, tmp_path: Path) -> Stage:
     science = [*SCIENCE, "--stage.steps", str(steps)]
-    return Stage(
-        command=["pipelines/pretrain.py", "--run", run, *place, *PLACE, *science],
-        env={"RAY_ADDRESS": address},
-        attempts=tmp_path / "runs" / run / "pretrain",
-        session=ray._private.worker._global_node.get_session_dir_path(),  # type: ignore[attr-defined]
-        log=tmp_path / f"{run}.log",
-    )
+    return Stage.pretraining(run, [*place, *PLACE, *science], address, tmp_path)
 
 
 def losses(tmp_path: Path, attempt: Path) -> dict[int, tuple[float, ...]]:

@@ -81,13 +81,9 @@ def widths(stage: Stage) -> list[int]:
 def stage_of(run: str, cluster: Cluster, place: list[str], tmp_path: Path) -> Stage:
     head = cluster.head_node
     assert head is not None
-    return Stage(
-        command=["pipelines/pretrain.py", "--run", run, *place, *PLACE, *SCIENCE],
-        env={"RAY_ADDRESS": str(cluster.address)},
-        attempts=tmp_path / "runs" / run / "pretrain",
-        session=head.get_session_dir_path(),
-        log=tmp_path / f"{run}.log",
-    )
+    session = head.get_session_dir_path()
+    options = [*place, *PLACE, *SCIENCE]
+    return Stage.pretraining(run, options, str(cluster.address), tmp_path, session=session)
 
 
 @pytest.mark.slow

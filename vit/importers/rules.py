@@ -61,7 +61,7 @@ def translate(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
         translated[name.replace("qkv", "q")] = q
         translated[name.replace("qkv", "kv")] = torch.cat([k, v])
     for name in [name for name in translated if name.endswith((".attn.q.bias", ".attn.v.bias"))]:
-        # there is none for the keys
+        # keys have no bias
         translated[f"{name.removesuffix('.bias')}_bias"] = translated.pop(name)
     return translated
 

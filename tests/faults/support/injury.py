@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import ray
 
 from pipelines.lineage.resume_states import newest_state
 
@@ -34,6 +35,29 @@ class Stage:
     job: subprocess.Popen[bytes] | None = None
     jobs: int = 0
     faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    def pretraining(
+        cls, run: str, options: list[str], address: str, folder: Path, *, session: str | None = None
+    ) -> "Stage":
+        """Pre-training in a run whose `runs` lie in the test's folder.
+
+        Args:
+            run: its name.
+            options: of pretrain.py.
+            address: of a Ray.
+            folder: of the test.
+            session: folder of the Ray session; None: that of this process's Ray.
+        """
+        if session is None:
+            session = ray._private.worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]
+        return cls(
+            command=["pipelines/pretrain.py", "--run", run, *options],
+            env={"RAY_ADDRESS": address},
+            attempts=folder / "runs" / run / "pretrain",
+            session=session,
+            log=folder / f"{run}.log",
+        )
 
     def start(self) -> None:
         """Submit it (again)."""
