@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pipelines.evaluation import fewshot, neighbours, probe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import typed_values
+from pipelines.recipes.stage import check_dataset_name
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
 from storage.stream import StreamSpec
@@ -98,6 +99,7 @@ class Protocol:
     """Arithmetic of the network."""
 
     def __post_init__(self) -> None:
+        check_dataset_name(self.dataset)
         if self.batch < 1:
             raise Mistake(f"batch: wanted at least 1, found {self.batch}")
         if not self.evaluators or len(set(self.evaluators)) != len(self.evaluators):

@@ -30,7 +30,8 @@ class NodeKind:
     """Peak TFLOP/s of a GPU in float32, or of the node if it has none."""
     mfu: float = 0.4
     """Share of the peak that training reaches (model FLOPs utilisation, arXiv:2204.02311, appendix
-    B). Measure yours: python -m benchmarks.model --device cuda --dtype bfloat16."""
+    B). Kinds with H100 or H200: 0.33, measured with ViT-B/16 on an H200, 0.39 with place.compile
+    (docs/gpu.md); other kinds: a guess. Measure yours: python -m benchmarks.gpu mfu."""
     link_gigabytes: float = 10.0
     """Bandwidth between two GPUs of a node, one way, in GB/s."""
     network_gigabytes: float = 1.25
@@ -85,6 +86,7 @@ def _gpus(
     network: float,
     cpus: int,
     dollars: float,
+    mfu: float = 0.4,
 ) -> NodeKind:
     """Make a GPU node from GiB and (bfloat16, float32) TFLOP/s per GPU, GB/s, dollars per hour."""
     return NodeKind(
@@ -96,6 +98,7 @@ def _gpus(
         network_gigabytes=network,
         cpus=cpus,
         dollars_per_node_hour=dollars,
+        mfu=mfu,
     )
 
 
@@ -107,15 +110,15 @@ NODE_KINDS = MappingProxyType(
         # AWS: 8 x A100 40 GB (cluster/aws.yaml), 8 x A100 80 GB, 8 x H100, 8 x H200, 8 x L40S, A10G
         "p4d": _gpus(40, _A100, link=300, network=50, cpus=96, dollars=32.8),
         "p4de": _gpus(80, _A100, link=300, network=50, cpus=96, dollars=41.0),
-        "p5": _gpus(80, _H100, link=450, network=400, cpus=192, dollars=80.6),
-        "p5e": _gpus(141, _H100, link=450, network=400, cpus=192, dollars=85.0),
+        "p5": _gpus(80, _H100, link=450, network=400, cpus=192, dollars=80.6, mfu=0.33),
+        "p5e": _gpus(141, _H100, link=450, network=400, cpus=192, dollars=85.0, mfu=0.33),
         "g6e": _gpus(48, _L40S, link=32, network=50, cpus=192, dollars=30.1),
         "g5": _gpus(24, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
         # Google Cloud: 8 x A100 40 GB (cluster/gcp.yaml), 8 x H100
         "a2-highgpu-8g": _gpus(40, _A100, link=300, network=12.5, cpus=96, dollars=29.4),
-        "a3-highgpu-8g": _gpus(80, _H100, link=450, network=100, cpus=208, dollars=88.3),
+        "a3-highgpu-8g": _gpus(80, _H100, link=450, network=100, cpus=208, dollars=88.3, mfu=0.33),
         # One GPU of your own
-        "h200": _gpus(141, _H100, count=1, link=450, network=1.25, cpus=16, dollars=0.0),
+        "h200": _gpus(141, _H100, count=1, link=450, network=1.25, cpus=16, dollars=0.0, mfu=0.33),
     }
 )
 

@@ -20,6 +20,17 @@ Metric = Literal["val/accuracy", "val/loss", "val_ema/accuracy", "val_ema/loss"]
 """A metric that can choose the weights of a stage, as MLflow and manifest.json name it."""
 
 
+def check_dataset_name(name: str) -> None:
+    """Raise Mistake if a dataset is named by its whole path: a recipe means the same everywhere."""
+    if not (name.startswith(("/", "~")) or "://" in name):
+        return
+    folder, _, last = name.rstrip("/").rpartition("/")
+    raise Mistake(
+        f"dataset {name}: wanted the name of a folder under --place.data-root - set"
+        f" --place.data-root {folder or '/'} and the dataset to {last}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Which images a stage sees, and how they are cut."""
@@ -55,6 +66,9 @@ class Data:
     """Share of each class in an epoch of training: its own (`none`, every sample once), by the root
     of its size (`sqrt`), or the same for all (`uniform`). Balanced, small classes repeat within an
     epoch, and large ones are seen whole over several."""
+
+    def __post_init__(self) -> None:
+        check_dataset_name(self.dataset)
 
     def train_crop(self, image_size: int) -> Crop:
         """How a training image of this size is cut."""

@@ -5,8 +5,9 @@ import pytest
 
 from pipelines.recipes import RECIPES, find_recipe
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
+from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import fingerprint, flatten, plain, typed_values
-from pipelines.recipes.stage import Recipe, Stage
+from pipelines.recipes.stage import Data, Recipe, Stage
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
 from vit import BiTConfig, ViTConfig, config_from_dict
@@ -206,3 +207,20 @@ def test_what_is_trained_is_in_the_name_where_it_is_not_all() -> None:
     assert len(names) == 4
     assert name_of() in names
     assert name_of() == "718eb30c2c293fdb"  # as version 0.1.0 computed it
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "last"),
+    [
+        ("/data/birds", "/data", "birds"),
+        ("/birds/", "/", "birds"),
+        ("s3://bucket/sets/birds", "s3://bucket/sets", "birds"),
+        ("~/birds", "~", "birds"),
+    ],
+)
+def test_a_dataset_that_is_named_by_its_path_is_refused(name: str, folder: str, last: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        Data(dataset=name)
+    assert name in str(raised.value)
+    assert f"--place.data-root {folder} " in str(raised.value)
+    assert str(raised.value).endswith(f"to {last}")
