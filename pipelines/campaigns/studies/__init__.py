@@ -2,7 +2,7 @@
 
 study       what a study is: points, axes
 base        the stages that the CPU-size and the paper-size studies derive theirs from
-data_size scaling pos_embed resolution patch_size     one study each, at each size
+data_size scaling pos_embed resolution patch_size shape   one study each, at each size
 command     the command line: plan, or run and report
 cells       measurements: a row per point, and means over seeds
 few_shot    few-shot accuracy of committed weights, on Ray
@@ -10,7 +10,14 @@ conclusions what the rows support, computed
 report      table, figure, files, MLflow
 """
 
-from pipelines.campaigns.studies import data_size, patch_size, pos_embed, resolution, scaling
+from pipelines.campaigns.studies import (
+    data_size,
+    patch_size,
+    pos_embed,
+    resolution,
+    scaling,
+    shape,
+)
 from pipelines.campaigns.studies.study import Size, Sizes, Study
 from pipelines.recipes.errors import Mistake
 
@@ -20,6 +27,7 @@ STUDIES: dict[str, Sizes] = {
     "pos-embed": pos_embed.SIZES,
     "resolution": resolution.SIZES,
     "patch-size": patch_size.SIZES,
+    "shape": shape.SIZES,
 }
 
 

@@ -99,8 +99,10 @@ def cells_of(rows: Sequence[Row], metric: str) -> Cells:
         )
         for (series, x), group in groups.items()
     )
+    # A training that several series share counts once.
+    repeated = {tuple(row.stage for row in group): group for group in groups.values()}
     several = [
-        [row.metrics[metric] for row in group] for group in groups.values() if len(group) > 1
+        [row.metrics[metric] for row in group] for group in repeated.values() if len(group) > 1
     ]
     if several:
         degrees = sum(len(group) - 1 for group in several)

@@ -41,7 +41,7 @@ class StudyOptions(CampaignOptions):
     """Options of `study.py`."""
 
     name: tyro.conf.Positional[str]
-    """Study to run: data-size, scaling, pos-embed, resolution or patch-size."""
+    """Study to run: data-size, scaling, pos-embed, resolution, patch-size or shape."""
     size: Size = "cpu"
     """cpu: on Fashion-MNIST, in minutes; paper: as in the paper. Only the recipes differ."""
     seeds: int | None = None

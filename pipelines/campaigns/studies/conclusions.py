@@ -83,6 +83,18 @@ def by_data(cells: Cells) -> Sentences:
     return sentences
 
 
+def by_dimension(cells: Cells) -> Sentences:
+    """Report what each series gains from its least to its most compute."""
+    names = list(dict.fromkeys(cell.series for cell in cells.cells))
+    lines = [sorted(cells.of(name), key=lambda cell: float(cell.x)) for name in names]
+    ends = [(line[0], line[-1]) for line in lines]
+    return [
+        f"{name} gains {_signed(last, first) if counts else 'nothing beyond the spread'} from"
+        f" {_x(first)} to {_x(last)} times the base's compute"
+        for name, (first, last), counts in zip(names, ends, cells.differ(ends), strict=True)
+    ]
+
+
 def by_compute(cells: Cells, *, subject: str) -> Sentences:
     """Report the compute of each series for the best accuracy that all reach, and its own best."""
     names = list(dict.fromkeys(cell.series for cell in cells.cells))

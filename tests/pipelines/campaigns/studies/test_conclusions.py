@@ -8,6 +8,7 @@ from pipelines.campaigns.studies.conclusions import (
     against_first,
     by_compute,
     by_data,
+    by_dimension,
     compute_for,
     frontier,
     spread_line,
@@ -86,6 +87,24 @@ def test_who_leads_at_each_data_size_and_what_more_data_brings() -> None:
     ]
 
 
+def test_what_each_dimension_of_the_shape_gains() -> None:
+    said = by_dimension(
+        cells(
+            {
+                ("depth", 0.5): 0.40,
+                ("depth", 1.0): 0.50,
+                ("depth", 7.9): 0.60,
+                ("width", 1.0): 0.50,
+                ("width", 0.25): 0.49,
+            }
+        )
+    )
+    assert said == [
+        "depth gains +20.0 points from 0.5 to 7.9 times the base's compute",
+        "width gains nothing beyond the spread from 0.25 to 1 times the base's compute",
+    ]
+
+
 def test_frontier_drops_what_a_cheaper_cell_reaches() -> None:
     found = cells({("a", 1.0): 0.5, ("a", 2.0): 0.4, ("a", 4.0): 0.6}).cells
     assert frontier(found) == [(1.0, 0.5), (4.0, 0.6)]
@@ -154,9 +173,10 @@ STEPS = [(f"p{x}", float(x)) for x in (1, 2, 3, 4)]
         (STEPS, lambda c: ["no difference" not in trend(c)[0]]),
         (GRID, lambda c: ["leads" in line for line in by_data(c)[:3]]),
         (GRID, lambda c: [any("points" in line for line in by_data(c)[3:])]),
+        (GRID, lambda c: [any("points" in line for line in by_dimension(c))]),
         (GRID, lambda c: [highest_line(c).count(",") < 2]),
     ],
-    ids=["against first", "best and worst", "trend", "leader", "gains", "highest"],
+    ids=["against first", "best and worst", "trend", "leader", "gains", "dimensions", "highest"],
 )
 def test_noise_is_called_a_difference_in_at_most_five_percent(
     names: list[tuple[str, float | str]], claims: Callable[[Cells], list[bool]], seeds: int

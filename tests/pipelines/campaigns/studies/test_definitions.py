@@ -5,13 +5,14 @@ from typing import get_args
 
 import pytest
 
-from pipelines.campaigns.studies import STUDIES, find_study
+from pipelines.campaigns.studies import STUDIES, find_study, shape
 from pipelines.campaigns.studies.study import Size, Study
 from pipelines.recipes.fingerprint import flatten
 from pipelines.recipes.stage import Stage
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.selection import select
+from vit import ViTConfig
 
 SIZES: tuple[Size, ...] = get_args(Size)
 
@@ -61,6 +62,24 @@ def test_seeds_are_repetitions() -> None:
         assert stage.seed == point.seed
         twin = study.recipe.stage(point.stage.removesuffix(f"s{point.seed}") + "s0")
         assert replace(stage, name=twin.name, seed=0) == twin
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_lines_of_the_shape_meet_in_the_base(size: Size) -> None:
+    study = find_study("shape", size)
+    base = study.recipe.stage("base-s0")
+    if size == "paper":  # appendix D.2 of arXiv:2010.11929
+        model = base.model
+        assert isinstance(model, ViTConfig)
+        assert (model.depth, model.width, model.mlp_dim, model.patch_size) == (8, 1024, 2048, 32)
+    for series, changed in shape.LINES.items():
+        line = {point.x: point.stage for point in study.points if point.series == series}
+        assert len(line) >= 3
+        assert line[1.0].startswith("base-")
+        for stage in (study.recipe.stage(name) for name in line.values()):
+            fields = flatten(asdict(stage.model))
+            own = flatten(asdict(base.model))
+            assert {name for name in fields if fields[name] != own[name]} <= {*changed}
 
 
 def test_data_size_holds_out_what_no_subset_has(local_data: str) -> None:
