@@ -143,9 +143,19 @@ def load_dataset(uri: str) -> Dataset:
     except ObjectNotFound:
         raise DatasetNotFound(
             f"no {MANIFEST} under {store.uri}: nothing was packed there, or packing did not finish "
-            f"(it is written last) - run: {pack_command(store.uri)}"
+            f"(it is written last){_packed_near(uri)} - run: {pack_command(store.uri)}"
         ) from None
     return from_json(store.uri, data)
+
+
+def _packed_near(uri: str) -> str:
+    """Name the datasets in the nearest folder above that exists; nothing for a bucket."""
+    location = parse(uri)
+    if location.bucket is not None:
+        return ""
+    folder = next(each for each in Path(location.path).absolute().parents if each.is_dir())
+    names = sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))[:8]
+    return f"; packed in {folder}: {', '.join(names)}" if names else ""
 
 
 def from_json(uri: str, data: bytes) -> Dataset:

@@ -56,7 +56,8 @@ def check_data(command: Command) -> Finding:
             # skips `init`, which may be gigabytes and is read when the stage starts
             checked = check_stage(replace(stage, init=None), command.place)
         except (*MISTAKES, StorageError) as error:
-            return fail(name, f"stage {stage.name}: {error}")
+            prefix = f"stage {stage.name}: "
+            return fail(name, prefix + str(error).removeprefix(prefix))
         shards = checked.dataset.shards(stage.data.train_split)
         most = checked.counts[-1]
         line = f"{checked.dataset.uri}: {len(shards)} shards for {most} workers"

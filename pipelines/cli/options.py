@@ -30,9 +30,11 @@ class Options:
     """Options of every script that works on a recipe."""
 
     recipe: str
-    """Recipe to run: its stages, with model, data, loss and optimizer of each."""
+    """Recipe: its stages, with model, data, loss and optimizer of each. finetune.py takes finetune
+    with --init or --data."""
     run: str
-    """Name of the run. Results go to <storage_root>/<run>; stages find their parents there."""
+    """Name of the run, a folder under --place.storage-root where stages find their parents. With
+    the recipes finetune and probe, that of --data."""
     config: Path = CONFIG
     """YAML file with the deployment settings (--place.*)."""
     print_config: bool = False
@@ -140,7 +142,8 @@ def read_command(
     first = peek(argv, prog, config=CONFIG, recipe=None)
     place = place_of(Path(first.config))
     short = _short(argv, prog) if adoption else Short()
-    general = short.init is not None and stage_name == GENERAL.stages[0].name
+    own_data = short.init is not None or short.data is not None
+    general = own_data and stage_name == GENERAL.stages[0].name
     recipe = find_recipe(first.recipe or (GENERAL.name if general else place.recipe))
     stages = (
         {stage.name: stage for stage in recipe.stages}
@@ -171,7 +174,7 @@ def read_command(
         kw_only=True,
     )
     defaults = {field.name: getattr(own, field.name) for field in fields(own)}
-    run = short.data if recipe in GENERAL_RECIPES and short.data else recipe.name
+    run = short.name_of_data if recipe in GENERAL_RECIPES and short.data else recipe.name
     default = shape(recipe=recipe.name, run=run, place=place, **stages, **defaults)
     parsed: Any = parse(shape, argv, prog=prog, description=description, default=default)
     chosen = {name: getattr(parsed, name) for name in stages}

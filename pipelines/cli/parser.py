@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import re
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from functools import partial
@@ -14,6 +15,11 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from pipelines.recipes.errors import Mistake
 
 T = TypeVar("T")
+
+_NO_TYPE = re.compile(
+    r"^Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from"
+    r" \['?(.*?)'?\]\..*"
+)
 
 
 def peek(argv: list[str], prog: str, **names: Any) -> argparse.Namespace:
@@ -88,7 +94,9 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise Mistake(f"{parser_message(output.getvalue())} - see {prog} --help") from None
+        problem = parser_message(output.getvalue())
+        screen = "--help-all" if "--stage." in problem or "--place." in problem else "--help"
+        raise Mistake(f"{problem} - see {prog} {screen}") from None
 
 
 def parser_message(message: str) -> str:
@@ -107,7 +115,8 @@ def parser_message(message: str) -> str:
             else:
                 sections[-1].append(text)
     first = 0 if boxed or len(sections) == 1 else 1
-    problem = " ".join(sections[first])
+    problem = re.sub(r"^Error parsing [A-Z]\w*: ", "", " ".join(sections[first]))
+    problem = _NO_TYPE.sub(r"\1 \3: wanted \2", problem)
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
     if similar and "Unrecognized" in problem:

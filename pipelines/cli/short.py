@@ -13,12 +13,13 @@ class Short:
 
     init: str | None = None
     """Checkpoint to start from: a file, a folder, s3://..., hf://ORG/NAME[@REVISION] or
-    timm://NAME. Same as --stage.init, and no parent."""
+    timm://NAME. Replaces the stage before and --stage.init."""
     data: str | None = None
-    """Packed dataset, by the name of its folder under place.data_root. The number of classes
-    follows from it. Same as --stage.data.dataset."""
+    """Packed dataset: the name of a folder under --place.data-root, as photos for data/photos. The
+    number of classes follows from it. Same as --stage.data.dataset."""
     epochs: float | None = None
-    """Length in epochs of that dataset. Same as --stage.steps, counted for you."""
+    """Length in epochs of that dataset, instead of --stage.steps. Recipes finetune and probe: 20
+    unless given."""
     batch: int | None = None
     """Images in one optimizer step, over all workers. Same as --stage.global-batch."""
     lr: float | None = None
@@ -30,13 +31,18 @@ class Short:
         if self.epochs is not None and not self.epochs > 0:
             raise Mistake(f"--epochs {self.epochs:g}: wanted more than 0")
 
+    @property
+    def name_of_data(self) -> str:
+        """Last part of `data`, which is a run's name where none is given."""
+        return (self.data or "").rstrip("/").rpartition("/")[2]
+
     def of(self, stage: Stage) -> Stage:
         """Return the stage with what needs no look at the data or the checkpoint."""
         changes: dict[str, Any] = {}
         if self.init is not None:
             changes |= {"init": self.init, "parent": None}
         if self.data is not None:
-            changes["data"] = replace(stage.data, dataset=self.data)
+            changes["data"] = replace(stage.data, dataset=self.data.rstrip("/") or self.data)
         if self.batch is not None:
             changes["global_batch"] = self.batch
         if self.lr is not None:

@@ -53,14 +53,14 @@ class EvaluationOptions(WeightsOptions):
     """Evaluators to run. All but classification measure the features before the head, and learn
     from the training split."""
     dataset: str | None = None
-    """Packed dataset under place.data_root; all of its classes are used. Default: dataset and
-    classes of the stage."""
+    """Packed dataset: the name of a folder under --place.data-root; all of its classes are used.
+    Default: dataset and classes of the stage."""
     split: str | None = None
     """Split to evaluate on. Default: the stage's validation split."""
     train_split: str | None = None
     """Split that few-shot, knn and probe learn from. Default: the stage's training split."""
     classes: tuple[int, ...] | None = None
-    """Classes of the dataset to evaluate on. Default: all, or those of the stage."""
+    """Numbers of the classes to evaluate on, as 0 1 2. Default: all, or those of the stage."""
     image_size: int | None = None
     """Resolution in pixels; the weights are adapted to it. Default: that of the weights."""
     crop: Literal["center", "resize"] | None = None
@@ -70,7 +70,7 @@ class EvaluationOptions(WeightsOptions):
     real: Path | None = None
     """JSON file with several right labels per image, such as reassessed-imagenet's real.json."""
     batch: int = 64
-    """Images per batch; part of the fingerprint."""
+    """Images in one forward pass. Another value is another evaluation: the last bits may differ."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network's forward pass."""
     knn: Knn = field(default_factory=Knn)

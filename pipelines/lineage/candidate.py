@@ -27,6 +27,7 @@ from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data, Recipe, Stage
 from storage.uri import join
 from vit import Config, adapt_state_dict, tensor_digest
+from vit.errors import BadModel
 
 Average = Literal["auto", "ema", "live"]
 
@@ -38,8 +39,8 @@ class WeightsOptions:
     only: str | None = None
     """Stage whose weights to take. Default: the last stage of the recipe."""
     weights: str | None = None
-    """Other weights to take (path or s3://): a stage's attempt, or a public checkpoint that fits
-    the model of that stage."""
+    """Other weights to take (path or s3://, not hf://): a stage's attempt, or a public checkpoint
+    that fits the model of that stage."""
     average: Average = "auto"
     """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     init_image_size: int | None = None
@@ -157,14 +158,16 @@ def _imported(
             f"--average ema: {source.uri} is no committed stage, it has no average beside it"
         )
     config = replace(stage.model, image_size=image_size or stage.image_size)
-    tensors, notes = source.start_weights(
-        replace(
-            stage,
-            model=config,
-            init_image_size=own.init_image_size or stage.init_image_size,
-            reset_head=False,
-        )
+    shape = replace(
+        stage,
+        model=config,
+        init_image_size=own.init_image_size or stage.init_image_size,
+        reset_head=False,
     )
+    try:
+        tensors, notes = source.start_weights(shape)
+    except BadModel as error:  # in the words of a script of several stages
+        raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
     resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
     return Candidate(
         source=Source(uri=source.uri),

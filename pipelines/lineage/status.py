@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
+from pipelines.lineage.adoption import is_general
 from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, is_attempt, newest
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
@@ -130,6 +131,15 @@ def _judge(
 ) -> Verdict:
     """Judge one stage; add its fingerprint to `own`."""
     own[stage.name] = None
+    done = [entry.attempt for entry in attempts if entry.attempt.manifest]
+    if is_general(stage) and done:  # what it is of comes with the options of the command
+        last = max(done, key=lambda each: each.manifest.started if each.manifest else "")
+        return Verdict(
+            stage=stage.name,
+            state="committed",
+            fingerprint=last.fingerprint,
+            reason=f"{last.name}; whether other options train again, finetune.py says",
+        )
     try:
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest
         init = init_digest(stage.init)

@@ -35,7 +35,7 @@ def main(description: str) -> NoReturn:
 
     stdout has nothing but the predictions; everything else goes to stderr.
     """
-    with errors_as_exits(stopped="stopped; with --out the same command goes on from here"):
+    with errors_as_exits(stopped="stopped; with --out the same command resumes from here"):
         stop_at_sigterm()
         command = read_command(
             sys.argv[1:], prog=program_name(), description=description, own=PredictionOptions()

@@ -26,7 +26,7 @@ class PredictionOptions(WeightsOptions):
     dataset.json)."""
     out: str | None = None
     """Folder of Parquet files to write, FILE.parquet or s3://..., instead of printing. A second run
-    of the same command goes on where the first one stopped."""
+    of the same command resumes where the first one stopped."""
     top: int = 1
     """Number of classes per image, the likeliest first."""
     features: bool = False

@@ -26,8 +26,9 @@ def check_dataset_name(name: str) -> None:
         return
     folder, _, last = name.rstrip("/").rpartition("/")
     raise Mistake(
-        f"dataset {name}: wanted the name of a folder under --place.data-root - set"
-        f" --place.data-root {folder or '/'} and the dataset to {last}"
+        f"dataset {name}: wanted the name of a packed dataset, a folder under --place.data-root -"
+        f" pack images first (pipelines/pack.py); if they are packed there, give {last}, and"
+        f" --place.data-root {folder or '/'} where that is another folder than now"
     )
 
 

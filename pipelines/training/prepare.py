@@ -123,7 +123,8 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     if classes != stage.model.num_classes:
         raise Mistake(
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
-            f" data of {dataset.uri} has {classes} classes"
+            f" data of {dataset.uri} has {classes} classes - set --stage.model.num-classes"
+            f" {classes} (--{stage.name}.model.num-classes for scripts of several stages)"
         )
     order_of(val_spec(stage, dataset.uri), dataset)
     if stage.steps:

@@ -54,6 +54,12 @@ def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
     assert "config.json" in said
 
 
+def test_a_dataset_may_be_written_as_a_folder(local_data: str, folder: str) -> None:
+    """As the shell completes it."""
+    command = finetune(local_data, "--init", folder, "--data", "digits/")
+    assert (command.options.run, command.stages[0].data.dataset) == ("digits", "digits")
+
+
 def test_a_probe_trains_the_head_of_the_checkpoints_model(local_data: str, folder: str) -> None:
     words = ("--recipe", "probe", "--init", folder, "--data", "digits", "--epochs", "3")
     command = finetune(local_data, *words)
@@ -95,12 +101,15 @@ def test_in_another_recipe_the_model_is_the_recipes(local_data: str, folder: str
     ("words", "error", "said"),
     [
         (["--recipe", "finetune", "--data", "digits"], Mistake, "give --init"),
+        (["--data", "digits"], Mistake, "recipe finetune .* give --init"),
         (["--recipe", "probe", "--data", "digits"], Mistake, "recipe probe .* give --init"),
         (["--init", "CHECKPOINT"], Mistake, "give --data NAME"),
-        (["--init", "CHECKPOINT", "--data", "none"], DatasetNotFound, "none"),
+        (["--init", "CHECKPOINT", "--data", "none"], DatasetNotFound, "/none: .*: .*digits"),
+        (["--init", "CHECKPOINT", "--data", "data/none"], DatasetNotFound, "data/none: .*digits"),
+        (["--init", "CHECKPOINT", "--data", "/data/none"], Mistake, "give none"),
         (["--init", "none", "--data", "digits"], Mistake, "none: no such file"),
-        (["--init", "CHECKPOINT", "--data", "digits", "--epochs", "0"], Mistake, "--epochs 0"),
-        (["--init", "CHECKPOINT", "--data", "digits", "--epochs", "x"], Mistake, "--epochs"),
+        (["--init", "CHECKPOINT", "--data", "digits", "--epochs", "0"], Mistake, "^--epochs 0"),
+        (["--init", "CHECKPOINT", "--data", "digits", "--epochs", "x"], Mistake, "^--epochs x"),
     ],
 )
 def test_what_is_missing_is_named_by_its_option(

@@ -18,6 +18,7 @@ from pipelines.lineage.resume_states import save_state
 from pipelines.lineage.status import attempts_under, differences, what_would_run
 from pipelines.recipes.digits import DIGITS
 from pipelines.recipes.fingerprint import FORMAT_VERSION, fingerprint, plain
+from pipelines.recipes.general import GENERAL
 from pipelines.recipes.stage import Stage
 from storage import weights
 from storage.dataset import load_dataset
@@ -235,3 +236,15 @@ def test_a_copied_attempt_is_listed_and_not_used(
     assert (verdict.state, verdict.reason) == ("would be trained", "nothing is committed")
     standing.print_status(found, verdicts, command)
     assert "not used" in capsys.readouterr().out
+
+
+def test_a_committed_fine_tuning_of_a_checkpoint_misses_no_data(tmp_path: Path) -> None:
+    """The recipe does not say which data and checkpoint: the command line of finetune.py did."""
+    stage = replace(GENERAL.stages[0], data=replace(GENERAL.stages[0].data, dataset="photos"))
+    name = commit(str(tmp_path), stage, "d", None)
+    found = status(str(tmp_path), str(tmp_path / "none"), "--recipe", "finetune", "--run", "digits")
+    (verdict,) = what_would_run(found, attempts_under(str(tmp_path)))
+    assert (verdict.state, verdict.fingerprint) == ("committed", name)
+    other = status(str(tmp_path), str(tmp_path / "none"), "--recipe", "finetune", "--run", "other")
+    ((state, _),) = states(other)
+    assert state == "data missing"

@@ -223,4 +223,4 @@ def test_a_dataset_that_is_named_by_its_path_is_refused(name: str, folder: str, 
         Data(dataset=name)
     assert name in str(raised.value)
     assert f"--place.data-root {folder} " in str(raised.value)
-    assert str(raised.value).endswith(f"to {last}")
+    assert f" give {last}," in str(raised.value)
