@@ -64,7 +64,8 @@ def card(export: Export) -> str:
         _table(_lineage(export)),
     ]
     if results := _results(export):
-        parts += ["## Results\n", _table(results)]
+        shown = {name: f"{value:.4g}" for name, value in results.items()}
+        parts += ["## Results\n", _table(shown)]
     parts += [
         "## Licence\n",
         "The licence of these weights is not stated here: it depends on the data they were trained"
@@ -111,7 +112,8 @@ def _title(export: Export) -> str:
     manifest = export.manifest
     if manifest is None:
         return export.candidate.name
-    return " ".join(name for name in (manifest.recipe or export.recipe, manifest.stage_name))
+    names = (manifest.run, manifest.recipe or export.recipe, manifest.stage_name)
+    return " ".join(dict.fromkeys(name for name in names if name))
 
 
 def _lineage(export: Export) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def _results(export: Export) -> dict[str, float]:
     return {
         name.removeprefix(prefix): value
         for name, value in metrics.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and name != f"{prefix}seconds"  # of the machine that measured
     }
 
 

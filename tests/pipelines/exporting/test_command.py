@@ -54,7 +54,10 @@ def test_the_card_says_where_the_exported_weights_come_from(
     assert results["dataset"]["revision"] == manifest["dataset"]["digest"]
     assert results["metrics"] == [{"type": "accuracy", "value": METRICS[f"{key}accuracy"]}]
     assert "license" not in said
-    assert str(Path(uri).parents[3]) not in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert str(Path(uri).parents[3]) not in card
+    assert "seconds" not in card
+    assert said["model-index"][0]["name"].startswith("photos ")
 
 
 def manifest_of(photos: Photos, run: str, average: str) -> str:

@@ -25,7 +25,13 @@ MODEL = vit.ViTConfig(
 STAGE = replace(
     FINETUNE, parent=None, model=MODEL, data=Data(dataset="photos", eval_crop="resize"), steps=20
 )
-METRICS = {"val/accuracy": 0.25, "val_ema/accuracy": 0.75, "val_ema/loss": 0.5}
+METRICS = {
+    "val/accuracy": 0.25,
+    "val/seconds": 5.98857,
+    "val_ema/accuracy": 0.75,
+    "val_ema/loss": 0.5,
+    "val_ema/seconds": 5.98857,
+}
 
 
 def jpeg(data: bytes, box: tuple[int, int, int, int]) -> bytes:
