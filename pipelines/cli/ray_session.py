@@ -49,6 +49,8 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        # More actors than inputs, which is no concern of whoever evaluates a few images.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
     address = read_address()
     local = address == LOCAL
     variables = ray_token.variables_of_own_ray() if local else variables_of_head(address)

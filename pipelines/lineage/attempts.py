@@ -9,6 +9,7 @@ A committed attempt is never written to again. Other folders there, such as a co
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.settings import Place
 from pipelines.lineage.manifest import WEIGHTS, Manifest, Parent, manifest_from_json
@@ -18,7 +19,7 @@ from pipelines.recipes.fingerprint import fingerprint
 from pipelines.recipes.stage import Recipe
 from storage import weights
 from storage.dataset import load_dataset
-from storage.uri import join
+from storage.uri import join, parse
 
 _NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
@@ -91,7 +92,9 @@ def choose_parent(
         Mistake: nothing is committed there, or several are and none was asked for.
     """
     if not attempts:
-        raise Mistake(f"no committed weights under {looked_in} - run: {command}")
+        raise Mistake(
+            f"no committed weights under {looked_in}{_runs_beside(looked_in)} - run: {command}"
+        )
     names = ", ".join(attempt.name for attempt in attempts)
     if requested:
         exact = [attempt for attempt in attempts if attempt.name == requested]
@@ -110,6 +113,18 @@ def choose_parent(
     last = newest(attempts, contents.pop())
     assert last is not None
     return last
+
+
+def _runs_beside(looked_in: str) -> str:
+    """Name the runs that a local storage root has, for a run whose name was mistyped."""
+    location = parse(looked_in)
+    if location.bucket is not None:
+        return ""
+    run = Path(location.path).parent
+    if run.is_dir() or not run.parent.is_dir():
+        return ""
+    runs = sorted(e.name for e in run.parent.iterdir() if e.is_dir() and e.name[0] != ".")[:8]
+    return f" (runs here: {', '.join(runs)})" if runs else ""
 
 
 def fingerprint_in_recipe(recipe: Recipe, name: str, place: Place) -> str | None:

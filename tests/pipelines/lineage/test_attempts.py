@@ -11,6 +11,7 @@ from pipelines.lineage.attempts import (
     newest,
 )
 from pipelines.lineage.manifest import Manifest
+from pipelines.recipes.errors import Mistake
 from storage import weights
 
 A, B = "a" * 16, "b" * 16
@@ -21,13 +22,17 @@ def attempts(*names: str) -> list[Attempt]:
 
 
 def choose(
-    found: list[Attempt], *, from_recipe: str | None = None, requested: str | None = None
+    found: list[Attempt],
+    *,
+    from_recipe: str | None = None,
+    requested: str | None = None,
+    looked_in: str = "runs/x/pretrain",
 ) -> str:
     parent = choose_parent(
         found,
         from_recipe=from_recipe,
         requested=requested,
-        looked_in="runs/x/pretrain",
+        looked_in=looked_in,
         command="pretrain.py",
     )
     return parent.name
@@ -85,6 +90,15 @@ def test_a_missing_parent_names_the_place_and_the_command() -> None:
         ValueError, match=r"no committed weights under runs/x/pretrain - run: pretrain\.py"
     ):
         choose([])
+
+
+def test_a_mistyped_run_lists_the_runs_there_are(tmp_path: Path) -> None:
+    for name in ("photos", "digits", ".checks"):
+        (tmp_path / name / "finetune").mkdir(parents=True)
+    with pytest.raises(Mistake, match=r"/photo/finetune \(runs here: digits, photos\) - run"):
+        choose([], looked_in=f"{tmp_path}/photo/finetune")
+    with pytest.raises(Mistake, match=r"/photos/finetune - run"):
+        choose([], looked_in=f"{tmp_path}/photos/finetune")
 
 
 def test_an_unknown_asked_for_parent_lists_those_there_are() -> None:
