@@ -135,7 +135,8 @@ def build_engine(
         # At levels 1 and 2 in bfloat16, DeepSpeed looks for NaN in each gradient and waits for the
         # answer, then does so again with their norm, which has it if one of them does. At level 3
         # it looks at the norm only, as here.
-        engine.optimizer.check_overflow = _unchecked
+        sharded: Any = engine.optimizer
+        sharded.check_overflow = _unchecked
     keep_frozen(engine, frozen)
     prime_optimizer(engine, average=average)
     return engine

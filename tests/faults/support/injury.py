@@ -49,13 +49,12 @@ class Stage:
             folder: of the test.
             session: folder of the Ray session; None: that of this process's Ray.
         """
-        if session is None:
-            session = ray._private.worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]
+        here = ray._private.worker._global_node  # type: ignore[attr-defined]
         return cls(
             command=["pipelines/pretrain.py", "--run", run, *options],
             env={"RAY_ADDRESS": address},
             attempts=folder / "runs" / run / "pretrain",
-            session=session,
+            session=session or here.get_session_dir_path(),
             log=folder / f"{run}.log",
         )
 
