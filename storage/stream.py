@@ -40,6 +40,7 @@ DECODE_CPUS = 0.5  # per task: one decodes while another moves its block (20 % m
 _AHEAD_BLOCKS = 16  # per rank
 _AHEAD_BYTES = 1 << 30  # minimum: Ray assumes 128 MiB for a task of unknown output
 ROWS_PER_BLOCK = 128  # a quarter of a second of decoding photographs
+MOST_ROWS = 512  # of a block, where a rank's batch can be cut: a second, and 77 MB at 224 pixels
 
 
 def order_of(spec: StreamSpec, dataset: Dataset | None = None) -> OrderSpec:
@@ -68,7 +69,8 @@ def train_stream(
     cost of reading the block, in its first row; with mixup or cutmix, mix float64 [b, 5], as
     `augment.mix_draws` gives it. The consumer sets `preserve_order`, splits with
     `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
-    `rows_per_block` decides how many. It does not change the batches, and neither do `cache`, for
+    `rows_per_block` decides how many. A batch of more than `MOST_ROWS` is cut into equal blocks, so
+    that several tasks decode it. This does not change the batches, and neither do `cache`, for
     shards on each node's disk, and `nodes`, Ray's label selector for where tasks may run.
 
     Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
@@ -80,6 +82,7 @@ def train_stream(
     rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
     steps_per_block = max(1, min(rows_per_block // rows, stop_step - start_step))
     groups = -(-(stop_step - start_step) // steps_per_block)
+    pieces = _pieces(rows)
     plan = _TrainPlan(
         spec=spec,
         digest=dataset.digest,
@@ -87,12 +90,18 @@ def train_stream(
         stop_step=stop_step,
         world_size=world_size,
         steps_per_block=steps_per_block,
+        pieces=pieces,
         cache=cache,
     )
-    ahead = _ahead_bytes(spec, steps_per_block * rows, world_size, num_cpus)
-    return blocks_in_order(
-        plan.block, groups * world_size, num_cpus, ahead_bytes=ahead, nodes=nodes
-    )
+    ahead = _ahead_bytes(spec, steps_per_block * rows // pieces, world_size, num_cpus)
+    items = groups * pieces * world_size
+    return blocks_in_order(plan.block, items, num_cpus, ahead_bytes=ahead, nodes=nodes)
+
+
+def _pieces(rows: int) -> int:
+    """Into how many equal blocks a rank's batch is cut; 1 if no divisor of its rows fits."""
+    fitting = (n for n in range(1, rows // ROWS_PER_BLOCK + 1) if rows % n == 0)
+    return next((n for n in fitting if rows // n <= MOST_ROWS), 1)
 
 
 def eval_stream(
@@ -147,6 +156,7 @@ def train_batch(spec: StreamSpec, step: int) -> Batch:
         stop_step=step + 1,
         world_size=1,
         steps_per_block=1,
+        pieces=1,
         cache=None,
     )
     return plan.block(0)
@@ -171,12 +181,15 @@ class _TrainPlan:
     stop_step: int
     world_size: int
     steps_per_block: int
+    pieces: int
+    """Blocks of a rank's batch; with more than one, a block is of one step."""
     cache: Cache | None
 
     def block(self, item: int) -> Batch:
-        """Read the batches of one rank for a group of consecutive steps."""
+        """Read the batches of one rank for a group of consecutive steps, or a piece of one."""
         opened = open_stream(self.spec, self.digest, self.cache)
-        group, rank = divmod(item, self.world_size)
+        turn, rank = divmod(item, self.world_size)
+        group, piece = divmod(turn, self.pieces)
         first = self.start_step + group * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.stop_step))
         parts = [
@@ -184,6 +197,10 @@ class _TrainPlan:
         ]
         epoch, chosen, visit = map(np.concatenate, zip(*parts, strict=True))  # [n] each
         step = np.repeat(np.array(steps, dtype=np.int64), len(chosen) // len(steps))  # [n]
+        if self.pieces > 1:
+            rows = len(chosen) // self.pieces
+            mine = slice(piece * rows, (piece + 1) * rows)
+            epoch, chosen, visit, step = epoch[mine], chosen[mine], visit[mine], step[mine]
         return {**columns(opened, chosen, visit, replace=True), "epoch": epoch, "step": step}
 
 

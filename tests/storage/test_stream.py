@@ -26,6 +26,7 @@ from storage.reader import read_samples
 from storage.selection import Selection, select
 from storage.stream import (
     StreamSpec,
+    _pieces,
     _resolved,
     describe,
     eval_batches,
@@ -79,6 +80,27 @@ def test_each_rank_gets_its_slice_of_each_step(digits: Dataset, world_size: int)
     wanted = spec(digits)
     stream = train_stream(wanted, start_step=17, stop_step=50, world_size=world_size)
     check_planned(wanted, by_rank(stream, world_size, 64 // world_size), 17, 50)
+
+
+def test_a_large_batch_comes_in_several_blocks(digits: Dataset) -> None:
+    """Pieces of 300 rows: in the order of the ranks, and put together again by each of them."""
+    wanted = spec(digits, global_batch=1200, tail="carry")
+    stream = train_stream(wanted, start_step=1, stop_step=4, world_size=2)
+    ranks = by_rank(stream, 2, 600)
+    check_planned(wanted, ranks, 1, 4)
+    whole = train_batch(wanted, 2)
+    assert all(
+        np.array_equal(np.concatenate([batches[1][name] for batches in ranks]), whole[name])
+        for name in ("image", "label", "visit")
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "blocks"),
+    [(1, 1), (128, 1), (512, 1), (513, 3), (1024, 2), (4096, 8), (521, 1), (1042, 1)],
+)
+def test_blocks_of_a_batch_are_equal_and_neither_large_nor_small(rows: int, blocks: int) -> None:
+    assert _pieces(rows) == blocks
 
 
 def test_order_survives_tasks_and_ranks_of_random_speed(digits: Dataset) -> None:
