@@ -7,10 +7,15 @@ import re
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from pipelines.recipes.errors import Mistake
 
@@ -46,16 +51,17 @@ def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: 
             prog=prog,
             description=description,
             config=(tyro.conf.AvoidSubcommands,),
-            registry=_unwrapping(),
+            registry=_rules(shows_help="--help" in argv),
             **more,
         ),
     )
 
 
-def _unwrapping() -> ConstructorRegistry:
+def _rules(*, shows_help: bool) -> ConstructorRegistry:
     """Return rules by which the docstring of a field is one line of --help, however it is wrapped.
 
-    Tyro 1.0 keeps a line break before a word that is indented.
+    Tyro 1.0 keeps a line break before a word that is indented. Where the docstring says what the
+    default is, tyro does not say it again.
     """
     registry, asking = ConstructorRegistry(), False
 
@@ -70,12 +76,17 @@ def _unwrapping() -> ConstructorRegistry:
         finally:
             asking = False
         assert isinstance(spec, StructConstructorSpec)
-        return replace(
-            spec,
-            fields=tuple(replace(f, helptext=partial(_one_line, f.helptext)) for f in spec.fields),
-        )
+        return replace(spec, fields=tuple(_said_once(f, shows_help) for f in spec.fields))
 
     return registry
+
+
+def _said_once(field: StructFieldSpec, shows_help: bool) -> StructFieldSpec:
+    field = replace(field, helptext=partial(_one_line, field.helptext))
+    if shows_help and "Default:" in (_one_line(field.helptext) or ""):
+        hint: Any = Annotated[field.type, tyro.conf.arg(help_behavior_hint="")]
+        return replace(field, type=hint)
+    return field
 
 
 def _one_line(text: str | Callable[[], str | None] | None) -> str | None:

@@ -124,6 +124,22 @@ def test_where_a_docstring_is_wrapped_does_not_show_in_help(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    side: int | None = None
+    """Default: the model's."""
+    limit: int | None = None
+    """Of the images."""
+
+
+def test_help_says_a_default_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Sizes, ["--help"], prog="x", description="")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Default: the model's. --limit" in text
+    assert "Of the images. (default: None)" in text
+
+
 def test_a_message_without_a_box_says_the_same() -> None:
     rule = "-" * 70
     plain = f"Value error\n{rule}\nError parsing --a: no\n{rule}\nFor full helptext, see x --help"
