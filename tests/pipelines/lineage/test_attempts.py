@@ -26,7 +26,7 @@ def choose(
     *,
     from_recipe: str | None = None,
     requested: str | None = None,
-    looked_in: str = "runs/x/pretrain",
+    looked_in: str = "/nowhere/x/pretrain",
 ) -> str:
     parent = choose_parent(
         found,
@@ -87,7 +87,7 @@ def test_several_parents_have_to_be_chosen_from() -> None:
 
 def test_a_missing_parent_names_the_place_and_the_command() -> None:
     with pytest.raises(
-        ValueError, match=r"no committed weights under runs/x/pretrain - run: pretrain\.py"
+        ValueError, match=r"no committed weights under /nowhere/x/pretrain - run: pretrain\.py"
     ):
         choose([])
 
