@@ -92,6 +92,7 @@ def find_candidate(
     own: WeightsOptions,
     *,
     image_size: int | None = None,
+    own_model: bool = False,
 ) -> Candidate:
     """The weights that a command line names.
 
@@ -101,9 +102,11 @@ def find_candidate(
         options: `run`, and `parent` where it holds several attempts.
         own: which stage, or which other weights.
         image_size: resolution to adapt them to.
+        own_model: take a public checkpoint's own model where it does not fit the stage's.
 
     Raises:
-        Mistake: there are none, or they do not fit; says what to do.
+        Mistake, vit.BadModel: there are none, or they do not fit; says what to do.
+        vit.BadCheckpoint: a checkpoint's own model cannot be told from its files.
     """
     stage = recipe.stage(own.only) if own.only else recipe.stages[-1]
     if own.weights is None:
@@ -120,7 +123,14 @@ def find_candidate(
         if source.manifest is not None:
             attempt = Attempt(source.name, source.uri, source.manifest)
             return _committed(attempt, own.average, image_size)
-        return _imported(source, stage, own, image_size)
+        try:
+            candidate = _imported(source, stage, own, image_size)
+            if not (own_model and candidate.head_reset):
+                return candidate
+        except BadModel as error:
+            if not own_model:  # in the words of a script of several stages
+                raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
+        return _with_own_model(source, stage, own, image_size)
 
 
 def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Candidate:
@@ -164,10 +174,7 @@ def _imported(
         init_image_size=own.init_image_size or stage.init_image_size,
         reset_head=False,
     )
-    try:
-        tensors, notes = source.start_weights(shape)
-    except BadModel as error:  # in the words of a script of several stages
-        raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
+    tensors, notes = source.start_weights(shape)
     resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
     return Candidate(
         source=Source(uri=source.uri),
@@ -182,6 +189,18 @@ def _imported(
         imported=tensors,
         notes=notes,
     )
+
+
+def _with_own_model(
+    source: Source, stage: Stage, own: WeightsOptions, image_size: int | None
+) -> Candidate:
+    """A public checkpoint in its own model; nothing says which data its classes are of."""
+    model = source.inferred(image_size=own.init_image_size).config
+    data = Data(dataset="")
+    shape = replace(stage, model=model, data=data, train="all")
+    candidate = _imported(source, shape, own, image_size)
+    crop = f"images are cut at the centre, {data.eval_fraction:g} of the shorter side"
+    return replace(candidate, notes=(f"model of {source.uri}; {crop}", *candidate.notes))
 
 
 def model_record(config: Config) -> dict[str, Any]:

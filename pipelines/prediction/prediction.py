@@ -74,7 +74,9 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
     """
     options, place, own = command.options, command.place, command.own
     _check_options(own, force=options.force)
-    candidate = find_candidate(command.recipe, place, options, own, image_size=own.image_size)
+    candidate = find_candidate(
+        command.recipe, place, options, own, image_size=own.image_size, own_model=True
+    )
     count, side = candidate.config.num_classes, candidate.config.image_size
     if not isinstance(side, int):
         raise Mistake(f"{candidate.name} takes images of {side} pixels: only square ones are cut")

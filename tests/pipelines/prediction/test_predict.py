@@ -16,6 +16,7 @@ import torch
 import vit
 from pipelines.prediction.command import main
 from pipelines.prediction.output import CsvOutput, TableOutput
+from pipelines.recipes.stage import Data
 from storage.decode import decode
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.photographs import CHINA, FLOWER, STAGE, Photos
@@ -180,6 +181,29 @@ def test_without_the_dataset_classes_are_numbers(
     assert "--class-names" in said.err
     (row,) = csv.DictReader(io.StringIO(said.out))
     assert row["class"] in ("0", "1")
+
+
+def test_a_public_checkpoint_that_fits_no_stage_comes_in_its_own_model(
+    predict: Predict, folder: Path, tmp_path: Path
+) -> None:
+    config = vit.ViTConfig(
+        image_size=32, patch_size=8, width=48, depth=2, heads=3, mlp_dim=96, num_classes=5
+    )
+    model = vit.build_model(config, seed=1)
+    head = model.get_submodule("head")
+    assert isinstance(head, torch.nn.Linear)
+    torch.nn.init.normal_(head.weight, generator=torch.manual_seed(1))
+    vit.export_timm(model.state_dict(), config, tmp_path / "public")
+    said = predict(str(folder / "a.jpg"), "--weights", str(tmp_path / "public"))
+    assert said.code == 0, said.err
+    (row,) = csv.DictReader(io.StringIO(said.out))
+    pixels = decode(CHINA, Data().val_crop(32), seed=0, epoch=0, index=0)
+    with torch.no_grad():
+        wanted = model.eval()(vit.normalize(torch.tensor(pixels[None])))[0].double().softmax(0)
+    assert row["class"] == str(int(wanted.argmax()))
+    assert float(row["probability"]) == pytest.approx(float(wanted.max()), abs=1e-6)
+    assert "0.875 of the shorter side" in said.err
+    assert "--class-names" in said.err
 
 
 def test_a_terminal_gets_a_table_and_brackets_are_text() -> None:
