@@ -4,9 +4,9 @@
     python -m benchmarks.gpu mfu save --sizes b h   the speed of ViT-B/16 and H/14
     python -m benchmarks.gpu --tiny --device cpu    the kit itself, on a machine without a GPU
 
-Parts: env parity start curves resume mfu save memory stage fed stream. Lines are `ok`, `FAIL` (what
-must hold does not) and `fig` (a measurement); --json FILE keeps them. docs/gpu.md says what each
-means and holds the results by card.
+Parts: env parity start curves resume host mfu save memory stage fed stream. Lines are `ok`, `FAIL`
+(what must hold does not) and `fig` (a measurement); --json FILE keeps them. docs/gpu.md says what
+each means and holds the results by card.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.report import Report
 from benchmarks.model import SIZES
 
-ALONE = ("env", "parity", "start", "curves", "resume", "mfu", "save", "memory")
+ALONE = ("env", "parity", "start", "curves", "resume", "host", "mfu", "save", "memory")
 PARTS = (*ALONE, "stage", "fed", "stream")
 
 
@@ -55,7 +55,7 @@ def main() -> int:
     gpu = options.device == "cuda"
     device = prepare_worker(rank=0, local_rank=0, world_size=1, gpu=gpu, verbose=False)
     # These import DeepSpeed, which looks at what prepare_worker has set.
-    from benchmarks.gpu import commands, correct, fed, speed
+    from benchmarks.gpu import commands, correct, fed, host, speed
 
     with tempfile.TemporaryDirectory(prefix="vit-gpu-") as folder:
         dist.init_process_group(
@@ -72,7 +72,9 @@ def main() -> int:
         )
         for name in options.parts or ALONE:
             began = time.perf_counter()
-            room = next(each for each in (correct, speed, commands, fed) if hasattr(each, name))
+            room = next(
+                each for each in (correct, speed, commands, fed, host) if hasattr(each, name)
+            )
             report.run(partial(getattr(room, name), bench), name)
             print(f"---- {name}: {time.perf_counter() - began:.0f} s", flush=True)
         dist.destroy_process_group()

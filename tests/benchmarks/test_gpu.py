@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("env", "parity", "start", "curves", "resume", "mfu", "save")
+PARTS = ("env", "parity", "start", "curves", "resume", "host", "mfu", "save")
 
 
 def kit(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,71 @@
+"""The host's time of a training step: ViT-B/16's parameters with next to no arithmetic.
+
+A GPU waits for the host where its own work takes less than this.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+import vit
+from benchmarks.gpu.bench import Bench
+from benchmarks.model import config_of
+from cluster.settings import ZeroLevel
+
+ROUNDS, WARM = 100, 10
+
+
+def host(bench: Bench) -> None:
+    """Milliseconds of a step: a plain loop, and the engine at levels 1 and 2, in turn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a CPU more of them would wait for each other
+    config = replace(
+        config_of("b"), image_size=4, patch_size=2, width=8, heads=1, mlp_dim=8, num_classes=8
+    )
+    images = torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=bench.device)
+    labels = torch.zeros(1, dtype=torch.int64, device=bench.device)
+    steps = {"plain loop": _plain(bench, config, images, labels)}
+    levels: tuple[ZeroLevel, ...] = (1, 2)  # level 3 replaces torch's linear layer everywhere
+    for level in levels:
+        engine = bench.engine(vit.build_model(config), level, "bfloat16", micro=1)
+        steps[f"level {level}"] = lambda engine=engine: bench.train(
+            engine, images, labels, "bfloat16"
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    rounds = 3 if bench.tiny else ROUNDS + WARM
+    for number in range(rounds):
+        names = list(steps)
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            bench.wait()
+            began = time.perf_counter()
+            steps[name]()
+            bench.wait()
+            seconds[name].append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    counted = slice(0 if bench.tiny else WARM, None)
+    middle = {name: statistics.median(found[counted]) for name, found in seconds.items()}
+    for name, value in middle.items():
+        ratio = value / middle["plain loop"]
+        bench.report.figure(f"host {name}", f"{value * 1e3:.1f} ms a step, {ratio:.2f}x")
+
+
+def _plain(
+    bench: Bench, config: vit.ViTConfig, images: torch.Tensor, labels: torch.Tensor
+) -> Callable[[], object]:
+    model = vit.build_model(config).to(bench.device, torch.bfloat16)
+    optim = vit.OptimConfig(weight_decay=0.1)
+    optimizer = vit.build_optimizer(vit.param_groups(model, optim), optim, fused=True)
+
+    def work() -> None:
+        logits = model(vit.normalize(images).to(torch.bfloat16)).float()
+        vit.loss_fn("softmax", logits, labels).backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return work
