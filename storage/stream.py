@@ -182,11 +182,11 @@ class _TrainPlan:
     world_size: int
     steps_per_block: int
     pieces: int
-    """Blocks of a rank's batch; with more than one, a block is of one step."""
+    """Equal blocks that a rank's batches of a group of steps are cut into."""
     cache: Cache | None
 
     def block(self, item: int) -> Batch:
-        """Read the batches of one rank for a group of consecutive steps, or a piece of one."""
+        """Read the batches of one rank for a group of consecutive steps, or a piece of them."""
         opened = open_stream(self.spec, self.digest, self.cache)
         turn, rank = divmod(item, self.world_size)
         group, piece = divmod(turn, self.pieces)

@@ -58,8 +58,9 @@ def _told(database: Path) -> Iterator[str]:
     """The median of each metric over a run's reports."""
     client = MlflowClient(f"sqlite:///{database}")
     experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = client.search_runs(experiments)
     for key, form in METRICS.items():
-        for run in client.search_runs(experiments):
+        for run in runs:
             values = [each.value for each in client.get_metric_history(run.info.run_id, key)]
             if values:
                 yield form.format(statistics.median(values[WARM:] or values))

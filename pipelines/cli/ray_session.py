@@ -49,7 +49,7 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        # More actors than inputs, which is no concern of whoever evaluates a few images.
+        # Ray Data warns that a few images do not keep all of its actors busy.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
     address = read_address()
     local = address == LOCAL

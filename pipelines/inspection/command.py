@@ -14,7 +14,7 @@ from pipelines.inspection.subject import (
     committed_subject,
     imported_subject,
 )
-from pipelines.lineage.attempts import Attempt, committed_attempts
+from pipelines.lineage.attempts import Attempt, committed_attempts, started_last
 from pipelines.lineage.source import Source, init_location, open_source
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data
@@ -97,15 +97,10 @@ def targets(command: Command[InspectionOptions]) -> list[Target]:
 def _newest(command: Command[InspectionOptions], stage: str) -> Attempt | None:
     """The attempt at a stage that was started last, of those that `--parent` allows."""
     requested = command.options.parent
-    attempts = [
+    return started_last(
         attempt
         for attempt in committed_attempts(command.place.storage_root, command.options.run, stage)
         if requested in (None, attempt.name, attempt.fingerprint)
-    ]
-    return max(
-        attempts,
-        key=lambda attempt: attempt.manifest.started if attempt.manifest else "",
-        default=None,
     )
 
 

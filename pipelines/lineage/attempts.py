@@ -8,6 +8,7 @@ A committed attempt is never written to again. Other folders there, such as a co
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def newest(attempts: list[Attempt], fingerprint: str) -> Attempt | None:
     """The last attempt at this content."""
     matching = [attempt for attempt in attempts if attempt.fingerprint == fingerprint]
     return max(matching, key=lambda attempt: attempt.number, default=None)
+
+
+def started_last(attempts: Iterable[Attempt]) -> Attempt | None:
+    """The committed attempt that was started last, whatever its content."""
+    return max(
+        (attempt for attempt in attempts if attempt.manifest),
+        key=lambda attempt: attempt.manifest.started if attempt.manifest else "",
+        default=None,
+    )
 
 
 def attempt_to_make(attempts: list[Attempt], fingerprint: str) -> str:

@@ -11,7 +11,14 @@ from typing import Any
 from pipelines.cli.exits import unwrapped
 from pipelines.cli.options import Command
 from pipelines.lineage.adoption import is_general
-from pipelines.lineage.attempts import Attempt, attempt_to_make, choose_parent, is_attempt, newest
+from pipelines.lineage.attempts import (
+    Attempt,
+    attempt_to_make,
+    choose_parent,
+    is_attempt,
+    newest,
+    started_last,
+)
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import FOLDER as RESUME
 from pipelines.lineage.resume_states import step_of
@@ -131,9 +138,10 @@ def _judge(
 ) -> Verdict:
     """Judge one stage; add its fingerprint to `own`."""
     own[stage.name] = None
-    done = [entry.attempt for entry in attempts if entry.attempt.manifest]
-    if is_general(stage) and done:  # what it is of comes with the options of the command
-        last = max(done, key=lambda each: each.manifest.started if each.manifest else "")
+    last = started_last(entry.attempt for entry in attempts)
+    if (
+        is_general(stage) and last is not None
+    ):  # data and checkpoint come with finetune.py's options
         return Verdict(
             stage=stage.name,
             state="committed",
@@ -187,9 +195,6 @@ def _judge(
             fingerprint=name,
             reason=f"{to_make} was saved after step {begun}",
         )
-    last = max(
-        done, key=lambda entry: entry.manifest.started if entry.manifest else "", default=None
-    )
     changes = (
         differences(last.manifest, stage, digest, parent, init) if last and last.manifest else ()
     )

@@ -66,7 +66,7 @@ def bad_place(
 
 
 def half_of(stage: Stage, place: Place, plan: BatchPlan) -> int | None:
-    """The largest micro-batch up to half of the plan's; None if there is none."""
+    """The largest valid micro-batch of at most half the plan's; None if no smaller one is valid."""
     if plan.micro == 1:
         return None
     with suppress(BadPlace):  # mixed samples come in pairs

@@ -6,7 +6,7 @@ studies (`significance`). Smaller ones are reported as no difference.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pipelines.campaigns.studies.cells import Cell, Cells
 from pipelines.campaigns.studies.significance import LEVEL
@@ -74,25 +74,26 @@ def by_data(cells: Cells) -> Sentences:
             continue
         with_it = f" with {', '.join(level)} level" if level else ""
         sentences.append(f"at {x:,.0f} samples {best.series} leads ({_percent(best)}){with_it}")
+    gains = [f"{gain} from the least to the most data" for gain, _, _ in _gains(cells)]
+    return [*sentences, *gains]
+
+
+def by_dimension(cells: Cells) -> Sentences:
+    """Report what each series gains from its least to its most compute."""
+    return [
+        f"{gain} from {_x(first)} to {_x(last)} times the base's compute"
+        for gain, first, last in _gains(cells)
+    ]
+
+
+def _gains(cells: Cells) -> Iterator[tuple[str, Cell, Cell]]:
+    """What each series gains from its smallest to its largest x: a text, and the two cells."""
     names = list(dict.fromkeys(cell.series for cell in cells.cells))
     lines = [sorted(cells.of(name), key=lambda cell: float(cell.x)) for name in names]
     ends = [(line[0], line[-1]) for line in lines]
     for series, (first, last), counts in zip(names, ends, cells.differ(ends), strict=True):
         gain = _signed(last, first) if counts else "nothing beyond the spread"
-        sentences.append(f"{series} gains {gain} from the least to the most data")
-    return sentences
-
-
-def by_dimension(cells: Cells) -> Sentences:
-    """Report what each series gains from its least to its most compute."""
-    names = list(dict.fromkeys(cell.series for cell in cells.cells))
-    lines = [sorted(cells.of(name), key=lambda cell: float(cell.x)) for name in names]
-    ends = [(line[0], line[-1]) for line in lines]
-    return [
-        f"{name} gains {_signed(last, first) if counts else 'nothing beyond the spread'} from"
-        f" {_x(first)} to {_x(last)} times the base's compute"
-        for name, (first, last), counts in zip(names, ends, cells.differ(ends), strict=True)
-    ]
+        yield f"{series} gains {gain}", first, last
 
 
 def by_compute(cells: Cells, *, subject: str) -> Sentences:
