@@ -20,15 +20,14 @@ from cluster.settings import Place
 from pipelines.lineage.attempts import committed_attempts
 from pipelines.lineage.source import open_source
 from pipelines.recipes.digits import FINETUNE
+from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
-from pipelines.worker.step import network_input
 from storage.dataset import load_dataset
 from storage.stream import eval_batches, train_batch
 from vit import (
     build_model,
     build_optimizer,
-    loss_fn,
     lr_at,
     normalize,
     param_groups,
@@ -45,13 +44,14 @@ def accuracy_after(stage: Stage, dataset_uri: str, start: str | None) -> float:
         with open_source(start) as source:
             model.load_state_dict(source.start_weights(stage)[0])
     optimizer = build_optimizer(param_groups(model, stage.optim), stage.optim)
+    objective = stage_objective(stage)
     for step in range(stage.steps):
         batch = train_batch(train_spec(stage, dataset_uri), step)
         rows = {name: torch.from_numpy(column) for name, column in batch.items()}
-        images, targets = network_input(rows, stage, torch.device("cpu"))
+        asked = objective.ask(normalize(rows["image"]), rows, None, training=True)
         set_lr(optimizer.param_groups, lr_at(step, stage.steps, stage.optim))
         optimizer.zero_grad()
-        loss_fn(stage.loss, model(images), targets).backward()
+        objective.loss(model(asked.images), asked.targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
         optimizer.step()
     correct = []

@@ -52,16 +52,22 @@ def _vit_macs(config: ViTConfig) -> int:
             config.image_hw, channels, config.stem_blocks, 64 * config.stem_width_factor
         )
     macs += rows * columns * channels * config.patch_size**2 * width
-    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
-    if config.pos_embed == "relative":
-        attention += tokens * (2 * tokens - 1) * width
-    matrices = 2 if config.mlp == "gelu" else 3
-    macs += config.depth * (attention + matrices * tokens * width * hidden)
+    macs += macs_of_blocks(config, tokens)
     if config.pool == "map":
         macs += 2 * width**2 + 2 * tokens * width**2 + 2 * tokens * width + 2 * width * hidden
     if config.head == "mlp":
         macs += width**2
     return macs + (1 + config.distilled) * width * config.num_classes
+
+
+def macs_of_blocks(config: ViTConfig, tokens: int) -> int:
+    """Multiply-adds of all blocks for an image of so many tokens."""
+    width = config.width
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    if config.pos_embed == "relative":
+        attention += tokens * (2 * tokens - 1) * width
+    matrices = 2 if config.mlp == "gelu" else 3
+    return config.depth * (attention + matrices * tokens * width * config.mlp_dim)
 
 
 def _bit_macs(config: BiTConfig) -> int:

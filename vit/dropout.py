@@ -81,13 +81,18 @@ def layer_draws(keys: Tensor, *, layers: int, elements: int) -> Draws:
         layers: that draw masks.
         elements: most elements of one sample in such a layer.
     """
-    steps = torch.arange(1, layers + 1, device=keys.device)  # [layers]
-    mixed = _mix64(keys[:, None] + _GOLDEN * steps)  # [B, layers]
+    mixed = spread(keys, layers)  # [B, layers]
     return Draws(
         codes=_codes(elements, keys.device),
         factors=(mixed >> 32).to(torch.int32) | 1,
         offsets=((mixed & _LOW) - _HALF).to(torch.int32),
     )
+
+
+def spread(keys: Tensor, count: int) -> Tensor:
+    """So many numbers from each key: int64 [B] -> int64 [B, count], all bits random."""
+    steps = torch.arange(1, count + 1, device=keys.device)
+    return _mix64(keys[:, None] + _GOLDEN * steps)
 
 
 class SampleDropout(nn.Module):

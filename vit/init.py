@@ -5,8 +5,10 @@ are three Xavier matrices in one, the last GroupNorm scale of a hybrid's bottlen
 bottleneck starts as its shortcut), and the head is 0 (the loss starts at that of a constant).
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import init
 
 from vit.config import BiTConfig, Config, ViTConfig
@@ -17,16 +19,16 @@ _NORMS = ("norm", "norm1", "norm2", "norm3", "norm_pre", "fc_norm", "q_norm", "k
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module, config: Config, generator: torch.Generator) -> None:
-    """Fill every parameter and buffer of `config`'s model."""
-    for name, tensor in model.named_parameters():
-        init_tensor_(name, tensor, config, generator)
-    for name, buffer in model.named_buffers():
+def init_weights(tensors: Mapping[str, Tensor], config: Config, generator: torch.Generator) -> None:
+    """Fill the parameters and buffers of `config`'s model, given by their names."""
+    for name, tensor in tensors.items():
         if name == "pos_table":
-            buffer.copy_(sincos_table(config.grid_size, buffer.shape[-1]))
+            tensor.copy_(sincos_table(config.grid_size, tensor.shape[-1]))
         elif name == "rotary_table":
             assert isinstance(config, ViTConfig)
-            buffer.copy_(rotary_table(config))
+            tensor.copy_(rotary_table(config))
+        else:
+            init_tensor_(name, tensor, config, generator)
 
 
 def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Generator) -> None:

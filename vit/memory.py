@@ -39,16 +39,9 @@ def activation_bytes(
     """
     if isinstance(config, BiTConfig):
         return _of_resnet(config, batch, element_bytes)
-    mask = 1 if config.dropout else 0  # a byte an element
-    kept = _embedding(config, element_bytes, mask) + _end(config, element_bytes)
+    kept = embedding_bytes(config, element_bytes) + _end(config, element_bytes)
     tail = config.num_class_tokens or config.num_tokens
-    lengths = [config.num_tokens] * (config.depth - 1) + [tail]
-    blocks = [_block(config, length, element_bytes, mask) for length in lengths]
-    if checkpointing:
-        tokens = config.num_tokens * config.width * element_bytes
-        kept += config.depth * tokens + max(blocks) - tokens
-    else:
-        kept += sum(blocks)
+    kept += blocks_bytes(config, config.num_tokens, tail, element_bytes, checkpointing)
     once = _of_resnet(config, batch, element_bytes) if config.stem_blocks else 0
     if element_bytes < 4:  # a head computes in float32: a copy of its kernel
         once += 4 * config.num_classes * config.width * (1 + config.distilled)
@@ -81,19 +74,45 @@ def loss_bytes(classes: int, batch: int) -> int:
     return 3 * 4 * batch * classes
 
 
-def _embedding(config: ViTConfig, element: int, mask: int) -> int:
+def embedding_bytes(config: ViTConfig, element: int) -> int:
     """Bytes per image of the patch embedding's input (a hybrid's is counted with its stem) and of
     dropout's mask."""
     rows, columns = config.grid_size
     pixels = rows * columns * config.patch_size**2
     source = 0 if config.stem_blocks else config.in_channels * pixels * element
     normed = config.num_tokens * (config.width + _statistics(config)) * element
-    return source + config.pre_norm * normed + mask * config.num_tokens * config.width
+    masks = config.num_tokens * config.width if config.dropout else 0  # a byte an element
+    return source + config.pre_norm * normed + masks
 
 
-def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
+def norm_bytes(config: ViTConfig, tokens: int, element: int) -> int:
+    """Bytes per image of a norm of so many tokens: its input."""
+    return tokens * (config.width + _statistics(config)) * element
+
+
+def blocks_bytes(
+    config: ViTConfig, tokens: int, tail: int, element: int, checkpointing: bool
+) -> int:
+    """Bytes per image of all blocks.
+
+    Args:
+        config: of the model.
+        tokens: that go through the blocks.
+        tail: that come out of the last one.
+        element: bytes of an element of an activation.
+        checkpointing: as in `activation_bytes`.
+    """
+    lengths = [tokens] * (config.depth - 1) + [tail]
+    blocks = [_block(config, tokens, length, element) for length in lengths]
+    if checkpointing:
+        stream = tokens * config.width * element
+        return config.depth * stream + max(blocks) - stream
+    return sum(blocks)
+
+
+def _block(config: ViTConfig, tokens: int, kept: int, element: int) -> int:
     """Bytes per image of one block that computes only the first `kept` tokens after attention."""
-    width, tokens, hidden = config.width, config.num_tokens, config.mlp_dim
+    width, hidden = config.width, config.mlp_dim
     statistics = _statistics(config)
     every = width + statistics  # norm1: its input
     every += width  # qkv: its input
@@ -111,7 +130,7 @@ def _block(config: ViTConfig, kept: int, element: int, mask: int) -> int:
         every += config.heads * statistics
         some += config.heads * statistics
         some += width  # proj: a copy of attention's output, whose memory has the layout of q
-    masks = mask * kept * (2 * width + hidden)
+    masks = kept * (2 * width + hidden) if config.dropout else 0  # a byte an element
     if config.pos_embed == "relative":  # the bias needs a gradient, so attention is not fused
         every += 2 * width  # scaled k; v
         some += 2 * width  # q of the bias; scaled q

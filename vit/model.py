@@ -63,8 +63,19 @@ class ViT(TokenEmbed):
 
     def _tokens(self, images: Tensor, keep: int | None, keys: Tensor | None) -> Tensor:
         """The tokens after the last block and norm, or the first `keep` of them."""
-        draws = self._draws(images, keys) if self.training and drops(self.config) else None
-        tokens = self.embed(images, draws)
+        draws = self.draws(images, keys)
+        return self.run_blocks(self.embed(images, draws), keep, draws)
+
+    def run_blocks(
+        self, tokens: Tensor, keep: int | None = None, draws: Draws | None = None
+    ) -> Tensor:
+        """All blocks and the norm behind them: [B, T, D] -> [B, keep or T, D].
+
+        Args:
+            tokens: from `embed`.
+            keep: compute only that many first tokens in the last block.
+            draws: the random numbers of this forward pass, if anything is dropped.
+        """
         for i, block in enumerate(self.blocks, start=1):
             kept = keep if i == len(self.blocks) else None
             first = 1 + (i - 1) * LAYERS_PER_BLOCK
@@ -89,13 +100,23 @@ class ViT(TokenEmbed):
 
         Raises ValueError for images of another size than the config's.
         """
+        return self.embed_patches(self.cut(images), draws)
+
+    def cut(self, images: Tensor) -> Tensor:
+        """Each patch by itself, without its position: [B, C, H, W] -> [B, h*w, D]; as `embed`."""
         if images.shape[-2:] != self.config.image_hw:
             found, wanted = tuple(images.shape[-2:]), self.config.image_hw
             raise ValueError(f"wanted images of {wanted} pixels, found {found}")
-        return self.norm_pre(self.pos_drop(self.add_tokens(self.patch_embed(images)), draws, 0))
+        return self.patch_embed(images)
 
-    def _draws(self, images: Tensor, keys: Tensor | None) -> Draws:
-        """The random numbers of a forward pass, for every layer that drops something."""
+    def embed_patches(self, patches: Tensor, draws: Draws | None = None) -> Tensor:
+        """Add positions and the tokens in front: [B, h*w, D] -> [B, P + h*w, D]."""
+        return self.norm_pre(self.pos_drop(self.add_tokens(patches), draws, 0))
+
+    def draws(self, images: Tensor, keys: Tensor | None) -> Draws | None:
+        """The random numbers of a forward pass, for every layer that drops something now."""
+        if not (self.training and drops(self.config)):
+            return None
         if keys is None:
             keys = torch.randint(1 << 62, (len(images),), device=images.device)
         config = self.config

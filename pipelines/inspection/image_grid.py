@@ -9,10 +9,13 @@ from torch import Tensor
 SIDE = 1024  # pixels of the picture, about
 
 
-def image_grid(images: Tensor, *, most: int = 64) -> bytes:
-    """A grid of training images as the network sees them: [B, 3, H, W] in [-1, 1] -> PNG bytes."""
+def image_grid(images: Tensor, *, most: int = 64, columns: int | None = None) -> bytes:
+    """A grid of training images as the network sees them: [B, 3, H, W] in [-1, 1] -> PNG bytes.
+
+    Without a number of columns it is about square.
+    """
     images = images[:most].float().cpu()
-    columns = max(1, int(len(images) ** 0.5))
+    columns = columns or max(1, int(len(images) ** 0.5))
     images = images[: len(images) // columns * columns]
     pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # [B, 3, H, W]
     pixels = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=255)

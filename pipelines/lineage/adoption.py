@@ -90,7 +90,8 @@ class FromCheckpointAndData:
         if not general and short.data is None and short.epochs is None:
             return stage
         dataset = load_dataset(join(place.data_root, stage.data.dataset))
-        if (general or short.data is not None) and "model.num-classes" not in given:
+        labels = stage.objective == "classify" and (general or short.data is not None)
+        if labels and "model.num-classes" not in given:
             classes = stage.data.selection.num_classes(len(dataset.classes))
             stage = replace(stage, model=replace(stage.model, num_classes=classes))
         epochs = short.epochs or (EPOCHS if general else None)

@@ -25,10 +25,12 @@ from pipelines.planning.memory import (
     with_micro_batch,
 )
 from pipelines.recipes.batches import batch_of
+from pipelines.recipes.objectives import (
+    stage_cost,
+    stage_trained_parameters,
+    stage_training_flops,
+)
 from pipelines.recipes.stage import Stage
-from vit import build_model
-from vit.cost import Cost
-from vit.trained import trained_parameters, training_flops
 
 _PART_BYTES = 16 << 20  # part size of a multipart upload (storage.s3)
 
@@ -84,9 +86,9 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     Raises:
         BadPlace: the workers cannot share the global batch.
     """
-    cost = _cost(stage)
-    trains = trained_parameters(stage.model, stage.train)
-    flops_per_image = training_flops(stage.model, stage.train)
+    cost = stage_cost(stage)
+    trains = stage_trained_parameters(stage)
+    flops_per_image = stage_training_flops(stage)
     workers, nodes = nodes_for(place, kind)
     place = with_micro_batch(stage, place, kind, cost.parameters, workers=workers)
     memory = tuple(
@@ -156,10 +158,6 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         dollars=dollars,
         images=images,
     )
-
-
-def _cost(stage: Stage) -> Cost:
-    return build_model(stage.model, device="meta").cost()
 
 
 def _evaluations(stage: Stage) -> int:

@@ -13,9 +13,12 @@ from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.batches import batch_of
+from pipelines.recipes.objectives import stage_trained_parameters
 from pipelines.recipes.stage import Stage
+from vit import ViTConfig
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
-from vit.trained import HEAD, trained_parameters
+from vit.objectives.memory import pretext_bytes
+from vit.trained import HEAD
 
 GIB = 2**30
 
@@ -66,7 +69,7 @@ def memory_at(
     Of the `parameters` only those count twice that the stage trains. Activations are those of
     training everything, except where the head alone is trained: there none is kept.
     """
-    trained = trained_parameters(stage.model, stage.train)
+    trained = stage_trained_parameters(stage)
     _, nodes = nodes_for(place, kind)
     element, gpu = element_bytes(stage), kind.gpus > 0
 
@@ -93,6 +96,16 @@ def memory_at(
             return passing
         if stage.train == HEAD:
             return passing + loss_bytes(stage.model.num_classes, batch)
+        if stage.objective != "classify":
+            assert isinstance(stage.model, ViTConfig)
+            return pretext_bytes(
+                stage.objective,
+                stage.model,
+                stage.masked,
+                batch,
+                element_bytes=element,
+                checkpointing=place.recompute_activations,
+            )
         return (
             activation_bytes(
                 stage.model,

@@ -9,6 +9,7 @@ from pipelines.recipes.files import is_file, read_recipe
 from pipelines.recipes.general import GENERAL_RECIPES
 from pipelines.recipes.paper import BASELINE, BASELINE_300, PAPER, TASKS, paper_recipe
 from pipelines.recipes.stage import Recipe
+from pipelines.recipes.without_labels import WITHOUT_LABELS
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -19,6 +20,7 @@ RECIPES: dict[str, Recipe] = {
         BASELINE,
         BASELINE_300,
         *PAPER.values(),
+        *WITHOUT_LABELS,
     )
 }
 TRANSFER_TASKS = tuple(name for name, task in TASKS.items() if task.classes)

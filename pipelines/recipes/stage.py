@@ -14,6 +14,7 @@ from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
 from vit import Config, OptimConfig, ViTConfig, lr_at
+from vit.objectives import Kind, Masked, check_objective
 from vit.trained import check_train
 
 Metric = Literal["val/accuracy", "val/loss", "val_ema/accuracy", "val_ema/loss"]
@@ -119,6 +120,12 @@ class Stage:
     """The images."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation after the crop."""
+    objective: Kind = "classify"
+    """What is learned: the label; the mean colour of hidden patches (`masked-patch`, appendix B.1.2
+    of arXiv:2010.11929); or their pixels (`mae`, arXiv:2111.06377). The latter two use no labels
+    and hand on a model without a head."""
+    masked: Masked = field(default_factory=Masked)
+    """What is hidden, for `masked-patch` and `mae`."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or sigmoid cross-entropy summed over classes (21k, JFT)."""
     label_smoothing: float = 0.0
@@ -169,6 +176,9 @@ class Stage:
                 " one number"
             )
         check_train(self.train, self.model)
+        check_objective(self.objective, self.model, self.masked)
+        if self.objective != "classify":
+            self._check_without_labels()
         if not 0 <= self.label_smoothing < 1:
             raise Mistake(f"label_smoothing: wanted within [0, 1), found {self.label_smoothing}")
         if self.metric.startswith("val_ema/") and self.optim.ema_decay is None:
@@ -180,6 +190,25 @@ class Stage:
             lr_at(0, self.steps, self.optim)  # raises where warm-up and cool-down do not fit
         self.data.train_crop(self.image_size)
         self.data.val_crop(self.image_size)
+
+    def _check_without_labels(self) -> None:
+        for name, found, wanted in (
+            ("train", self.train, "all"),
+            ("augment.mixup", self.augment.mixup, 0),
+            ("augment.cutmix", self.augment.cutmix, 0),
+            ("label_smoothing", self.label_smoothing, 0),
+            ("loss", self.loss, "softmax"),
+        ):
+            if found != wanted:
+                raise Mistake(
+                    f"stage {self.name}: objective {self.objective} learns without labels, so"
+                    f" {name} {found} means nothing - set it to {wanted}"
+                )
+        if self.chooses and self.metric.endswith("accuracy"):
+            raise Mistake(
+                f"metric {self.metric}: objective {self.objective} learns no classes - set metric"
+                f" to {self.metric.replace('accuracy', 'loss')}"
+            )
 
     @property
     def chooses(self) -> bool:

@@ -15,7 +15,11 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Validation accuracy",
         "fraction correct",
-        (("val/accuracy", "accuracy"), ("val_ema/accuracy", "of the average")),
+        (
+            ("val/accuracy", "accuracy"),
+            ("val_ema/accuracy", "of the average"),
+            ("val/probe_accuracy", "of a linear probe"),
+        ),
     ),
     ("Learning rate", "learning rate", (("train/lr", "learning rate"),)),
     ("Throughput", "images per second", (("train/images_per_second", "images per second"),)),
@@ -27,6 +31,7 @@ _CAPTIONS = {
     "confusion": "Pairs of classes that are confused most",
     "most-wrong": "The most confident mistakes",
     "augmented-batch": "Training images of the first step, as the network sees them",
+    "hidden-patches": "Validation images, what is left of them, and what the network puts there",
     "filters": "Filters of the patch embedding: principal components, grey is zero",
     "position-similarity": "Cosine similarity of position embeddings",
     "attention-distance": "Mean attention distance of each head, by depth",

@@ -47,12 +47,12 @@ class Listener:
             case StepsTrained():
                 self._progress.show(message.records[-1])
                 tracker.log_steps(list(message.records))
-                for name in message.pictures:
-                    tracker.log_file(name, open_store(self._plan.attempt.uri).read(name))
+                self._log_pictures(message.pictures)
             case Evaluated():
                 accuracy, loss = accuracy_of(message.metrics), message.metrics["val/loss"]
                 note(f"step {message.step}: val accuracy {accuracy}, val loss {loss:.4f}")
                 tracker.log_steps([{"step": message.step, **message.metrics}])
+                self._log_pictures(message.pictures)
             case Quarantined():
                 self._quarantined(message)
             case Committed():
@@ -82,6 +82,11 @@ class Listener:
                 raise TypeError(f"no such message from a worker: {message!r}")
         for line in tracker.notices():
             note(line)
+
+    def _log_pictures(self, names: tuple[str, ...]) -> None:
+        store = open_store(self._plan.attempt.uri)
+        for name in names:
+            self._tracker.log_file(name, store.read(name))
 
     def _quarantined(self, message: Quarantined) -> None:
         for line in message.lines[:MOST_LINES]:

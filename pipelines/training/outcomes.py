@@ -45,9 +45,13 @@ def print_summary(outcomes: list[Outcome], command: Command) -> None:
 
 
 def accuracy_of(metrics: Mapping[str, float]) -> str:
-    """Validation accuracy of the weights and of their average, as far as they were measured."""
+    """Validation accuracy of the weights and of their average, as far as they were measured.
+
+    Of weights that were trained without labels it is a linear probe's.
+    """
     if "val/accuracy" not in metrics:
-        return "-"
+        probe = metrics.get("val/probe_accuracy")
+        return "-" if probe is None else f"{probe:.4f} (linear probe)"
     live = f"{metrics['val/accuracy']:.4f}"
     average = metrics.get("val_ema/accuracy")
     return live if average is None else f"{live} (average {average:.4f})"

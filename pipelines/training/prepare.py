@@ -114,13 +114,14 @@ def check_stage(stage: Stage, place: Place) -> Checked:
     check_shards(dataset, (stage.data.train_split, stage.data.val_split))
     classes = stage.data.selection.num_classes(len(dataset.classes))
     chosen = stage.data.selection
-    if classes == 1 and stage.steps and chosen.classes is None and chosen.labels is None:
+    learns = stage.steps and stage.objective == "classify"
+    if classes == 1 and learns and chosen.classes is None and chosen.labels is None:
         raise Mistake(
             f"stage {stage.name}: {dataset.uri} has one class alone, {dataset.classes[0]!r}, and"
             " nothing to tell apart - pack the folder that holds the folders of the classes, or"
             " train on it all the same by --stage.data.selection.classes 0"
         )
-    if classes != stage.model.num_classes:
+    if classes != stage.model.num_classes and stage.objective == "classify":
         raise Mistake(
             f"stage {stage.name}: model.num_classes is {stage.model.num_classes}, but the selected"
             f" data of {dataset.uri} has {classes} classes - set --stage.model.num-classes"

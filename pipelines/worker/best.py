@@ -82,7 +82,12 @@ class Best:
             self._snapshot = Snapshot.read(engine, state)
 
     def add(self, engine: "DeepSpeedEngine", step: int, metrics: Mapping[str, float]) -> None:
-        """Look at an evaluation of the weights that the engine holds; copy them if it is best."""
+        """Look at an evaluation of the weights that the engine holds; copy them if it is best.
+
+        Nothing happens where the stage does not choose.
+        """
+        if not self._stage.chooses:
+            return
         self.evaluations = self.evaluations.after(step, metrics, self._stage.metric)
         if self._keeps and self.evaluations.step == step:
             self._snapshot = Snapshot.of(engine)

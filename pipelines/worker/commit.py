@@ -15,6 +15,7 @@ from pipelines.worker.job import Job
 from pipelines.worker.messages import Committed
 from storage import weights
 from storage.errors import WeightsExist
+from vit.objectives import is_pretext
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -36,13 +37,15 @@ def committed_before(job: Job, *, rank: int, device: torch.device) -> Committed 
 def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) -> Committed:
     """Commit the weights, and the average if the recipe keeps one (collective).
 
+    What only the objective needed, as the decoder of `mae`, is left out.
+
     The driver drops the resume states once it has heard of the commit.
     """
     stage = job.stage
-    tensors = resume_state.gather_weights(engine)
+    tensors = _of_encoder(resume_state.gather_weights(engine))
     average: dict[str, Tensor] | None = None
     if stage.optim.ema_decay is not None:
-        average = resume_state.gather_weights(engine, resume_state.AVERAGE)
+        average = _of_encoder(resume_state.gather_weights(engine, resume_state.AVERAGE))
     earlier = False
     if rank == 0:
         manifest = replace(job.manifest, step=chosen.step, metrics=chosen.metrics, best=chosen.best)
@@ -52,3 +55,7 @@ def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) ->
             earlier = True
     dist.barrier()
     return Committed(step=chosen.step, metrics=chosen.metrics, best=chosen.best, earlier=earlier)
+
+
+def _of_encoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: each for name, each in tensors.items() if not is_pretext(name)}

@@ -20,6 +20,7 @@ from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
 from pipelines.inspection.image_grid import image_grid
 from pipelines.recipes.batches import batch_of
+from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
 from pipelines.worker.best import Best
 from pipelines.worker.commit import commit, committed_before
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 EVALUATED_AT_ONCE = 4
 """Micro-batches of training that fit where no gradients and activations are kept."""
 BATCH_PICTURE = "pictures/augmented-batch.png"
+ANSWERS_PICTURE = "pictures/hidden-patches.png"
+ANSWERS_SHOWN = 12
+"""Images in a row of it."""
 
 
 def train(job: Job) -> None:
@@ -104,6 +108,7 @@ class Worker:
             device=self.device,
         )
         self.plan = batch_of(job.stage, self.place, self.world_size)
+        self.objective = stage_objective(job.stage)
         self.engine: DeepSpeedEngine
         self.train_batches: DeviceBatches
         self.best: Best
@@ -168,6 +173,7 @@ class Worker:
                 batch,
                 step,
                 stage=stage,
+                objective=self.objective,
                 engine=self.engine,
                 plan=self.plan,
                 device=self.device,
@@ -186,6 +192,15 @@ class Worker:
         """Keep a picture of the first images [m, 3, H, W] as the network sees them."""
         open_store(self.job.attempt_uri).write(BATCH_PICTURE, image_grid(images))
         self.telemetry.drew(BATCH_PICTURE)
+
+    def draw_answers(self, rows: list[Tensor]) -> None:
+        """Keep a picture of images, each row [m, 3, H, W], and of what the network makes of them.
+
+        It replaces that of the evaluation before.
+        """
+        columns = min(ANSWERS_SHOWN, len(rows[0]))
+        picture = image_grid(torch.cat([row[:columns] for row in rows]), columns=columns)
+        open_store(self.job.attempt_uri).write(ANSWERS_PICTURE, picture)
 
     def report(self, step: int) -> None:
         """Tell the metrics of every step since the last report, where there are any."""
@@ -215,17 +230,21 @@ class Worker:
         """
         self.report(step)  # before the clock starts anew: steps are timed without evaluating
         stage = self.job.stage
+        drawn = self.rank == 0 and self.objective.hides
         metrics = evaluate(
             stage,
+            self.objective,
             self.engine,
             self.validation_batches,
             device=self.device,
             dtype=self.dtype,
             micro_batch=EVALUATED_AT_ONCE * self.plan.micro,
             average=stage.optim.ema_decay is not None and (last or stage.chooses),
+            show=self.draw_answers if drawn else None,
         )
         self.best.add(self.engine, step, metrics)
-        self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics))
+        pictures = (ANSWERS_PICTURE,) if drawn else ()
+        self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics, pictures=pictures))
         self.telemetry.check(self.val_quarantine, step)
         self.telemetry.reset_clock()
         return metrics

@@ -44,6 +44,8 @@ class Evaluated:
 
     step: int
     metrics: Mapping[str, float]
+    pictures: tuple[str, ...] = ()
+    """Names of pictures that now lie in the attempt's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from cluster.settings import Place
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, with_micro_batch
 from pipelines.recipes.batches import batch_of
+from pipelines.recipes.objectives import stage_cost
 from pipelines.recipes.stage import Stage
 from pipelines.worker.collectives import of_first_rank
 from pipelines.worker.out_of_memory import half_of
 from storage.errors import ObjectNotFound
 from storage.objects import open_store
-from vit import build_model
 
 FILE = "micro_batch.json"
 
@@ -67,7 +67,7 @@ def _most(stage: Stage, place: Place, attempt_uri: str, *, workers: int, memory_
     if before is not None:
         return before.most
     kind = NodeKind(gpus=1, nodes=workers, memory_gibibytes=memory_bytes / GIB)
-    parameters = build_model(stage.model, device="meta").cost().parameters
+    parameters = stage_cost(stage).parameters
     settled = with_micro_batch(stage, place, kind, parameters, workers=workers)
     most = batch_of(stage, settled, workers).micro
     _write(attempt_uri, MicroBatch(most=most))

@@ -17,9 +17,9 @@ from cluster.settings import Place
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, memory_at
 from pipelines.recipes.batches import batch_of
+from pipelines.recipes.objectives import stage_cost
 from pipelines.recipes.stage import Stage
 from pipelines.worker.utilisation import device_name
-from vit import build_model
 
 FIRST_STEPS = 2
 """The optimizer's states are made at the end of the first step, so the second one is the peak."""
@@ -39,7 +39,7 @@ def explain(
         memory_bytes: all that it has.
     """
     gibibytes = memory_bytes / GIB
-    parameters = build_model(stage.model, device="meta").cost().parameters
+    parameters = stage_cost(stage).parameters
     expected = memory_at(
         place.zero.level,
         stage,

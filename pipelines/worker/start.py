@@ -18,14 +18,16 @@ from cluster.engine import build_engine
 from cluster.zero import zero_config
 from pipelines.lineage.resume_states import damaged_states
 from pipelines.lineage.source import open_source
+from pipelines.recipes.objectives import stage_network
 from pipelines.worker.best import Best
 from pipelines.worker.feed import begun
 from pipelines.worker.job import Job
 from pipelines.worker.messages import Record
 from pipelines.worker.survival import Survival
 from storage.pieces import Pieces
-from vit import build_model, build_optimizer, param_groups
+from vit import build_optimizer, param_groups
 from vit.compiled import compile_blocks
+from vit.objectives import is_pretext
 from vit.trained import ALL, freeze
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def start(
         dtype: of the forward and backward pass.
     """
     stage, place = job.stage, job.place
-    model = build_model(stage.model, seed=stage.seed)
+    model = stage_network(stage)
     freeze(model, stage.train)
     survival.beat(0, "start")
     with survival.open_state() as saved:
@@ -130,7 +132,11 @@ def fill(model: torch.nn.Module, job: Job, saved: Pieces | None) -> tuple[str, .
         return ("fresh weights",)
     with open_source(job.start_uri) as source:
         tensors, notes = source.start_weights(job.stage)
-    model.load_state_dict(tensors)
+    missing, unknown = model.load_state_dict(tensors, strict=False)
+    assert not unknown, f"unknown {unknown}"
+    assert all(map(is_pretext, missing)), f"missing {missing}"
+    if missing:  # what only the objective needs begins anew
+        notes = (*notes, f"fresh weights for {job.stage.objective}: {len(missing)} tensors")
     return notes
 
 

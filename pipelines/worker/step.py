@@ -1,6 +1,7 @@
-"""One optimizer step over a rank's share of the global batch: mix, forward, backward, step."""
+"""One optimizer step over a rank's share of the global batch: ask, forward, backward, step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +11,13 @@ from cluster import resume_state
 from cluster.batching import BatchPlan
 from pipelines.recipes.stage import Stage
 from pipelines.worker.guards import TrainedStep, usable_loss
-from vit import drops, loss_fn, lr_at, mix_pairs, normalize, one_hot, sample_keys, set_lr
+from vit import drops, lr_at, normalize, sample_keys, set_lr
+from vit.objectives import Objective
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
+
+TRAINING, VALIDATION = -1, -2
 
 
 def train_step(
@@ -21,6 +25,7 @@ def train_step(
     step: int,
     *,
     stage: Stage,
+    objective: Objective,
     engine: "DeepSpeedEngine",
     plan: BatchPlan,
     device: torch.device,
@@ -34,6 +39,7 @@ def train_step(
             and `epoch` [b].
         step: which step of the stage this is, from 0.
         stage: what is trained.
+        objective: of the stage.
         engine: the network and its optimizer.
         plan: how the global batch is cut.
         device: of the network.
@@ -43,42 +49,37 @@ def train_step(
     learning_rate = lr_at(step, stage.steps, stage.optim)
     set_lr(resume_state.inner_optimizer(engine).param_groups, learning_rate)
 
-    def forward(images: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Logits [m, classes] of images [m, 3, H, W]; `keys` [m] decide what dropout drops."""
+    def forward(images: Tensor, keys: Tensor | None, hints: tuple[Tensor, ...]) -> Tensor:
+        """Answers [m, ...] about images [m, 3, H, W]; `keys` [m] decide what dropout drops."""
         images = images.to(dtype)
-        return engine(images) if keys is None else engine(images, keys)
+        return engine(images) if keys is None and not hints else engine(images, keys, *hints)
 
     total = torch.zeros((), device=device)
     keys = mask_keys(batch, step, stage, device)
+    hiding = hiding_keys(batch, TRAINING, stage, device) if objective.hides else None
     micro = plan.micro
     for part in range(plan.accumulation):
         rows = {name: column[part * micro : (part + 1) * micro] for name, column in batch.items()}
-        images, targets = network_input(rows, stage, device)
+        own, hidden = (
+            None if each is None else each[part * micro : (part + 1) * micro]
+            for each in (keys, hiding)
+        )
+        images = normalize(rows["image"].to(device))
+        asked = objective.ask(images, rows, hidden, training=True)
         if part == 0 and show is not None:
-            show(images)
-        own = None if keys is None else keys[part * micro : (part + 1) * micro]
-        logits = forward(images, own).float()  # [m, classes]
-        loss = loss_fn(stage.loss, logits, targets, label_smoothing=stage.label_smoothing)  # []
+            show(asked.images)
+        answers = forward(asked.images, own, asked.hints).float()  # [m, ...]
+        loss = objective.loss(answers, asked.targets)  # []
         total += loss.detach() / plan.accumulation
         if stage.nonfinite == "skip":
-            loss = usable_loss(loss, forward, images)
+            blank = partial(forward, keys=None, hints=asked.hints)
+            loss = usable_loss(loss, blank, asked.images)
         engine.backward(loss)
         engine.step()  # takes effect after the last micro-batch
     if stage.optim.ema_decay is not None:
         resume_state.update_average(engine, stage.optim.ema_decay)
     # The loss stays on the device until it is reported: asking for it would wait for the GPU.
     return TrainedStep(step + 1, learning_rate, total, batch["index"])
-
-
-def network_input(
-    rows: dict[str, Tensor], stage: Stage, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Images [m, 3, H, W] and targets of samples: labels [m], or if mixed [m, classes]."""
-    images, labels = normalize(rows["image"].to(device)), rows["label"].to(device)
-    if not stage.augment.mixes:
-        return images, labels
-    targets = one_hot(labels, stage.model.num_classes)
-    return mix_pairs(images, targets, rows["mix"].to(device))
 
 
 def mask_keys(
@@ -92,4 +93,20 @@ def mask_keys(
     if not drops(stage.model):
         return None
     keys = sample_keys(seed=stage.seed, step=step, epoch=batch["visit"], index=batch["index"])
+    return _moved(keys, device)
+
+
+def hiding_keys(
+    batch: Mapping[str, Tensor], purpose: int, stage: Stage, device: torch.device
+) -> Tensor:
+    """Keys [b] of what is hidden of each sample: by seed, epoch and index. One copy a step.
+
+    `purpose` is TRAINING or VALIDATION. In the place of a step, these never meet the keys of
+    dropout, nor each other.
+    """
+    keys = sample_keys(seed=stage.seed, step=purpose, epoch=batch["visit"], index=batch["index"])
+    return _moved(keys, device)
+
+
+def _moved(keys: Tensor, device: torch.device) -> Tensor:
     return keys.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys

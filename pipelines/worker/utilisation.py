@@ -8,8 +8,8 @@ over the peak of the number format that is trained in. Where the peak is not kno
 import torch
 
 from pipelines.planning.hardware import NODE_KINDS
+from pipelines.recipes.objectives import stage_training_flops
 from pipelines.recipes.stage import Stage
-from vit.trained import training_flops
 
 # Names as CUDA gives them, and a kind of node that has them. Not "H100" alone: the PCIe and NVL
 # cards are slower than the SXM module.
@@ -47,7 +47,7 @@ class Utilisation:
         self._share_per_rate: float | None = None  # MFU at one image a second
         peak = peak_flops(device, stage.precision)
         if peak:
-            flops = training_flops(stage.model, stage.train)
+            flops = stage_training_flops(stage)
             self._share_per_rate = flops / (peak * workers)
 
     def metrics(self, images_per_second: float) -> dict[str, float]:

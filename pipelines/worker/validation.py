@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 
 from cluster import resume_state
+from pipelines.recipes.objectives import stage_network
 from pipelines.recipes.stage import Stage
-from vit import build_model, normalize
+from pipelines.worker.linear_probe import probe_accuracy
+from pipelines.worker.step import VALIDATION, hiding_keys
+from vit import normalize
+from vit.objectives import Objective
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
+
+Network = Callable[..., Tensor]
+"""Called as `network(images, keys, *hints)`; see `vit.objectives.objective`."""
+Show = Callable[[list[Tensor]], None]
+"""Is given rows of images, each [m, 3, H, W]."""
 
 
 @torch.no_grad()
 def evaluate(
     stage: Stage,
+    objective: Objective,
     engine: "DeepSpeedEngine",
     split: Callable[[], Iterable[Mapping[str, Tensor]]],
     *,
@@ -27,11 +36,13 @@ def evaluate(
     dtype: torch.dtype,
     micro_batch: int,
     average: bool,
+    show: Show | None = None,
 ) -> dict[str, float]:
     """Return `val/...` metrics of the validation split, the same on every rank (collective).
 
     Args:
         stage: whose model it is.
+        objective: of the stage.
         engine: what is trained; in training mode before and after.
         split: opens this rank's share of the split, from its beginning.
         device: of the model.
@@ -39,58 +50,92 @@ def evaluate(
         micro_batch: images at once.
         average: add `val_ema/...` of the Polyak average. It is evaluated in a plain model of its
             own, a whole one for every rank.
+        show: is given the objective's picture of the first images, if it makes one.
     """
 
-    def classify(prefix: str, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        values = classification(
-            lambda images: network(images.to(dtype)),
+    def measured(prefix: str, network: Network, show: Show | None = None) -> dict[str, float]:
+        values = measure(
+            stage,
+            objective,
+            lambda images, *more: network(images.to(dtype), *more),
             split(),
             device=device,
             micro_batch=micro_batch,
+            show=show,
         )
         return {f"{prefix}/{name}": value for name, value in values}
 
     began = time.perf_counter()
     engine.eval()
-    metrics = classify("val", engine)
+    metrics = measured("val", engine, show)
     if average:
-        model = build_model(stage.model, seed=stage.seed)
+        model = stage_network(stage)
         resume_state.fill_with_average(engine, model)
-        metrics |= classify("val_ema", model.to(device, dtype).eval())
+        metrics |= measured("val_ema", model.to(device, dtype).eval())
     engine.train()
     metrics["val/seconds"] = time.perf_counter() - began
     return metrics
 
 
-def classification(
-    forward: Callable[[Tensor], Tensor],
+def measure(
+    stage: Stage,
+    objective: Objective,
+    network: Network,
     batches: Iterable[Mapping[str, Tensor]],
     *,
     device: torch.device,
     micro_batch: int,
+    show: Show | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Top-1 accuracy in [0, 1] and mean softmax cross-entropy (nats) over all ranks' samples.
+    """Means of the objective's numbers over all ranks' samples.
+
+    Top-1 accuracy in [0, 1] and softmax cross-entropy in nats of a classifier. Where the labels are
+    not learned, also `probe_accuracy`, which reads them from the features.
 
     Collective: every rank brings its share. Rows of label -1 are padding and do not count. Nothing
     waits for the device before the end.
 
     Args:
-        forward: logits [m, classes] of normalised images [m, 3, H, W].
-        batches: with `image` uint8 [b, H, W, 3] and `label` int64 [b].
+        stage: whose seed decides what is hidden.
+        objective: what is measured.
+        network: answers [m, ...] about normalised images [m, 3, H, W].
+        batches: with `image` uint8 [b, H, W, 3] and int64 [b] `label`, `index`, `visit`.
         device: of the network.
         micro_batch: images at once.
+        show: is given the objective's picture of the first images, if it makes one.
     """
-    totals = torch.zeros(3, dtype=torch.float64, device=device)  # correct, loss, samples
+    totals = torch.zeros(len(objective.measures) + 1, dtype=torch.float64, device=device)
+    features: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in batches:
-        parts = (batch[name].to(device).split(micro_batch) for name in ("image", "label"))
-        for images, labels in zip(*parts, strict=True):  # [m, H, W, 3], [m]
-            logits = forward(normalize(images)).float()  # [m, classes]
-            losses = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
-            totals[0] += (logits.argmax(dim=1) == labels).sum()  # no class is -1
-            totals[1] += losses.double().sum()  # 0 for a label of -1
-            totals[2] += (labels >= 0).sum()
+        hiding = hiding_keys(batch, VALIDATION, stage, device) if objective.hides else None
+        labels, positions = batch["label"].to(device), batch["index"].to(device)
+        for at in range(0, len(labels), micro_batch):
+            rows = slice(at, at + micro_batch)
+            images = normalize(batch["image"][rows].to(device))
+            asked = objective.ask(
+                images,
+                {"label": labels[rows]},
+                None if hiding is None else hiding[rows],
+                training=False,
+            )
+            answers = network(asked.images, *((None, *asked.hints) if asked.hints else ())).float()
+            counts = labels[rows] >= 0
+            numbers = objective.measure(answers, asked.targets).double()  # [m, measures]
+            totals[:-1] += torch.where(counts[:, None], numbers, 0).sum(dim=0)
+            totals[-1] += counts.sum()
+            if show is not None:
+                rows_of_images = objective.picture(asked, answers)
+                if rows_of_images:
+                    show(rows_of_images)
+                show = None
+            if objective.hides:
+                found = network(images).float()  # [m, D]
+                features.append((found[counts], labels[rows][counts], positions[rows][counts]))
     dist.all_reduce(totals)
-    correct, loss, samples = totals.tolist()
-    yield "accuracy", correct / samples
-    yield "loss", loss / samples
+    *sums, samples = totals.tolist()
+    yield from zip(objective.measures, (each / samples for each in sums), strict=True)
     yield "samples", samples
+    if objective.hides:
+        accuracy = probe_accuracy(*(torch.cat(column) for column in zip(*features, strict=True)))
+        if accuracy is not None:
+            yield "probe_accuracy", accuracy

@@ -18,6 +18,7 @@ from pipelines.cli.ray_errors import is_mistake
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.recipes import find_recipe
 from pipelines.recipes.batches import batch_of
+from pipelines.recipes.objectives import stage_objective
 from pipelines.worker.best import Best
 from pipelines.worker.job import Stopped
 from pipelines.worker.loop import Worker
@@ -62,6 +63,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     one.rank, one.world_size, one.device, one.dtype = 0, 1, torch.device("cpu"), torch.float32
     one.place = one.job.place
     one.plan, one.first_step = batch_of(STAGE, one.job.place, 1), 0
+    one.objective = stage_objective(STAGE)
     one.survival = SimpleNamespace(beat=lambda *said: None, settle=lambda: "")
     one.telemetry, one.engine, one.best = Reports(), None, Best(STAGE)
     parameter = torch.nn.Parameter(torch.ones(3))

@@ -1,0 +1,43 @@
+"""The objective of a stage, its network, and what the network costs."""
+
+from pipelines.recipes.stage import Stage
+from vit.build import Model
+from vit.cost import Cost
+from vit.objectives import Objective, objective_of
+from vit.trained import trained_parameters, training_flops
+
+
+def stage_objective(stage: Stage) -> Objective:
+    """What the stage learns."""
+    return objective_of(
+        stage.objective,
+        stage.model,
+        stage.masked,
+        loss=stage.loss,
+        label_smoothing=stage.label_smoothing,
+        mixes=stage.augment.mixes,
+    )
+
+
+def stage_network(stage: Stage) -> Model:
+    """The network that the stage trains, with fresh weights: the model and the objective's part."""
+    return stage_objective(stage).network(seed=stage.seed)
+
+
+def stage_cost(stage: Stage) -> Cost:
+    """Parameters of that network, and multiply-adds of an image."""
+    return stage_objective(stage).network(device="meta").cost()
+
+
+def stage_training_flops(stage: Stage) -> int:
+    """FLOPs of a training step per image."""
+    if stage.objective != "classify":
+        return stage_cost(stage).training_flops
+    return training_flops(stage.model, stage.train)
+
+
+def stage_trained_parameters(stage: Stage) -> int:
+    """Count the numbers in the parameters that are trained."""
+    if stage.objective != "classify":
+        return stage_cost(stage).parameters
+    return trained_parameters(stage.model, stage.train)

@@ -1,0 +1,69 @@
+"""Training without labels, killed: what is hidden of a sample is the same in every life."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pipelines.lineage.manifest import Manifest, read_manifest
+from pipelines.lineage.resume_states import newest_state
+from tests.faults.support.injury import Stage, kill_trainer
+
+SCIENCE = [
+    *("--stage.steps", "120", "--stage.eval-every-steps", "60"),
+    *("--stage.model.depth", "1", "--stage.model.drop-path", "0.1"),
+]
+PLACE = [
+    *("--place.save-every-steps", "10", "--place.log-every-steps", "10"),
+    *("--place.max-failures", "-1", "--place.zero.level", "3"),
+]
+
+
+def saved_step(stage: Stage) -> int:
+    try:
+        newest = newest_state(str(stage.folder))
+    except (ValueError, FileNotFoundError):  # no folder yet
+        return 0
+    return newest.step if newest else 0
+
+
+def ended(stage: Stage) -> Manifest:
+    assert stage.ended == 0, stage.log.read_text()[-3000:]
+    manifest = read_manifest(str(stage.folder))
+    assert manifest is not None
+    return manifest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("objective", ["mae", "masked-patch"])
+def test_it_ends_with_the_weights_of_the_unbroken_run(
+    ray_session: str, place: list[str], tmp_path: Path, objective: str
+) -> None:
+    """A worker and then the driver are killed, at level 3, and one worker goes on alone.
+
+    Groups and drivers of its own: only real ones show that nothing of it lives in a process.
+    """
+    options = [*place, *PLACE, *SCIENCE, "--recipe", f"digits-{objective}"]
+    broken = Stage.pretraining("broken", options, ray_session, tmp_path)
+    broken.start()
+    broken.wait("a state", lambda: saved_step(broken))
+    assert kill_trainer(broken, random.Random(0))
+    before = saved_step(broken)
+    broken.wait("a newer state", lambda: saved_step(broken) > before)
+    assert broken.ended is None
+    assert broken.job is not None
+    broken.job.kill()
+    broken.job.wait(120)
+    assert not (broken.folder / "manifest.json").exists()
+    broken.command += ["--place.workers.min", "1", "--place.workers.max", "1"]
+    broken.start()
+    broken.finish()
+
+    unbroken = Stage.pretraining("unbroken", options, ray_session, tmp_path)
+    unbroken.start()
+    unbroken.finish()
+    expected, found = ended(unbroken), ended(broken)
+    assert found.files == expected.files  # sizes and sha256
+    assert found.metrics["val/loss"] == pytest.approx(expected.metrics["val/loss"], rel=1e-12)
+    assert (broken.folder / "pictures" / "hidden-patches.png").stat().st_size > 1000

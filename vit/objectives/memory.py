@@ -1,0 +1,53 @@
+"""Bytes that training without labels needs for a micro-batch beside weights and gradients.
+
+In closed form from the same terms as `vit.memory`; a test counts what autograd saves.
+"""
+
+from vit.config import ViTConfig
+from vit.memory import blocks_bytes, embedding_bytes, loss_bytes, norm_bytes
+from vit.objectives.mae import RATIO, decoder_config
+from vit.objectives.masked import Masked, hidden_patches
+from vit.objectives.masked_patch import LEVELS
+from vit.objectives.masked_patch import RATIO as CORRUPTED
+from vit.objectives.objective import Kind
+
+
+def pretext_bytes(
+    kind: Kind,
+    config: ViTConfig,
+    masked: Masked,
+    batch: int,
+    *,
+    element_bytes: int,
+    checkpointing: bool = False,
+) -> int:
+    """Activations, their gradients at the peak, and the loss.
+
+    Args:
+        kind: `masked-patch` or `mae`.
+        config: of the model.
+        masked: what is hidden.
+        batch: images in a micro-batch.
+        element_bytes: of an activation.
+        checkpointing: the encoder's blocks keep only their input. The decoder's keep everything.
+    """
+    element, width, tokens = element_bytes, config.width, config.num_tokens
+    kept = embedding_bytes(config, element)
+    if kind == "masked-patch":
+        hidden = hidden_patches(config, masked.ratio or CORRUPTED)
+        kept += blocks_bytes(config, tokens, tokens, element, checkpointing)
+        kept += norm_bytes(config, tokens, element)
+        kept += 4 * hidden * width  # the colours' layer computes in float32
+        widest = tokens * (config.mlp_dim + 2 * width) * element
+        return batch * (kept + widest) + loss_bytes(hidden * LEVELS**config.in_channels, batch)
+    hidden = hidden_patches(config, masked.ratio or RATIO)
+    decoder, visible = decoder_config(config, masked), tokens - hidden
+    kept += blocks_bytes(config, visible, visible, element, checkpointing)
+    kept += norm_bytes(config, visible, element)
+    kept += visible * width * element  # the decoder's first layer: its input
+    kept += blocks_bytes(decoder, tokens, tokens, element, checkpointing=False)
+    kept += norm_bytes(decoder, hidden, element) + hidden * decoder.width * element  # last layer
+    pixels = config.patch_pixels**2 * config.in_channels
+    kept += 3 * 4 * hidden * pixels  # float32 answers, targets, their difference
+    widest = max(visible * (config.mlp_dim + 2 * width), tokens * 6 * decoder.width) * element
+    return batch * (kept + widest)
