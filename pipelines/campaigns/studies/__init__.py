@@ -2,7 +2,8 @@
 
 study       what a study is: points, axes
 base        the stages that the CPU-size and the paper-size studies derive theirs from
-data_size scaling pos_embed resolution patch_size shape   one study each, at each size
+data_size scaling pos_embed resolution patch_size shape self_supervised
+            one study each, at each size
 command     the command line: plan, or run and report
 cells       measurements: a row per point, and means over seeds
 few_shot    few-shot accuracy of committed weights, on Ray
@@ -16,6 +17,7 @@ from pipelines.campaigns.studies import (
     pos_embed,
     resolution,
     scaling,
+    self_supervised,
     shape,
 )
 from pipelines.campaigns.studies.study import Size, Sizes, Study
@@ -28,6 +30,7 @@ STUDIES: dict[str, Sizes] = {
     "resolution": resolution.SIZES,
     "patch-size": patch_size.SIZES,
     "shape": shape.SIZES,
+    "self-supervised": self_supervised.SIZES,
 }
 
 

@@ -41,7 +41,8 @@ class StudyOptions(CampaignOptions):
     """Options of `study.py`."""
 
     name: tyro.conf.Positional[str]
-    """Study to run: data-size, scaling, pos-embed, resolution, patch-size or shape."""
+    """Study to run: data-size, scaling, pos-embed, resolution, patch-size, shape or
+    self-supervised."""
     size: Size = "cpu"
     """cpu: on Fashion-MNIST, in minutes; paper: as in the paper. Only the recipes differ."""
     seeds: int | None = None

@@ -78,6 +78,28 @@ def by_data(cells: Cells) -> Sentences:
     return [*sentences, *gains]
 
 
+def against_series(cells: Cells, *, base: str, of: str) -> Sentences:
+    """Compare every other series with one of them, at each x: so many `of` something."""
+    pairs = [
+        (cell, first)
+        for first in cells.of(base)
+        for cell in cells.at(first.x)
+        if cell.series != base
+    ]
+    counts = dict(zip(pairs, cells.differ(pairs), strict=True))
+    sentences = []
+    for first in cells.of(base):
+        outcomes = [
+            f"{cell.series} {_signed(cell, other) if counted else 'no different beyond the spread'}"
+            for (cell, other), counted in counts.items()
+            if other is first
+        ]
+        sentences.append(
+            f"with {_x(first)} {of} against {base} ({_percent(first)}): {', '.join(outcomes)}"
+        )
+    return sentences
+
+
 def by_dimension(cells: Cells) -> Sentences:
     """Report what each series gains from its least to its most compute."""
     return [

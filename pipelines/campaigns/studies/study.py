@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pipelines.campaigns.studies.cells import Row
 from pipelines.evaluation import fewshot
+from pipelines.recipes.objectives import stage_cost
 from pipelines.recipes.stage import Recipe, Stage
-from vit import build_model
 
 if TYPE_CHECKING:
     from pipelines.campaigns.studies.cells import Cells
@@ -112,5 +112,5 @@ def row_of(study: Study, point: Point, attempt: str, metrics: Mapping[str, float
 
 def _cost(stage: Stage) -> tuple[int, float]:
     """Return parameters, and exaFLOPs of training."""
-    cost = build_model(stage.model, device="meta").cost()
+    cost = stage_cost(stage)
     return cost.parameters, stage.steps * stage.global_batch * cost.training_flops / 1e18

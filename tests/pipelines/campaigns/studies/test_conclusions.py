@@ -6,6 +6,7 @@ import pytest
 from pipelines.campaigns.studies.cells import Cell, Cells, Row, cells_of
 from pipelines.campaigns.studies.conclusions import (
     against_first,
+    against_series,
     by_compute,
     by_data,
     by_dimension,
@@ -105,6 +106,24 @@ def test_what_each_dimension_of_the_shape_gains() -> None:
     ]
 
 
+def test_each_series_against_one_of_them_at_each_x() -> None:
+    found = cells(
+        {
+            ("scratch", 10): 0.50,
+            ("scratch", 100): 0.70,
+            ("mae", 10): 0.60,
+            ("mae", 100): 0.702,
+            ("patch", 10): 0.40,
+            ("patch", 100): 0.80,
+        }
+    )
+    assert against_series(found, base="scratch", of="labels a class") == [
+        "with 10 labels a class against scratch (50.0 %): mae +10.0 points, patch -10.0 points",
+        "with 100 labels a class against scratch (70.0 %): mae no different beyond the spread,"
+        " patch +10.0 points",
+    ]
+
+
 def test_frontier_drops_what_a_cheaper_cell_reaches() -> None:
     found = cells({("a", 1.0): 0.5, ("a", 2.0): 0.4, ("a", 4.0): 0.6}).cells
     assert frontier(found) == [(1.0, 0.5), (4.0, 0.6)]
@@ -175,8 +194,18 @@ STEPS = [(f"p{x}", float(x)) for x in (1, 2, 3, 4)]
         (GRID, lambda c: [any("points" in line for line in by_data(c)[3:])]),
         (GRID, lambda c: [any("points" in line for line in by_dimension(c))]),
         (GRID, lambda c: [highest_line(c).count(",") < 2]),
+        (GRID, lambda c: ["points" in "".join(against_series(c, base="R", of="labels"))]),
     ],
-    ids=["against first", "best and worst", "trend", "leader", "gains", "dimensions", "highest"],
+    ids=[
+        "against first",
+        "best and worst",
+        "trend",
+        "leader",
+        "gains",
+        "dimensions",
+        "highest",
+        "against a series",
+    ],
 )
 def test_noise_is_called_a_difference_in_at_most_five_percent(
     names: list[tuple[str, float | str]], claims: Callable[[Cells], list[bool]], seeds: int

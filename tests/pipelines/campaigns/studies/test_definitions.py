@@ -5,13 +5,13 @@ from typing import get_args
 
 import pytest
 
-from pipelines.campaigns.studies import STUDIES, find_study, shape
+from pipelines.campaigns.studies import STUDIES, find_study, self_supervised, shape
 from pipelines.campaigns.studies.study import Size, Study
 from pipelines.recipes.fingerprint import flatten
 from pipelines.recipes.stage import Stage
 from storage.dataset import load_dataset
 from storage.index import load_index
-from storage.selection import select
+from storage.selection import Selection, select
 from vit import ViTConfig
 
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -140,3 +140,22 @@ def test_the_scaling_study_takes_the_papers_exaflops(
 def test_mistakes_are_named(arguments: tuple, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         find_study(*arguments)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_fine_tunings_differ_in_parent_and_labels_alone(size: Size) -> None:
+    study = find_study("self-supervised", size)
+    stages = {(p.series, p.x, p.seed): study.recipe.stage(p.stage) for p in study.points}
+    first = next(iter(stages.values()))
+    for (series, x, seed), stage in stages.items():
+        assert stage.data.selection == Selection(per_class=int(x))
+        same = replace(stage, name="", parent=None, data=first.data, seed=0)
+        assert same == replace(first, name="", parent=None, data=first.data, seed=0)
+        if series == self_supervised.SCRATCH:
+            assert stage.parent is None
+        else:
+            assert stage.parent is not None
+            parent = study.recipe.stage(stage.parent)
+            assert parent.objective == series
+            assert parent.seed == seed
+            assert parent.data.selection == Selection()
