@@ -126,7 +126,7 @@ def parser_message(message: str) -> str:
             else:
                 sections[-1].append(text)
     first = 0 if boxed or len(sections) == 1 else 1
-    problem = re.sub(r"^Error parsing [A-Z]\w*: ", "", " ".join(sections[first]))
+    problem = re.sub(r"^Error parsing \w+: ", "", " ".join(sections[first]))
     problem = _NO_TYPE.sub(r"\1 \3: wanted \2", problem)
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]

@@ -4,7 +4,8 @@ from pipelines.recipes.stage import Stage
 from vit.build import Model
 from vit.cost import Cost
 from vit.objectives import Objective, objective_of
-from vit.trained import trained_parameters, training_flops
+from vit.objectives.cost import objective_flops
+from vit.trained import freeze, trained_parameters
 
 
 def stage_objective(stage: Stage) -> Objective:
@@ -20,8 +21,13 @@ def stage_objective(stage: Stage) -> Objective:
 
 
 def stage_network(stage: Stage) -> Model:
-    """The network that the stage trains, with fresh weights: the model and the objective's part."""
-    return stage_objective(stage).network(seed=stage.seed)
+    """The network of the stage with fresh weights: the model, what the objective and adapters add.
+
+    Gradients are switched off where nothing is trained.
+    """
+    network = stage_objective(stage).network(seed=stage.seed)
+    freeze(network, stage.train, seed=stage.seed)
+    return network
 
 
 def stage_cost(stage: Stage) -> Cost:
@@ -31,9 +37,7 @@ def stage_cost(stage: Stage) -> Cost:
 
 def stage_training_flops(stage: Stage) -> int:
     """FLOPs of a training step per image."""
-    if stage.objective != "classify":
-        return stage_cost(stage).training_flops
-    return training_flops(stage.model, stage.train)
+    return objective_flops(stage.objective, stage.model, stage.masked, stage.train)
 
 
 def stage_trained_parameters(stage: Stage) -> int:

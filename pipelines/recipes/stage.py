@@ -113,9 +113,11 @@ class Stage:
     model: Config = field(default_factory=ViTConfig)
     """The network. Weights of another resolution or class count are adapted to it."""
     train: str = "all"
-    """Part of the network that is trained: `all`; `head`; `bias`, every bias and the head; or
-    `blocks N..`, the blocks from N (counted from 0) to the last, and the norm and head after them.
-    The rest stays as it is given, and layer-wise decay counts its layers too."""
+    """Part of the network that is trained: `all`; `head`; `bias`, every bias and the head;
+    `blocks N..`, the blocks from N (counted from 0) to the last, and the norm and head after them;
+    or `lora RANK`, low-rank adapters of qkv in every block, and the head. `lora 8 qkv,proj,fc1,fc2`
+    adapts all matrices. The rest stays as it is given, and layer-wise decay counts its layers too.
+    Adapters are added to the weights when the stage is committed."""
     data: Data = field(default_factory=Data)
     """The images."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from pipelines.reporting.content import Curve, StageContent
 from vit import build_model
-from vit.trained import ALL, training_flops
+from vit.objectives import Masked
+from vit.objectives.cost import objective_flops
+from vit.trained import ALL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,13 @@ def cost_of(stage: StageContent) -> StageCost:
     if manifest and (manifest.model or "model" in manifest.stage):
         cost = build_model(manifest.config(), device="meta").cost()
         parameters = cost.parameters
-        each = training_flops(manifest.config(), str(manifest.stage.get("train", ALL)))
+        said = manifest.stage
+        each = objective_flops(
+            said.get("objective", "classify"),
+            manifest.config(),
+            Masked(**said.get("masked", {})),
+            str(said.get("train", ALL)),
+        )
         training = each * images if images is not None else None
         counts = (stage.curves.get(f"{name}/samples", []) for name in ("val", "val_ema"))
         seen = sum(value for curve in counts for _, value in curve)

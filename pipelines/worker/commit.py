@@ -15,6 +15,7 @@ from pipelines.worker.job import Job
 from pipelines.worker.messages import Committed
 from storage import weights
 from storage.errors import WeightsExist
+from vit.lora import merged
 from vit.objectives import is_pretext
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def committed_before(job: Job, *, rank: int, device: torch.device) -> Committed 
 def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) -> Committed:
     """Commit the weights, and the average if the recipe keeps one (collective).
 
-    What only the objective needed, as the decoder of `mae`, is left out.
+    Adapters are added to the weights beside them. What only the objective needed, as the decoder of
+    `mae`, is left out.
 
     The driver drops the resume states once it has heard of the commit.
     """
@@ -58,4 +60,4 @@ def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) ->
 
 
 def _of_encoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: each for name, each in tensors.items() if not is_pretext(name)}
+    return {name: each for name, each in merged(tensors).items() if not is_pretext(name)}

@@ -27,8 +27,9 @@ from pipelines.worker.survival import Survival
 from storage.pieces import Pieces
 from vit import build_optimizer, param_groups
 from vit.compiled import compile_blocks
+from vit.lora import is_adapter
 from vit.objectives import is_pretext
-from vit.trained import ALL, freeze
+from vit.trained import ALL
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -76,7 +77,6 @@ def start(
     """
     stage, place = job.stage, job.place
     model = stage_network(stage)
-    freeze(model, stage.train)
     survival.beat(0, "start")
     with survival.open_state() as saved:
         step = saved.manifest["step"] if saved is not None else 0
@@ -134,9 +134,10 @@ def fill(model: torch.nn.Module, job: Job, saved: Pieces | None) -> tuple[str, .
         tensors, notes = source.start_weights(job.stage)
     missing, unknown = model.load_state_dict(tensors, strict=False)
     assert not unknown, f"unknown {unknown}"
-    assert all(map(is_pretext, missing)), f"missing {missing}"
-    if missing:  # what only the objective needs begins anew
-        notes = (*notes, f"fresh weights for {job.stage.objective}: {len(missing)} tensors")
+    added = [name for name in missing if is_pretext(name) or is_adapter(name)]
+    assert missing == added, f"missing {missing}"
+    if added:  # what objective and adapters need begins anew
+        notes = (*notes, f"fresh weights in {len(added)} added tensors")
     return notes
 
 

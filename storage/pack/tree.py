@@ -97,7 +97,8 @@ def class_folders(top: Path, level: int | None) -> dict[str, list[Path]]:
     if not found:
         here = f"{top} holds images and no class folders" if has_images(top) else None
         raise BadSource(
-            f"{here}: sort them into {top}/CLASS/ first (labels in a CSV are not read)"
+            f"{here}: sort them into {top}/CLASS/ first, or where they have no labels into one such"
+            " folder (labels in a CSV are not read)"
             if here
             else f"{top} has no class folders: wanted {top}/CLASS/image.jpg"
         )

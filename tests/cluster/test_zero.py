@@ -15,7 +15,7 @@ from cluster.zero import zero_config
 from storage.tensors import load_tensors
 from tests.cluster.support import zero_worker
 from tests.cluster.support.groups import run_group
-from tests.cluster.support.zero_worker import CASES, plain_torch, read_state
+from tests.cluster.support.zero_worker import CASES, TRAIN, plain_torch, read_state
 
 pytestmark = pytest.mark.timeout(900)  # the groups of `trained`: 64 s on two free cores
 WORLDS = (2, 1)
@@ -106,14 +106,15 @@ def test_bfloat16_resumes_from_the_float32_master_weights(trained: Path, level: 
 
 
 @pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("part", TRAIN)
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_of_a_network_trained_in_part_equal_plain_torch(
-    trained: Path, name: str, world: int
+    trained: Path, name: str, part: str, world: int
 ) -> None:
-    expected, _ = plain_torch(partly=True)
+    expected, _ = plain_torch(part)
     assert expected[-1] < expected[0] - 0.1  # of one batch
     tolerance = 1e-5 if name.startswith("float32") else 1e-2
-    assert losses(trained, world)[f"partly-{name}"] == pytest.approx(expected, rel=tolerance)
+    assert losses(trained, world)[f"{part}-{name}"] == pytest.approx(expected, rel=tolerance)
 
 
 PARTLY_ENDS = ("w2", "w1", "resumed")
@@ -121,18 +122,21 @@ PARTLY_ENDS = ("w2", "w1", "resumed")
 
 
 @pytest.mark.parametrize("end", PARTLY_ENDS)
+@pytest.mark.parametrize("part", TRAIN)
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_trained_part_has_states_and_changes(trained: Path, name: str, end: str) -> None:
+def test_only_the_trained_part_has_states_and_changes(
+    trained: Path, name: str, part: str, end: str
+) -> None:
     """The rest is in the state and the commit once, bit for bit as it was given."""
-    model, _ = zero_worker.build(partly=True)
+    model, _ = zero_worker.build(part)
     given = dict(model.named_parameters())
     own = {key for key, parameter in given.items() if parameter.requires_grad}
     assert 0 < len(own) < len(given)
-    state = read_state(trained / f"partly-{name}-{end}")
+    state = read_state(trained / f"{part}-{name}-{end}")
     kinds = ("exp_avg", "exp_avg_sq", "average", "best_weights", "best_average")
     states = {f"{kind}/{key}" for kind in kinds for key in own}
     assert state.keys() == states | {f"weights/{key}" for key in given}
-    committed = load_tensors(trained / f"partly-{name}-{end}-committed.safetensors", end)
+    committed = load_tensors(trained / f"{part}-{name}-{end}-committed.safetensors", end)
     assert committed.keys() == {f"{kind}/{key}" for kind in ("weights", "average") for key in given}
     for key, value in given.items():
         same = key not in own
@@ -142,19 +146,21 @@ def test_only_the_trained_part_has_states_and_changes(trained: Path, name: str, 
 
 
 @pytest.mark.parametrize("end", PARTLY_ENDS)
+@pytest.mark.parametrize("part", TRAIN)
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("float32")])
-def test_the_trained_part_equals_plain_torch(trained: Path, name: str, end: str) -> None:
-    _, expected = plain_torch(partly=True)
-    state = read_state(trained / f"partly-{name}-{end}")
+def test_the_trained_part_equals_plain_torch(trained: Path, name: str, part: str, end: str) -> None:
+    _, expected = plain_torch(part)
+    state = read_state(trained / f"{part}-{name}-{end}")
     for key, value in expected.items():
         if key in state:  # there is no average of what is not trained
             torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
+@pytest.mark.parametrize("part", TRAIN)
 @pytest.mark.parametrize("name", NAMES)
-def test_one_worker_holds_what_two_saved_bit_for_bit(trained: Path, name: str) -> None:
-    saved = read_state(trained / f"partly-{name}-half")
-    found = read_state(trained / f"partly-{name}-resumed-start")
+def test_one_worker_holds_what_two_saved_bit_for_bit(trained: Path, name: str, part: str) -> None:
+    saved = read_state(trained / f"{part}-{name}-half")
+    found = read_state(trained / f"{part}-{name}-resumed-start")
     assert {key for key in saved if not key.startswith("best_")} == set(found)
     for key, value in found.items():
         assert torch.equal(value, saved[key]), key

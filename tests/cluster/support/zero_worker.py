@@ -24,19 +24,20 @@ GLOBAL_BATCH, STEPS, BEST, BREAK, DECAY = 12, 6, 1, 3, 0.8
 CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
     ("bfloat16", level) for level in (1, 2, 3)
 ]
-TRAIN = "blocks 1.."
-"""What is trained of the small ViT; a leaf module of level 3 whose input needs no gradient."""
+TRAIN = {"partly": "blocks 1..", "lora": "lora 2 qkv,fc1"}
+"""What is trained of the small ViT: a leaf module of level 3 whose input needs no gradient; and
+adapters, which the layers have that ZeRO divides."""
 PARTLY = vit.ViTConfig(
     image_size=8, patch_size=4, width=12, depth=2, heads=2, mlp_dim=15, num_classes=5, pool="gap"
 )
 
 
-def build(partly: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A network that is trained as a whole, or a ViT of which `TRAIN` is trained."""
-    if partly:
+def build(part: str = "") -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A network that is trained as a whole, or a ViT of which `TRAIN[part]` is trained."""
+    if part:
         vision = vit.build_model(PARTLY, seed=0)
         nn.init.normal_(vision.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]  # it has classes
-        freeze(vision, TRAIN)
+        freeze(vision, TRAIN[part])
         # eps: Adam takes the rounding of gradients that are zero (keys' biases) for gradients
         optim = vit.OptimConfig(weight_decay=0.1, layer_decay=0.5, eps=1e-3)
         return vision, vit.build_optimizer(vit.param_groups(vision, optim), optim)
@@ -50,9 +51,9 @@ def build(partly: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups, lr=0.0)
 
 
-def batch(step: int, partly: bool = False) -> tuple[Tensor, Tensor]:
+def batch(step: int, part: str = "") -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(100 + step)
-    shape = (3, 8, 8) if partly else (7,)
+    shape = (3, 8, 8) if part else (7,)
     images = torch.randn(GLOBAL_BATCH, *shape, generator=generator)
     return images, torch.randint(0, 5, (GLOBAL_BATCH,), generator=generator)
 
@@ -62,15 +63,15 @@ def learning_rate(step: int) -> float:
 
 
 @lru_cache
-def plain_torch(partly: bool = False) -> tuple[list[float], dict[str, Tensor]]:
+def plain_torch(part: str = "") -> tuple[list[float], dict[str, Tensor]]:
     """Losses of every step and of the average at last; the final weights and average by name."""
-    model, optimizer = build(partly)
+    model, optimizer = build(part)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
-        images, labels = batch(step, partly)
+        images, labels = batch(step, part)
         loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -79,9 +80,9 @@ def plain_torch(partly: bool = False) -> tuple[list[float], dict[str, Tensor]]:
         losses.append(float(loss.detach()))
         for name, p in model.named_parameters():
             average[name] = DECAY * average[name] + (1 - DECAY) * p.detach()
-    copy, _ = build(partly)
+    copy, _ = build(part)
     copy.load_state_dict(average)
-    losses.append(loss_of(copy, *batch(0, partly)))
+    losses.append(loss_of(copy, *batch(0, part)))
     final = {f"weights/{name}": p.detach() for name, p in model.named_parameters()}
     return losses, final | {f"average/{name}": value for name, value in average.items()}
 
@@ -96,7 +97,7 @@ def read_state(folder: Path) -> dict[str, Tensor]:
 
 
 def run(
-    case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path, partly: bool = False
+    case: tuple[str, int], first: int, last: int, saved: Path | None, to: Path, part: str = ""
 ) -> list[float]:
     from cluster import resume_state
     from cluster.batching import plan_batch
@@ -109,8 +110,8 @@ def run(
     precision, level = case
     rank, world = dist.get_rank(), dist.get_world_size()
     plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
-    model, optimizer = build(partly)
-    leaves = ("vit.blocks.Block",) if partly else ()
+    model, optimizer = build(part)
+    leaves = ("vit.blocks.Block",) if part else ()
     zero = Zero(level=level)  # type: ignore[arg-type]  # one of CASES
     config = zero_config(zero, plan, precision=precision, clip_norm=0.5, leaf_classes=leaves)  # type: ignore[arg-type]
     if saved is None:
@@ -132,7 +133,7 @@ def run(
         if step == BEST:
             kept = Snapshot.of(engine)
             store(engine, to.with_name(f"{to.name}-best"))
-        images, labels = (part.chunk(world)[rank] for part in batch(step, partly))
+        images, labels = (part.chunk(world)[rank] for part in batch(step, part))
         for group in resume_state.inner_optimizer(engine).param_groups:
             group["lr"] = learning_rate(step)
         total = torch.zeros(())
@@ -145,10 +146,10 @@ def run(
         resume_state.update_average(engine, DECAY)
         dist.all_reduce(total)
         losses.append(float(total) / world)
-    copy, _ = build(partly)
+    copy, _ = build(part)
     nn.init.zeros_(next(iter(copy.parameters())))  # all come from the engine
     resume_state.fill_with_average(engine, copy)
-    losses.append(loss_of(copy, *batch(0, partly)))
+    losses.append(loss_of(copy, *batch(0, part)))
     assert kept is not None
     store(engine, to, kept.pieces(engine))
     kept.put_back(engine)
@@ -186,10 +187,11 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     report: dict[str, list[float]] = {}
     for case in CASES:
         name = f"{case[0]}-{case[1]}"
-        for kind, partly in ((name, False), (f"partly-{name}", True)):
-            report[kind] = run(case, 0, STEPS, None, folder / f"{kind}-w{world}", partly)
+        for part in ("", *TRAIN):
+            kind = f"{part}-{name}" if part else name
+            report[kind] = run(case, 0, STEPS, None, folder / f"{kind}-w{world}", part)
             if world == 2:
-                run(case, 0, BREAK, None, folder / f"{kind}-half", partly)
+                run(case, 0, BREAK, None, folder / f"{kind}-half", part)
     dist.barrier()
     for case in CASES:  # continue what two workers saved, at every level of the same precision
         for precision, level in CASES:
@@ -198,10 +200,10 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
                 name = f"{precision}-{level}-to-{case[1]}"
                 end = folder / f"{name}-w{world}"
                 report[name] = run(case, BREAK, STEPS, half, end)
-        name = f"partly-{case[0]}-{case[1]}"
-        if world == 1:
+        for part in TRAIN if world == 1 else ():
+            name = f"{part}-{case[0]}-{case[1]}"
             end = folder / f"{name}-resumed"
-            run(case, BREAK, STEPS, folder / f"{name}-half", end, partly=True)
+            run(case, BREAK, STEPS, folder / f"{name}-half", end, part)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))
     dist.destroy_process_group()

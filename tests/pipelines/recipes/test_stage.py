@@ -186,7 +186,7 @@ def test_a_parent_must_come_earlier() -> None:
         ({"parent": "pretrain", "init": "x"}, "both give weights - set one of them to None"),
         ({"label_smoothing": 1.0}, r"label_smoothing: wanted within \[0, 1\), found 1.0"),
         ({"model": replace(PRETRAIN.model, image_size=(16, 32))}, "give one number"),
-        ({"train": "tail"}, "train: wanted all, head, bias, or .* found 'tail'"),
+        ({"train": "tail"}, "train: wanted all, head, bias, .*or .* found 'tail'"),
         ({"train": "blocks 99.."}, "N from 0 to .* found .blocks 99"),
     ],
 )
