@@ -38,6 +38,9 @@ def build(part: str = "") -> tuple[nn.Module, torch.optim.Optimizer]:
         vision = vit.build_model(PARTLY, seed=0)
         nn.init.normal_(vision.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]  # it has classes
         freeze(vision, TRAIN[part])
+        for name, parameter in vision.named_parameters():
+            if name.endswith("lora_b"):  # at 0 the other matrix has no gradient in the first step
+                nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
         # eps: Adam takes the rounding of gradients that are zero (keys' biases) for gradients
         optim = vit.OptimConfig(weight_decay=0.1, layer_decay=0.5, eps=1e-3)
         return vision, vit.build_optimizer(vit.param_groups(vision, optim), optim)
