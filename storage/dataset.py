@@ -11,7 +11,6 @@ times.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +29,7 @@ from storage.json_values import (
 )
 from storage.objects import open_store
 from storage.pack_command import pack_command
+from storage.resized import Resized
 from storage.store import ObjectStore
 from storage.uri import parse
 
@@ -78,6 +78,8 @@ class Dataset:
     """Whether the tars were written by other software and only indexed. Not part of the digest."""
     shards_at: str | None = None
     """URI of the tars, if they are not beside the manifest. Not part of the digest."""
+    resized: Resized | None = None
+    """How `pack.py --shorter-side` made large images smaller, if it was asked to."""
 
     @property
     def digest(self) -> str:
@@ -92,6 +94,7 @@ class Dataset:
                 }
                 for name, shards in self.splits.items()
             },
+            **({"resized": asdict(self.resized)} if self.resized else {}),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -129,6 +132,7 @@ def to_json(dataset: Dataset) -> bytes:
         },
         **({"in_place": True} if dataset.in_place else {}),
         **({"shards_at": dataset.shards_at} if dataset.shards_at else {}),
+        **({"resized": asdict(dataset.resized)} if dataset.resized else {}),
         **({"notes": [list(pair) for pair in dataset.notes]} if dataset.notes else {}),
         "left_out": [list(pair) for pair in dataset.left_out],
     }
@@ -194,6 +198,7 @@ def _parse(uri: str, content: Mapping[str, Any]) -> Dataset:
         notes=tuple(_notes(content)),
         in_place=content.get("in_place", False) is True,
         shards_at=_shards_at(content),
+        resized=Resized.read(content),
         left_out=tuple(_pairs(content)),
     )
 
@@ -242,25 +247,3 @@ def _pairs(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if len(texts) != 2:
             raise BadValue(f"left_out[{number}] is not a pair")
         yield texts[0], texts[1]
-
-
-def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> None:
-    """Compare the size of every shard. Raises BadDataset, which names the first that differs."""
-    store = dataset.shard_store()
-    shards = [shard for name in splits or dataset.splits for shard in dataset.shards(name)]
-
-    def check(shard: Shard) -> None:
-        try:
-            found = store.size(shard.name)
-        except ObjectNotFound:
-            raise BadDataset(
-                f"shard {shard.name} of {dataset.uri} is missing: pack it again"
-            ) from None
-        if found != shard.bytes:
-            raise BadDataset(
-                f"shard {shard.name} of {dataset.uri} has {found} bytes, its manifest says"
-                f" {shard.bytes}: it changed after packing. Pack it again"
-            )
-
-    with ThreadPoolExecutor(store.parallel_reads) as pool:
-        list(pool.map(check, shards))

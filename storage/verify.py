@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from storage.checksum import sha256_object
-from storage.dataset import Dataset
-from storage.errors import BadInput, BadSample
+from storage.dataset import Dataset, Shard
+from storage.errors import BadDataset, BadInput, BadSample, ObjectNotFound
 from storage.index import SampleIndex, load_index
 from storage.reader import Damaged, read_samples
 from storage.store import ObjectStore
@@ -60,3 +60,25 @@ def _damaged(store: ObjectStore, index: SampleIndex, rows: np.ndarray) -> Iterat
     except BadInput as error:
         yield error
     yield from (one.error for one in damaged)
+
+
+def check_shards(dataset: Dataset, splits: tuple[str, ...] | None = None) -> None:
+    """Compare the size of every shard. Raises BadDataset, which names the first that differs."""
+    store = dataset.shard_store()
+    shards = [shard for name in splits or dataset.splits for shard in dataset.shards(name)]
+
+    def check(shard: Shard) -> None:
+        try:
+            found = store.size(shard.name)
+        except ObjectNotFound:
+            raise BadDataset(
+                f"shard {shard.name} of {dataset.uri} is missing: pack it again"
+            ) from None
+        if found != shard.bytes:
+            raise BadDataset(
+                f"shard {shard.name} of {dataset.uri} has {found} bytes, its manifest says"
+                f" {shard.bytes}: it changed after packing. Pack it again"
+            )
+
+    with ThreadPoolExecutor(store.parallel_reads) as pool:
+        list(pool.map(check, shards))

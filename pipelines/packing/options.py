@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +9,20 @@ import tyro
 
 from pipelines.packing.progress import PackingProgress, verified
 from pipelines.packing.ray_tasks import on_ray
-from pipelines.recipes.errors import Mistake
-from storage.dataset import Dataset, load_dataset
+from pipelines.packing.resizing import Resizing, require_shard_size
+from pipelines.packing.tars import IndexTars, Verify
+from storage.dataset import Dataset
 from storage.decode import MAX_PIXELS
 from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
-from storage.pack.execute import in_threads
 from storage.pack.folder import Folder
 from storage.pack.hf import HuggingFace
 from storage.pack.idx import Idx
 from storage.pack.imagenet import ImageNet
-from storage.pack.labels import read_classes
+from storage.pack.shrink import resized_by
 from storage.pack.source import Source
 from storage.pack.stored import Rule
-from storage.pack.tars import index_tars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +37,7 @@ class _Target(ABC):
     """Afterwards read everything again and compare it with the manifest."""
 
     def __post_init__(self) -> None:
-        if self.shard_mebibytes < 1:
-            raise Mistake(f"--shard-mebibytes: wanted at least 1, found {self.shard_mebibytes}")
+        require_shard_size(self.shard_mebibytes)
 
     @abstractmethod
     def source(self) -> Source:
@@ -62,7 +59,7 @@ class _Target(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Files(_Target):
+class _Files(_Target, Resizing):
     max_pixels: int = MAX_PIXELS
     """Leave out images with more pixels than this."""
     gray_bits: int = 16
@@ -71,7 +68,11 @@ class _Files(_Target):
     @property
     def rule(self) -> Rule:
         """Return the rule by which images are stored."""
-        return Rule(max_pixels=self.max_pixels, gray_bits=self.gray_bits)
+        return Rule(
+            max_pixels=self.max_pixels,
+            gray_bits=self.gray_bits,
+            resized=resized_by(self.shorter_side, self.quality),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,62 +177,6 @@ class PackHuggingFace(_Files):
             validation_fraction=self.validation_fraction,
             rule=self.rule,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexTars:
-    """Existing WebDataset tars: indexed in place, without rewriting them."""
-
-    out: str
-    """Folder of the tars, where the manifest goes too: a directory or s3://bucket/prefix."""
-    train: tuple[str, ...] = ("train-*.tar",)
-    """Names of the training tars: shell patterns, or ranges such as train-{0000..1023}.tar."""
-    val: tuple[str, ...] = ("val-*.tar",)
-    """Names of the validation tars: shell patterns or ranges."""
-    index: str | None = None
-    """Folder for manifest and index, if the folder of the tars is read-only."""
-    classes: Path | None = None
-    """Text file with one class name per line, in the order of the class numbers."""
-    label_key: str | None = None
-    """Extension or JSON field that holds the label: `id` for KEY.id or {"id": 3}. Default: cls,
-    label or class."""
-    image_key: str | None = None
-    """Extension of the image, if a sample has several: `left.jpg` for KEY.left.jpg."""
-    max_pixels: int = MAX_PIXELS
-    """Leave out images with more pixels than this."""
-    force: bool = False
-    """Replace an existing index."""
-    verify: bool = False
-    """Afterwards read everything again and compare it with the manifest."""
-
-    def run(self) -> Dataset:
-        """Read every tar once; write manifest and index."""
-        with PackingProgress("index") as progress:
-            dataset = index_tars(
-                self.out,
-                {"train": self.train, "val": self.val},
-                index=self.index,
-                classes=None if self.classes is None else read_classes(str(self.classes)),
-                label_key=self.label_key,
-                image_key=self.image_key,
-                max_pixels=Rule(max_pixels=self.max_pixels).max_pixels,
-                force=self.force,
-                run=partial(on_ray, otherwise=in_threads),
-                progress=progress,
-            )
-        return verified(dataset) if self.verify else dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verify:
-    """Read a packed dataset and list every shard and sample that does not match its manifest."""
-
-    out: str
-    """The dataset: a directory or s3://bucket/prefix."""
-
-    def run(self) -> Dataset:
-        """Check every shard. Raises BadDataset, listing all problems."""
-        return verified(load_dataset(self.out))
 
 
 Command = (

@@ -28,6 +28,7 @@ from storage.pack.tree import (
     inner,
     splits_of,
 )
+from storage.resized import Resized
 
 VALIDATION_FRACTION = 0.1
 _UNREADABLE = -1  # instead of the size of a file whose size cannot be read
@@ -85,6 +86,11 @@ class Folder(Source):
     def notes(self) -> Mapping[str, int]:
         """What was ignored, and how the folders were interpreted."""
         return self._notes
+
+    @property
+    def resized(self) -> Resized | None:
+        """How large images are made smaller, by the rule."""
+        return self._rule.resized
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -33,6 +33,7 @@ from storage.pack.source import (
 )
 from storage.pack.split_names import split_of_file
 from storage.pack.stored import Rule
+from storage.resized import Resized
 
 _SPLITS = ("train", "val", "test")
 
@@ -95,6 +96,11 @@ class HuggingFace(Source):
     def notes(self) -> Mapping[str, int]:
         """How the files were interpreted."""
         return self._notes
+
+    @property
+    def resized(self) -> Resized | None:
+        """How large images are made smaller, by the rule."""
+        return self._rule.resized
 
     @property
     def paths(self) -> tuple[Path, ...]:

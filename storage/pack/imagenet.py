@@ -18,6 +18,7 @@ from storage.errors import BadImage, BadSource
 from storage.pack.listing import Listing
 from storage.pack.source import LeftOut, Sample, Source, check_splits, hash_of
 from storage.pack.stored import Rule
+from storage.resized import Resized
 from storage.tar import BLOCK, Entry, entries
 
 _CLASS = re.compile(r"n\d{8}")
@@ -75,6 +76,11 @@ class ImageNet(Source):
     def splits(self) -> Mapping[str, int]:
         """Images of train and val."""
         return {split: len(places) for split, places in self._places.items()}
+
+    @property
+    def resized(self) -> Resized | None:
+        """How large images are made smaller, by the rule."""
+        return self._rule.resized
 
     @property
     def paths(self) -> tuple[Path, ...]:

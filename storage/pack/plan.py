@@ -14,16 +14,20 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from storage.errors import BadSource
 from storage.pack.source import LeftOut, Source, hash_of, read_labelled
 from storage.permutation import Permutation
+from storage.resized import Resized
 from storage.tar import BLOCK
 
 _LAYOUT = "1"  # changes with the bytes that the packer makes of a source
 _MEASURED = 512
+_MEASURED_RESIZED = 64  # each is decoded and encoded, before the shards that do so in parallel
+_RESIZING_COST = 32  # resizing makes some 4 MiB/s, storing as it is 130
 _RECORD = 20 * BLOCK  # a tar's length is a multiple of it
 _END = 2 * BLOCK
 
@@ -63,6 +67,8 @@ class Plan:
     identity: str
     """Hash of the source and everything else that determines the bytes of the shards."""
     splits: Mapping[str, SplitPlan]
+    resized: Resized | None = None
+    """How large images are made smaller."""
 
     @property
     def slices(self) -> list[Slice]:
@@ -79,13 +85,16 @@ class Plan:
         ]
 
     def work_bytes(self, slices: list[Slice]) -> int:
-        """About how large some shards will be."""
-        return sum(len(one) * self.splits[one.split].sample_bytes for one in slices)
+        """About how many bytes could be stored as they are while some shards are made."""
+        made = sum(len(one) * self.splits[one.split].sample_bytes for one in slices)
+        return made * (_RESIZING_COST if self.resized else 1)
 
     def to_json(self) -> bytes:
         """The bytes of packing.json."""
         splits = {name: asdict(split) for name, split in self.splits.items()}
-        content = {"identity": self.identity, "splits": splits}
+        content: dict[str, Any] = {"identity": self.identity, "splits": splits}
+        if self.resized:
+            content["resized"] = asdict(self.resized)
         return json.dumps(content, indent=1).encode() + b"\n"
 
     @classmethod
@@ -94,7 +103,8 @@ class Plan:
         try:
             content = json.loads(data)
             splits = {name: SplitPlan(**split) for name, split in content["splits"].items()}
-            return cls(identity=content["identity"], splits=splits)
+            resized = Resized.read(content)
+            return cls(identity=content["identity"], splits=splits, resized=resized)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -111,7 +121,7 @@ def make_plan(source: Source, shard_bytes: int) -> Plan:
         split: _split_plan(source, split, total, shard_bytes)
         for split, total in source.splits.items()
     }
-    return Plan(identity=identity_of(source, shard_bytes), splits=splits)
+    return Plan(identity=identity_of(source, shard_bytes), splits=splits, resized=source.resized)
 
 
 def order(source: Source, one: Slice) -> np.ndarray:
@@ -136,7 +146,8 @@ def _in_blocks(edges: np.ndarray, places: np.ndarray, key: str) -> np.ndarray:
 
 
 def _split_plan(source: Source, split: str, total: int, shard_bytes: int) -> SplitPlan:
-    sizes = list(islice(_sizes(source, split, total), _MEASURED))
+    measured = _MEASURED_RESIZED if source.resized else _MEASURED
+    sizes = list(islice(_sizes(source, split, total), measured))
     mean = sum(sizes) / len(sizes)
     return SplitPlan(
         samples=total,

@@ -15,6 +15,7 @@ from storage.dataset import MANIFEST, Dataset, from_json, to_json
 from storage.errors import BadDataset, DatasetExists, ObjectNotFound
 from storage.pack.parts import SUFFIX
 from storage.pack.plan import Plan
+from storage.resized import Resized
 from storage.store import ObjectStore
 
 UNFINISHED = "packing.json"
@@ -114,5 +115,16 @@ def require_same(store: ObjectStore, there: Dataset, same: bool) -> None:
     raise DatasetExists(
         f"{store.uri} already holds another dataset ({counts}; digest {there.digest[:12]}): pack "
         "to "
+        "another place, or replace it with --force"
+    )
+
+
+def require_same_size(store: ObjectStore, there: Resized | None, wanted: Resized | None) -> None:
+    """Raise DatasetExists if what was packed or begun there has images of another size."""
+    if there == wanted:
+        return
+    raise DatasetExists(
+        f"{store.uri} was packed or begun with {there or 'images as they are'}; now asked for: "
+        f"{wanted or 'images as they are'}. Say the same --shorter-side and --quality, pack to "
         "another place, or replace it with --force"
     )

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from storage.errors import BadSource, printable
+from storage.pack.shrink import require_library
+from storage.resized import Resized
 
 _SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
 
@@ -69,6 +71,11 @@ class Source(ABC):
         return {}
 
     @property
+    def resized(self) -> Resized | None:
+        """How `read` makes large images smaller; None if it does not."""
+        return None
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Absolute paths that `read` needs; empty if everything is in memory."""
         return ()
@@ -81,7 +88,9 @@ class Source(ABC):
         return None
 
     def require_here(self) -> None:
-        """Raise BadSource if this node does not see the source's files."""
+        """Raise BadSource if this node does not see the source's files, or resizes otherwise."""
+        if self.resized:
+            require_library(self.resized)
         for path in self.paths:
             if not path.exists():
                 raise BadSource(f"{path} is not there on node {_ADVICE}")

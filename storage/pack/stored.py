@@ -1,7 +1,8 @@
-"""Bytes of an image as stored in a tar: the original ones, or a lossless copy.
+"""Bytes of an image as stored in a tar: the original ones, a lossless copy, or a smaller JPEG.
 
 JPEG, PNG and WebP are stored as they are. Other formats become PNG, which is what the stream reads:
-without compression (`png.py`), so that equal input stays equal bytes. What was done is a note.
+without compression (`png.py`), so that equal input stays equal bytes. If the rule says so, images
+larger than a given size become JPEGs of that size (`shrink.py`). What was done is a note.
 """
 
 from collections.abc import Iterable
@@ -22,8 +23,10 @@ from storage.decode import (
 )
 from storage.errors import BadImage, BadSource
 from storage.pack.png import png
+from storage.pack.shrink import draft, jpeg
 from storage.pack.source import suffix_of
 from storage.pixels import UPRIGHT, as_rgb
+from storage.resized import Resized
 
 CONVERTED = ("BMP", "GIF", "TIFF", "AVIF", "PPM")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -48,6 +51,8 @@ class Rule:
     """Images of more pixels are left out."""
     gray_bits: int = 16
     """Bits in use in images of 16-bit grey levels: 12 for values up to 4095."""
+    resized: Resized | None = None
+    """How to make large images smaller; None to keep them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= CEILING_PIXELS:
@@ -65,6 +70,8 @@ class Rule:
         if suffix is None:
             return self._converted(data)
         header = probe(data, max_pixels=self.max_pixels, advice=_MAX_PIXELS_FLAG)
+        if self.resized and self.resized.applies(header.width, header.height):
+            return self._shrunk(open_image(data, max_pixels=self.max_pixels), self.resized)
         if header.mode.startswith("I;16"):
             return self._sixteen_bits(data, suffix)
         notes = ()
@@ -83,12 +90,23 @@ class Rule:
         image = open_image(
             data, max_pixels=self.max_pixels, formats=formats, advice=_MAX_PIXELS_FLAG
         )
+        if self.resized and self.resized.applies(*image.size):
+            return self._shrunk(image, self.resized)
         kind = image.format or "?"
         values = _pixels(image)
         if values.dtype == np.uint16:
             notes = _dark_notes(values) if self.gray_bits == 16 else ()
             return self._as_png(_eight_bits(values, self.gray_bits), f"16-bit {kind}", notes)
         return self._as_png(values, kind)
+
+    def _shrunk(self, image: Image.Image, how: Resized) -> Stored:
+        size = image.size
+        draft(image, how)
+        values = _pixels(image)
+        if values.dtype == np.uint16:
+            values = _eight_bits(values, self.gray_bits)
+        note = f"resized to a shorter side of {how.shorter_side} px"
+        return Stored(suffix="jpg", data=jpeg(values, size, how), notes=(note,))
 
     def _as_png(self, values: np.ndarray, kind: str, notes: Iterable[str] = ()) -> Stored:
         data = png(values)

@@ -17,7 +17,15 @@ from storage.objects import open_store
 from storage.pack.execute import Progress, Run, Tally, in_turn, silent
 from storage.pack.parts import finished, gather, require_visible
 from storage.pack.plan import Plan, Slice, identity_of, make_plan
-from storage.pack.publish import begin, claim, claimed, finish, require_same, tidy
+from storage.pack.publish import (
+    begin,
+    claim,
+    claimed,
+    finish,
+    require_same,
+    require_same_size,
+    tidy,
+)
 from storage.pack.shard import PackShard
 from storage.pack.source import Source
 from storage.store import ObjectStore
@@ -46,7 +54,7 @@ def pack(
         _compare(store, there, source, make_plan(source, shard_bytes), run, progress)
         tidy(store, there)
         return there
-    plan = _resume(store, source, shard_bytes) or make_plan(source, shard_bytes)
+    plan = _resume(store, source, shard_bytes, force=force) or make_plan(source, shard_bytes)
     claim(store, plan)
     shards = _write(store, source, plan, run, progress)
     with TemporaryDirectory(prefix="vit-on-ray-pack-") as folder:
@@ -56,9 +64,14 @@ def pack(
     return dataset
 
 
-def _resume(store: ObjectStore, source: Source, shard_bytes: int) -> Plan | None:
-    """The plan of a killed run of the same input, or None."""
+def _resume(store: ObjectStore, source: Source, shard_bytes: int, *, force: bool) -> Plan | None:
+    """The plan of a killed run of the same input, or None.
+
+    Raises DatasetExists if it resized images in another way, unless `force`.
+    """
     plan = claimed(store)
+    if plan and not force:
+        require_same_size(store, plan.resized, source.resized)
     return plan if plan and plan.identity == identity_of(source, shard_bytes) else None
 
 
@@ -108,6 +121,7 @@ def _compare(
     store: ObjectStore, there: Dataset, source: Source, plan: Plan, run: Run, progress: Progress
 ) -> None:
     """Make every shard again and raise DatasetExists at the first one that differs."""
+    require_same_size(store, there.resized, source.resized)
     known = {shard.name: shard for shards in there.splits.values() for shard in shards}
     slices = plan.slices
     planned = {one.name for one in slices}
@@ -142,5 +156,6 @@ def _describe(
         indexes=MappingProxyType({split: IndexFile.of(path) for split, path in indexes.items()}),
         left_out=tuple(left_out),
         notes=tuple(notes.items()),
+        resized=source.resized,
     )
     return dataset, indexes

@@ -15,7 +15,7 @@ import webdataset
 from PIL import Image
 
 from cluster.local.s3 import S3Server
-from storage.dataset import Dataset, check_shards, load_dataset
+from storage.dataset import Dataset, load_dataset
 from storage.errors import BadDataset, BadSource, DatasetExists, DatasetNotFound
 from storage.index import load_index
 from storage.objects import open_store
@@ -28,6 +28,7 @@ from storage.pack.png import png
 from storage.pack.shard import PackShard
 from storage.pack.source import LeftOut, Sample, Source
 from storage.reader import read_samples
+from storage.verify import check_shards
 from tests.storage.support.images import encoded, gradient
 
 

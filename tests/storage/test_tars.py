@@ -8,7 +8,7 @@ import pytest
 
 from cluster.local.s3 import S3Server
 from storage.columns import StreamSpec, columns, open_stream
-from storage.dataset import Dataset, check_shards, load_dataset
+from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop
 from storage.errors import BadDataset, BadSource, DatasetExists
 from storage.index import load_index
@@ -19,7 +19,7 @@ from storage.pack.tar_names import expanded
 from storage.pack.tars import index_tars
 from storage.reader import read_samples
 from storage.tar import members
-from storage.verify import verify
+from storage.verify import check_shards, verify
 from tests.storage.support.images import encoded, gradient
 from tests.storage.test_tar import tar
 

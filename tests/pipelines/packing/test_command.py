@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 
@@ -56,6 +57,43 @@ def test_packing_on_ray_gives_the_same_dataset(
     files = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
     assert here.out.rpartition(":")[2] in there.out
+
+
+def test_resizing_on_ray_gives_the_same_dataset(
+    pack: Callable[..., Said], ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 200, 300, 3), dtype=np.uint8)
+    for i in range(24):
+        path = tmp_path / "in" / ("train" if i < 20 else "val") / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(noise[i], "JPEG", quality=95))
+    options = ("--shard-mebibytes", "1", "--shorter-side", "180", "--quality", "95")
+    source = ("folder", "--folder", str(tmp_path / "in"))
+    here = pack(*source, "--out", str(tmp_path / "here"), *options)
+    assert "note: 24 x resized to a shorter side of 180 px" in here.out
+    monkeypatch.setattr(packing_tasks, "WORTH_RAY_BYTES", 0)
+    there = pack(*source, "--out", str(tmp_path / "there"), *options, "--verify")
+    assert there.code == 0, there.err
+    assert "3 shards match the manifest" in there.out
+    files = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+
+
+def test_tars_of_others_are_packed_again_smaller(
+    pack: Callable[..., Said], local_data: str, tmp_path: Path
+) -> None:
+    for path in (Path(local_data) / "digits").glob("*.tar"):
+        shutil.copy(path, tmp_path)
+    small = str(tmp_path / "small")
+    said = pack("tar", "--out", str(tmp_path), "--shorter-side", "4", "--resized-to", small)
+    assert said.code == 0, said.err
+    assert f"{small}: 1420 train, 377 val, 10 classes" in said.out
+    assert "1797 x resized to a shorter side of 4 px" in said.out
+    assert pack("verify", "--out", small).code == 0
+    for half in (("--shorter-side", "4"), ("--resized-to", small)):
+        said = pack("tar", "--out", str(tmp_path), *half)
+        assert said.code == 2
+        assert "say both --shorter-side PIXELS and --resized-to PLACE" in said.err
 
 
 def test_packing_and_indexing_on_ray_reach_s3(
