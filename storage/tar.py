@@ -82,7 +82,10 @@ def members(read: Read) -> Iterator[Member]:
             whole = long_name or name
             refused = _refusal(kind, whole, size)
             if refused is None:
-                data = _read_whole(read, size, padding, whole, offset, limit=MAX_MEMBER_BYTES)
+                data = read(size + padding)
+                if len(data) < size + padding:
+                    raise BadSource(f"torn at byte {offset + len(data)}, inside {whole!r}")
+                data = data[:size]
             else:
                 # links and devices have no data, whatever their size field says
                 _skip(read, size + padding if kind in _REGULAR else 0, whole, offset)
@@ -90,7 +93,7 @@ def members(read: Read) -> Iterator[Member]:
             yield Member(whole, name, offset, data, refused)
             long_name, long_size = None, None
         elif kind in _EXTENDED:
-            data = _read_whole(read, size, padding, name, offset, limit=_MAX_META_BYTES)
+            data = _read_meta(read, size, padding, name, offset)
             long_name, long_size = _extended(kind, data, long_name, long_size, position)
         else:
             _skip(read, size + padding, name, offset)
@@ -151,7 +154,7 @@ def _parse_header(header: bytes, position: int) -> tuple[str, int, bytes]:
 
 
 def _name(name: bytes, magic: bytes, prefix: bytes) -> str | None:
-    if not magic.startswith(b"ustar"):
+    if magic[:5] != b"ustar":
         return None
     whole = name.partition(b"\0")[0]
     if prefix[0] and magic != b"ustar ":  # GNU keeps other things there
@@ -160,17 +163,22 @@ def _name(name: bytes, magic: bytes, prefix: bytes) -> str | None:
 
 
 def _checksum_holds(header: bytes, field: bytes) -> bool:
-    """Whether the sum of the header's bytes is in its field, which counts as blanks itself."""
-    total = _sum(header[:256]) + _sum(header[256:]) - _sum(field)
-    return _number(field) == total + len(field) * ord(" ")
+    """Whether the sum of the header's bytes is in its field, which counts as blanks itself.
 
-
-def _sum(some: bytes) -> int:
-    """Sum of at most 256 bytes. Adler-32's lower half is 1 + their sum, 20 times as fast as `sum`.
-
-    That half is modulo 65521, which 256 bytes cannot reach.
+    Adler-32's lower half is 1 + the sum of the bytes, 20 times as fast as `sum`. It is modulo
+    65521, which neither 512 bytes of ASCII nor 256 of any kind can reach.
     """
-    return (adler32(some) & 0xFFFF) - 1
+    if header.isascii():
+        return (adler32(header) & 0xFFFF) - 1 == _whole_sum(field)
+    halves = (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF)
+    return halves - 2 == _whole_sum(field)
+
+
+@lru_cache(maxsize=1 << 14)
+def _whole_sum(field: bytes) -> int | None:
+    """Sum of all bytes of a header that has this checksum; None if it is not a number."""
+    wanted = _number(field)
+    return None if wanted is None else wanted - len(field) * ord(" ") + sum(field)
 
 
 @lru_cache(maxsize=1 << 14)  # sizes and checksums repeat: most members are of a few kinds
@@ -224,10 +232,8 @@ def _refusal(kind: bytes, name: str, size: int) -> str | None:
     return None
 
 
-def _read_whole(
-    read: Read, size: int, padding: int, name: str, offset: int, *, limit: int
-) -> bytes:
-    if size > limit:
+def _read_meta(read: Read, size: int, padding: int, name: str, offset: int) -> bytes:
+    if size > _MAX_META_BYTES:
         raise BadSource(f"header {name!r} at byte {offset} wants {size} bytes: not a sane tar")
     data = read(size + padding)
     if len(data) < size + padding:

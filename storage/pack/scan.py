@@ -9,6 +9,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _LAYOUT = "tar 2"  # changes with what is read from a tar
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_NO_NAME = "\0"  # no member's name begins with it
+_SHORT_LABEL, _MANY_LABELS = 32, 1 << 16
 CHUNK_BYTES = 8 << 20
 Row = tuple[int, int, int, int, int, int]
 
@@ -67,7 +70,7 @@ class ScanTar:
             name=name,
             bytes=stream.size,
             samples=len(scan.rows),
-            sha256=stream.hash.hexdigest(),
+            sha256=stream.sha256(),
         )
         part = Part(
             identity=self.identity,
@@ -81,11 +84,15 @@ class ScanTar:
 
 
 class ObjectStream(io.RawIOBase):
-    """Reads an object from front to back and hashes it. `io.BufferedReader` asks for the ranges."""
+    """Reads an object from front to back; `io.BufferedReader` asks for the ranges.
+
+    Each range is hashed in a thread of its own, while its members are looked at.
+    """
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         self.size = store.size(name)
-        self.hash = sha256()
+        self._hash = sha256()
+        self._hashing: Thread | None = None
         self._store, self._name = store, name
         self._at = 0
 
@@ -100,10 +107,22 @@ class ObjectStream(io.RawIOBase):
         if stop == self._at:
             return 0
         chunk = self._store.read_range(self._name, self._at, stop)
-        self.hash.update(chunk)
+        self._wait()
+        self._hashing = Thread(target=self._hash.update, args=(chunk,))  # without Python's lock
+        self._hashing.start()
         room[: len(chunk)] = chunk
         self._at = stop
         return len(chunk)
+
+    def sha256(self) -> str:
+        """Hex sha256 of what was read."""
+        self._wait()
+        return self._hash.hexdigest()
+
+    def _wait(self) -> None:
+        """Wait until the last chunk is hashed."""
+        if self._hashing is not None:
+            self._hashing.join()
 
 
 class _Image(NamedTuple):
@@ -135,15 +154,24 @@ class _Scan:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     _key: str = ""
+    _start: str = _NO_NAME
+    """How names of the current key begin, once it has a member that can be used."""
     _group: Group = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _waiting: dict[str, Group] = field(default_factory=dict)
     """Keys whose image or label has not been read yet."""
     _uses: dict[str, "_Use"] = field(default_factory=dict)
     """What each suffix means, by the rule."""
+    _labels: dict[tuple[str, bytes], tuple[int, str | None]] = field(default_factory=dict)
+    """What short labels mean, by suffix and text."""
 
     def add(self, member: Member) -> None:
         """Process the next member."""
+        if member.refused is None and member.name.startswith(self._start):  # most of them
+            suffix = member.name[len(self._start) :].lower()
+            if suffix not in self._group and "/" not in suffix:
+                self._group[suffix] = member
+                return
         folder, slash, base = member.name.rpartition("/")
         if base.startswith("._") or (folder and "__MACOSX" in folder.split("/")):
             self.notes["members that macOS adds (._*) ignored"] += 1
@@ -156,45 +184,49 @@ class _Scan:
         if key != self._key:
             self._put_aside()
             self._key, self._group = key, self._waiting.pop(key, {})
+            self._start = _NO_NAME
             if self._group:
                 self.notes["samples whose members lie apart in their tar"] += 1
         if key in self._done or suffix in self._group:
             self.left_out.append((printable(member.name), "a sample of this key came before"))
             return
         self._group[suffix] = member
+        self._start = key + "."
 
     def finish(self) -> None:
         """Finish after the last member."""
         self._put_aside()
         for key, group in self._waiting.items():
-            self._add_sample(key, group, self._pictures(group))
+            labelled = [suffix for suffix in group if self._use(suffix).label]
+            pictured = [suffix for suffix in group if self._use(suffix).picture]
+            self._add_sample(key, group, labelled, pictured)
 
     def _put_aside(self) -> None:
         """Handle a change of key: the group is complete, or put aside until more of it follows."""
         group = self._group
         if not group:
             return
-        labelled, pictured = False, list[str]()
+        labelled, pictured = list[str](), list[str]()
         for suffix in group:
-            use = self._use(suffix)
-            labelled = labelled or use.label
+            use = self._uses.get(suffix) or self._use(suffix)
+            if use.label:
+                labelled.append(suffix)
             if use.picture:
                 pictured.append(suffix)
         if labelled and pictured:
             self._done.add(self._key)
-            self._add_sample(self._key, group, pictured)
+            self._add_sample(self._key, group, labelled, pictured)
         elif labelled or pictured:
             for suffix in pictured:
                 group[suffix] = self._image(group[suffix])
             self._waiting[self._key] = group
         # a README is no lost sample
 
-    def _add_sample(self, key: str, group: Group, pictured: list[str]) -> None:
+    def _add_sample(self, key: str, group: Group, labelled: list[str], pictured: list[str]) -> None:
         """Add the index row of one sample, or why it is left out."""
         try:
             suffix = self._image_suffix(group, pictured)
-            texts = {s: m.data for s, m in group.items() if isinstance(m, Member)}
-            label, note = self.rule.labels.of(texts)
+            label, note = self._label(group, labelled)
             image = self._image(group[suffix])
             if image.refusal is not None:
                 raise Unlabelled(image.refusal)
@@ -215,8 +247,18 @@ class _Scan:
             )
         return use
 
-    def _pictures(self, group: Group) -> list[str]:
-        return [suffix for suffix in group if self._use(suffix).picture]
+    def _label(self, group: Group, labelled: list[str]) -> tuple[int, str | None]:
+        """The label and a note about it; short ones come again and again. Raises Unlabelled."""
+        texts = {s: m.data for s in labelled if isinstance(m := group[s], Member)}
+        if len(texts) != 1:
+            return self.rule.labels.of(texts)
+        (known,) = texts.items()
+        found = self._labels.get(known)
+        if found is None:
+            found = self.rule.labels.of(texts)
+            if len(known[1]) <= _SHORT_LABEL and len(self._labels) < _MANY_LABELS:
+                self._labels[known] = found
+        return found
 
     def _image_suffix(self, group: Group, found: list[str]) -> str:
         if self.rule.image_key is not None:
