@@ -11,7 +11,12 @@ Contenders, all with `--cpus` processes that decode, the same crops of the same 
     webdataset   webdataset + torch DataLoader with our decode
     pillow       webdataset + torch DataLoader, Pillow's whole decode, as its users have it
     ray          ray.data.read_webdataset + map_batches with our decode
+    energon      NVIDIA's Megatron-Energon on the same tars, with our decode
+    spdl         SPDL's pipeline with our decode in threads
     limit        our decode alone, in processes, of bytes that lie in memory
+
+The last two before the limit are no dependencies: `benchmarks/peers.py` says how to install them.
+One that is not installed is printed as such.
 
 The rounds go round the contenders, and each round starts with another one. The rate is the slope
 over 30 to 85 % of a round's images: a rate from the first batch flatters slow starters. Ray is
@@ -31,6 +36,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.loaders import CONTENDERS, Source
 from benchmarks.photographs import write_shards
 from benchmarks.usage import Usage
@@ -38,6 +44,13 @@ from cluster.local.s3 import running_s3
 from pipelines.cli.ray_session import ray_session
 from storage.objects import open_store
 from storage.pack.tars import index_tars
+
+ALL: dict[str, Callable[[Source], Iterator[int]]] = {
+    **{name: run for name, run in CONTENDERS.items() if name != "limit"},
+    "energon": peers.energon,
+    "spdl": peers.spdl,
+    "limit": CONTENDERS["limit"],
+}
 
 
 @dataclass(frozen=True)
@@ -107,8 +120,7 @@ def run(source: Source, names: list[str], rounds: int) -> dict[str, list[Measure
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            contender: Callable[[Source], Iterator[int]] = CONTENDERS[name]
-            result = measure(contender(source))
+            result = measure(ALL[name](source))
             if number:
                 results[name].append(result)
     return results
@@ -154,7 +166,7 @@ def main() -> None:
     )
     add_source(parser, steps=60, batch=64, cpus=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--only", nargs="+", choices=sorted(ALL), default=list(ALL))
     arguments = parser.parse_args()
     with prepared_source(arguments) as source, ray_session(verbose=False, num_cpus=arguments.cpus):
         print(
@@ -162,7 +174,11 @@ def main() -> None:
             f"{arguments.cpus} CPUs, {'S3 on loopback' if arguments.s3 else 'local disk'}, "
             f"{arguments.rounds} rounds"
         )
-        report(run(source, arguments.only, arguments.rounds))
+        here = [name for name in arguments.only if peers.installed(name)]
+        report(run(source, here, arguments.rounds))
+        for name in arguments.only:
+            if name not in here:
+                print(f"{name:<11} not installed")
 
 
 if __name__ == "__main__":
