@@ -78,7 +78,7 @@ def measure(side: int, blocks: int, ranks: int) -> tuple[float, dict[str, float]
             for each, split in zip(consumers, splits, strict=True)
         ]
     )
-    spent = dict.fromkeys(KINDS, 0.0)
+    spent: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     for key, seconds in seconds_by_kind().items():
         spent[key[1]] += (seconds - before.get(key, 0.0)) / (blocks * ranks) * 1e3
     assert sum(taken for taken, _ in done) == blocks * ranks
