@@ -90,8 +90,12 @@ def _other_function(source: Config, target: Config) -> list[str]:
         turns = ", ".join(
             f"{name} {different[name][0]} into {different[name][1]}" for name in others
         )
-        asked = " ".join(_option(name, different[name][0]) for name in others)
-        raise BadModel(f"cannot turn {turns}: that needs other weights - keep theirs by {asked}")
+        asked = [_option(name, different[name][0]) for name in others]
+        option = asked[0].partition(" ")[0] if len(asked) == 1 else "the options of these fields"
+        raise BadModel(
+            f"cannot turn {turns}: the weights are of another model - leave {option} out, or give"
+            f" {' '.join(asked)}"
+        )
     return [f"{name} {old} -> {new}" for name, (old, new) in different.items()]
 
 

@@ -29,8 +29,6 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
             stage_name=stage_name,
             adoption=FromCheckpointAndData() if stage_name else None,
         )
-        for line in command.notes:
-            print(line, flush=True)
         outcomes = run_stages(command)
     if len(outcomes) > 1:
         print_summary(outcomes, command)
@@ -43,6 +41,8 @@ def run_stages(command: Command) -> list[Outcome]:
     """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
     checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
+    for line in command.notes:  # after the checks: an error is read where nothing stands above it
+        print(line, flush=True)
     client = open_client(command.place.mlflow_uri, experiment=command.recipe.name)
     outcomes: list[Outcome] = []
     rest = list(command.stages)

@@ -187,7 +187,7 @@ def test_of_many_keys_that_do_not_fit_three_are_named():
 
 def test_what_no_surgery_can_do_is_said_as_options():
     target = replace(SOURCE, width=64, depth=3, fc_norm=True, head="linear")
-    with pytest.raises(ValueError, match="needs other weights") as error:
+    with pytest.raises(ValueError, match="weights are of another model") as error:
         vit.adapt_state_dict(weights_of(), SOURCE, target)
     options = "--stage.model.width 32 --stage.model.depth 2 --stage.model.no-fc-norm"
     assert str(error.value).endswith(options)

@@ -15,6 +15,7 @@ from cluster.local.s3 import S3Server
 from cluster.settings import Place
 from pipelines.cli.place import resolve_place
 from tests.pipelines.conftest import Said
+from vit import ViTConfig, build_model, export_timm
 
 Command = Callable[..., Said]
 
@@ -62,6 +63,22 @@ def test_an_impossible_stage_is_refused(
     line = refused(command("pretrain", *place, *arguments))
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_what_was_inferred_is_printed_once_the_checkpoint_fits(
+    command: Command, place: list[str], tmp_path: Path
+) -> None:
+    """A fitting one gets as far as MLflow, where nothing answers."""
+    model = ViTConfig(image_size=16, patch_size=4, width=24, depth=1, heads=2, mlp_dim=32)
+    export_timm(build_model(model).state_dict(), model, tmp_path / "tiny")
+    words = ("--init", str(tmp_path / "tiny"), "--data", "digits", *place)
+    misfit = command("finetune", *words, "--stage.model.width", "48")
+    assert "width 24 into 48" in refused(misfit)
+    assert "leave --stage.model.width out" in misfit.err
+    assert misfit.out == ""
+    stopped = command("finetune", *words, "--place.mlflow-uri", "http://127.0.0.1:9")
+    assert stopped.out.startswith(f"model of {tmp_path / 'tiny'}\n  width 24, patch_size 4 (")
+    assert "MLflow at http://127.0.0.1:9" in stopped.err
 
 
 def test_missing_data_names_the_command_that_packs_it(
