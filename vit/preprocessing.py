@@ -27,6 +27,9 @@ class Preprocessing:
         if not 0 < self.crop_fraction <= 1:
             raise BadModel(f"crop_fraction must be within (0, 1], found {self.crop_fraction}")
 
+    def __str__(self) -> str:
+        return self.crop if self.crop == "resize" else f"center {self.crop_fraction:.4g}"
+
     def shorter_side(self, image_size: int) -> int:
         """Length in pixels that the shorter side is resized to before the centre is cut out."""
         return round(image_size / self.crop_fraction)

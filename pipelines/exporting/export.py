@@ -82,9 +82,7 @@ def make_export(command: Command[ExportOptions]) -> Export:
         candidate=candidate,
         manifest=manifest,
         classes=class_names_of(candidate, place, file=own.class_names),
-        preprocessing=Preprocessing(
-            crop=candidate.data.eval_crop, crop_fraction=candidate.data.eval_fraction
-        ),
+        preprocessing=candidate.data.preprocessing,
         recipe=options.recipe,
         register=own.register,
         push=None if own.push is None else repository_of(own.push),

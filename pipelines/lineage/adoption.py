@@ -55,8 +55,8 @@ class FromCheckpointAndData:
     def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
         """Return the stage that the long options change, and lines about what was inferred.
 
-        In the recipes `finetune` and `probe` the model is the checkpoint's own. In every other
-        recipe it is the recipe's.
+        In the recipes `finetune` and `probe` the model is the checkpoint's own, and so is the crop
+        of evaluation. In every other recipe both are the recipe's.
 
         Raises:
             Mistake: there is no checkpoint or dataset, or the checkpoint leaves something open.
@@ -172,13 +172,14 @@ def _of_checkpoint(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tup
     if short.image_size is not None:
         model = replace(model, image_size=short.image_size)
     lines = (f"model of {source.uri}", *_by_source(found), *found.notes)
-    return replace(stage, init=source.uri, parent=None, model=model), lines
+    data = stage.data.evaluated_by(found.crop)
+    return replace(stage, init=source.uri, parent=None, model=model, data=data), lines
 
 
 def _by_source(found: InferredConfig) -> Sequence[str]:
     """A line for each place that fields are known from."""
     values = {name: getattr(found.config, name, None) for name in _SHOWN}
-    values |= {"mean": found.mean, "std": found.std}
+    values |= {"mean": found.mean, "std": found.std, "crop": found.crop and str(found.crop)}
     by: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in values.items():
         if value is not None:

@@ -195,12 +195,14 @@ def _with_own_model(
     source: Source, stage: Stage, own: WeightsOptions, image_size: int | None
 ) -> Candidate:
     """A public checkpoint in its own model; nothing says which data its classes are of."""
-    model = source.inferred(image_size=own.init_image_size).config
-    data = Data(dataset="")
-    shape = replace(stage, model=model, data=data, train="all")
+    found = source.inferred(image_size=own.init_image_size)
+    data = Data(dataset="").evaluated_by(found.crop)
+    shape = replace(stage, model=found.config, data=data, train="all")
     candidate = _imported(source, shape, own, image_size)
-    crop = f"images are cut at the centre, {data.eval_fraction:g} of the shorter side"
-    return replace(candidate, notes=(f"model of {source.uri}; {crop}", *candidate.notes))
+    by = found.inferred_from["crop"] if found.crop else "default"
+    more = (note for note in found.notes if note not in candidate.notes)
+    first = f"model of {source.uri}; crop {data.preprocessing} ({by})"
+    return replace(candidate, notes=(first, *more, *candidate.notes))
 
 
 def model_record(config: Config) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class Source:
         pos_embed: Literal["none", "sincos-2d"] | None = None,
         image_size: int | None = None,
     ) -> InferredConfig:
-        """The config of the weights' own model, and where each field is known from.
+        """The config of the weights' own model, how images are cut for it, and where each is known
+        from.
 
         The arguments are what a public checkpoint leaves open, as `vit.infer_config` takes them.
 
@@ -112,8 +113,15 @@ class Source:
                 self.checkpoint, heads=heads, pool=pool, pos_embed=pos_embed, image_size=image_size
             )
         config = self.committed.config()
-        by = {each.name: weights.MANIFEST for each in fields(config)}
-        return InferredConfig(config=config, mean=None, std=None, inferred_from=by, notes=())
+        by = dict.fromkeys([*(each.name for each in fields(config)), "crop"], weights.MANIFEST)
+        return InferredConfig(
+            config=config,
+            mean=None,
+            std=None,
+            crop=self.committed.data().preprocessing,
+            inferred_from=by,
+            notes=(),
+        )
 
     def start_weights(self, stage: Stage) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Weights that fit the stage's model, and a line for each thing that was changed.

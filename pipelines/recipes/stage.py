@@ -4,7 +4,7 @@ Two runs that differ in a field here are different experiments; what may differ 
 loss curve (workers, ZeRO level, places) is in `ray_config.yaml`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipelines.recipes.errors import Mistake
@@ -13,7 +13,7 @@ from storage.balance import Balance
 from storage.decode import Crop
 from storage.order import Tail
 from storage.selection import Selection
-from vit import Config, OptimConfig, ViTConfig, lr_at
+from vit import Config, OptimConfig, Preprocessing, ViTConfig, lr_at
 from vit.objectives import Kind, Masked, check_objective
 from vit.trained import check_train
 
@@ -86,6 +86,17 @@ class Data:
     def val_crop(self, image_size: int) -> Crop:
         """How a validation image of this size is cut."""
         return Crop(image_size=image_size, kind=self.eval_crop, resize_fraction=self.eval_fraction)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The crop of evaluation, as other libraries are told of it."""
+        return Preprocessing(crop=self.eval_crop, crop_fraction=self.eval_fraction)
+
+    def evaluated_by(self, crop: Preprocessing | None) -> "Data":
+        """The same with another crop of evaluation: a checkpoint's own, where its files say one."""
+        if crop is None:
+            return self
+        return replace(self, eval_crop=crop.crop, eval_fraction=crop.crop_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)

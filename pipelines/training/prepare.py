@@ -158,7 +158,10 @@ def _inferred(source: Source, stage: Stage) -> dict[str, str]:
         )
     except BadCheckpoint:  # it fits into this model and leaves open which one was its own
         return {}
-    return dict(found.inferred_from)
+    by = dict(found.inferred_from)
+    if found.crop != stage.data.preprocessing:  # the stage says otherwise
+        del by["crop"]
+    return by
 
 
 def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:

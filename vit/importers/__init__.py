@@ -3,6 +3,7 @@
 files pickled damage   read tensors from disk without unpickling; explain a broken file
 wrappings              take the state dict out of what training scripts wrap around it
 settings timm_names    read config.json, and what the model names in it stand for
+crops                  what these files say of how an image is cut
 rules                  translate names and shapes
 flax bit timm_layout hugging_face towers mmpretrain torchvision    the names of each layout
 layouts                the table by which a layout is recognised

@@ -8,6 +8,7 @@ from vit.config import BiTConfig, Config, ViTConfig
 from vit.importers.pooling import decide_pool
 from vit.importers.positions import place_positions
 from vit.importers.source import Source, pixels_of, read_source
+from vit.preprocessing import Preprocessing
 
 # Heads of published models by (width, depth), as a hint: tensor shapes do not show them.
 _USUAL_HEADS = {(192, 12): "3", (384, 12): "6 (MoCo v3: 12)", (768, 12): "12", (1024, 24): "16",
@@ -24,8 +25,10 @@ class InferredConfig:
     """Mean of the pixels in [0, 1] that it was trained on; None if unknown."""
     std: tuple[float, ...] | None
     """Standard deviation of the pixels; None if unknown."""
+    crop: Preprocessing | None
+    """How its files say that an image is cut; None if unknown, or if models here cannot do it."""
     inferred_from: dict[str, str]
-    """Source of each config field, of `mean` and of `std`: a file, a tensor or a default."""
+    """Source of each config field, of `mean`, `std` and `crop`: a file, a tensor or a default."""
     notes: tuple[str, ...]
     """Lines about what was unwrapped, folded or left out."""
 
@@ -75,13 +78,16 @@ def infer_config(
         values["image_size"] = _size(values["image_size"])
         config = ViTConfig(**values)
     mean, std, pixels_by = pixels_of(source, None, None)
+    if said.crop:
+        pixels_by = {**pixels_by, "crop": said.said_by.get("crop", "config.json")}
     by = {name: source.said_by.get(name, "default") for name in _names(config)}
     return InferredConfig(
         config=config,
         mean=mean,
         std=std,
-        inferred_from=by | {n: pixels_by.get(n, "unknown") for n in ("mean", "std")},
-        notes=tuple(source.notes),
+        crop=said.crop,
+        inferred_from=by | {n: pixels_by.get(n, "unknown") for n in ("mean", "std", "crop")},
+        notes=(*source.notes, *said.crop_notes),
     )
 
 

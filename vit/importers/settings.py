@@ -1,8 +1,8 @@
 """Read timm's or Hugging Face's config.json beside the weights.
 
-Only what tensors do not show is read: resolution, heads, pooling, GELU, epsilon, and the mean and
-standard deviation that pixels were normalised by. What is missing stays None; the caller then asks
-for it, or assumes a value and says so.
+Only what tensors do not show is read: resolution, heads, pooling, GELU, epsilon, how an image is
+cut, and the mean and standard deviation that pixels were normalised by. What is missing stays None;
+the caller then asks for it, or assumes a value and says so.
 """
 
 import json
@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vit.importers.crops import hugging_face_crop, timm_crop
 from vit.importers.errors import BadCheckpoint
 from vit.importers.timm_names import Turning, known_name, refused_name
+from vit.preprocessing import Preprocessing
 
 _GELU: dict[str, Literal["tanh", "exact", "quick"]] = {
     "gelu": "exact",
@@ -49,6 +51,10 @@ class Settings:
     norm_eps: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    crop: Preprocessing | None = None
+    """How an image is cut, where models here can do that."""
+    crop_notes: tuple[str, ...] = ()
+    """What the files say of it and models here cannot do."""
     pos_embed: Literal["none"] | None = None
     turning: Turning | None = None
     """Rotary positions; none of them where the files name a model without."""
@@ -97,6 +103,7 @@ def _timm(config: dict[str, Any]) -> Settings:
     if reason := refused_name(architecture):
         raise BadCheckpoint(f"the architecture {architecture} has {reason}, which is not supported")
     known = known_name(architecture)
+    crop, crop_notes = timm_crop(pixels)
     by_name = f"its architecture {architecture}"
     size = arguments.get("img_size") or (pixels.get("input_size") or [None])[1:]
     settings = Settings(
@@ -104,6 +111,8 @@ def _timm(config: dict[str, Any]) -> Settings:
         width=arguments.get("embed_dim") or config.get("num_features"),
         mean=_floats(pixels.get("mean")),
         std=_floats(pixels.get("std")),
+        crop=crop,
+        crop_notes=crop_notes,
         pos_embed="none" if arguments.get("pos_embed") == "none" else None,
         turning=_turning(arguments, known and known.turning),
         map_reads_prefix=arguments.get("pool_include_prefix", architecture == "test_vit3"),
@@ -160,6 +169,7 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     if config.get("use_gated_mlp") and said != "silu":
         raise BadCheckpoint(f"a gated MLP of {said!r} is not supported, wanted 'silu'")
     plain = pixels.get("do_normalize") is False
+    crop, crop_notes = hugging_face_crop(pixels)
     settings = Settings(
         image_size=_pair(config.get("image_size", 224)),
         width=config.get("hidden_size"),
@@ -170,9 +180,11 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
         norm_eps=config.get("layer_norm_eps", eps),
         mean=(0.0, 0.0, 0.0) if plain else _floats(pixels.get("image_mean")),
         std=(1.0, 1.0, 1.0) if plain else _floats(pixels.get("image_std")),
+        crop=crop,
+        crop_notes=crop_notes,
     )
     said_by = _of_config(settings)
-    for name in {"mean", "std"} & said_by.keys():
+    for name in {"mean", "std", "crop"} & said_by.keys():
         said_by[name] = "preprocessor_config.json"
     return replace(settings, said_by=said_by)
 

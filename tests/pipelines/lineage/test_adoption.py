@@ -1,5 +1,6 @@
 """`finetune.py --init CHECKPOINT --data NAME`: model, classes and length follow from the two."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from pipelines.cli.options import Command, read_command
 from pipelines.lineage.adoption import FromCheckpointAndData
+from pipelines.recipes.digits import DIGITS
 from pipelines.recipes.errors import Mistake
 from storage.augment import AugmentConfig
 from storage.errors import DatasetNotFound
@@ -51,7 +53,27 @@ def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
     said = "\n".join(command.notes)
     assert f"model of {folder}" in said
     assert "heads 4, image_size 16" in said
-    assert "config.json" in said
+    assert "crop center 0.875 (config.json)" in said
+
+
+def test_evaluation_cuts_as_the_checkpoint_says_unless_the_stage_says_otherwise(
+    local_data: str, folder: str, tmp_path: Path
+) -> None:
+    whole, words = tmp_path / "whole", ("--data", "digits")
+    shutil.copytree(folder, whole)
+    text = (whole / "config.json").read_text()
+    (whole / "config.json").write_text(
+        text.replace('"crop_pct": 0.875', '"crop_pct": 1.0').replace('"center"', '"squash"')
+    )
+    for init, crop in ((folder, ("center", 0.875)), (str(whole), ("resize", 0.875))):
+        (data,) = (s.data for s in finetune(local_data, "--init", init, *words).stages)
+        assert (data.eval_crop, data.eval_fraction) == crop
+    given = ("--stage.data.eval-crop", "center", "--stage.data.eval-fraction", "0.5")
+    (stage,) = finetune(local_data, "--init", str(whole), *words, *given).stages
+    assert (stage.data.eval_crop, stage.data.eval_fraction) == ("center", 0.5)
+    words = ("--recipe", "digits", "--init", str(whole))
+    (stage,) = finetune(local_data, *words).stages
+    assert stage.data == DIGITS.stage("finetune").data
 
 
 def test_a_dataset_may_be_written_as_a_folder(local_data: str, folder: str) -> None:
