@@ -74,7 +74,7 @@ def export_timm(
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [config.in_channels, height, width],
-            **preprocessing.timm(),
+            **preprocessing.timm(min(height, width)),
             "num_classes": config.num_classes,
             "first_conv": "patch_embed.proj" if isinstance(config, ViTConfig) else "stem.conv",
             "classifier": "head" if isinstance(config, ViTConfig) else "head.fc",

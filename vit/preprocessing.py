@@ -5,6 +5,7 @@ it. Crop and resize happen before that, where images are decoded; an export has 
 """
 
 from dataclasses import dataclass
+from math import floor
 from typing import Any, Literal
 
 from vit.errors import BadModel
@@ -34,14 +35,20 @@ class Preprocessing:
         """Length in pixels that the shorter side is resized to before the centre is cut out."""
         return round(image_size / self.crop_fraction)
 
-    def timm(self) -> dict[str, Any]:
-        """Return fields of timm's `pretrained_cfg`; its name for a plain resize is `squash`."""
-        whole = self.crop == "resize"
+    def timm(self, image_size: int) -> dict[str, Any]:
+        """Return fields of timm's `pretrained_cfg`; its name for a plain resize is `squash`.
+
+        timm resizes to floor(image_size / crop_pct) pixels, which must not become one too few
+        where the quotient is whole but for its last bit.
+        """
+        whole, share = self.crop == "resize", self.crop_fraction
+        if floor(image_size / share) < floor(image_size / share + 1e-6):
+            share -= 1e-8
         return {
             "mean": list(MEAN),
             "std": list(STD),
             "interpolation": "bicubic",
-            "crop_pct": 1.0 if whole else self.crop_fraction,
+            "crop_pct": 1.0 if whole else share,
             "crop_mode": "squash" if whole else "center",
         }
 

@@ -10,6 +10,7 @@ by an antialiased bicubic filter. What files say beyond that is a note.
 """
 
 from collections.abc import Mapping
+from math import floor
 from typing import Any
 
 from vit.errors import BadModel
@@ -21,13 +22,17 @@ Crop = tuple[Preprocessing | None, tuple[str, ...]]
 """The crop, None if the files say none that can be made here, and notes about what cannot."""
 
 
-def timm_crop(pixels: Mapping[str, Any]) -> Crop:
-    """The crop that timm's `pretrained_cfg` states."""
+def timm_crop(pixels: Mapping[str, Any], image_size: int | None) -> Crop:
+    """The crop that timm's `pretrained_cfg` states, for images of this size.
+
+    timm resizes to whole pixels: of crop_pct 0.9 at 224 pixels become 224 / 248.
+    """
     share, mode = pixels.get("crop_pct"), pixels.get("crop_mode") or "center"
     said = f"config.json: crop_mode {mode}, crop_pct {share}"
     notes = _filter_notes("config.json", pixels.get("interpolation"))
-    if mode == "center" and share is not None:
-        return _center(said, float(share), notes)
+    if mode == "center" and share:
+        whole = image_size / floor(image_size / share) if image_size and share <= 1 else share
+        return _center(said, float(whole), notes)
     if mode == "squash" and share in (None, 1):
         return Preprocessing(crop="resize"), notes
     if mode == "center":

@@ -103,11 +103,12 @@ def _timm(config: dict[str, Any]) -> Settings:
     if reason := refused_name(architecture):
         raise BadCheckpoint(f"the architecture {architecture} has {reason}, which is not supported")
     known = known_name(architecture)
-    crop, crop_notes = timm_crop(pixels)
     by_name = f"its architecture {architecture}"
     size = arguments.get("img_size") or (pixels.get("input_size") or [None])[1:]
+    image_size = _pair(size)
+    crop, crop_notes = timm_crop(pixels, image_size and min(image_size))
     settings = Settings(
-        image_size=_pair(size),
+        image_size=image_size,
         width=arguments.get("embed_dim") or config.get("num_features"),
         mean=_floats(pixels.get("mean")),
         std=_floats(pixels.get("std")),

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
-from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pipelines.exporting.command import main
 from pipelines.recipes.stage import Stage
 from storage.decode import decode
 from tests.pipelines.conftest import Said
+from tests.pipelines.support.foreign_pixels import as_input, timm_pixels, transformers_pixels
 from tests.pipelines.support.photographs import CHINA, FLOWER, STAGE, Photos, jpeg
 from tests.vit.support.peers import import_timm
 
@@ -58,51 +58,21 @@ def export(called: Called, photos: Photos, to: str, out: Path, run: str = "photo
 
 
 def timm_logits(folder: Path) -> Callable[[bytes], Tensor]:
-    """timm's own model and configuration of the folder.
-
-    `timm.data.create_transform` needs torchvision, which is not there. This is what it makes of the
-    configuration; with torchvision 0.28 the tensors of both were equal bit for bit, in each case
-    that is tested here.
-    """
+    """timm's own model and configuration of the folder."""
     timm = import_timm()
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     said = timm.data.resolve_model_data_config(model)
-    side = said["input_size"][1]
     assert said["interpolation"] == "bicubic"
-
-    def logits(data: bytes) -> Tensor:
-        image = Image.open(BytesIO(data)).convert("RGB")
-        scale = floor(side / said["crop_pct"])
-        if said["crop_mode"] == "squash":
-            image = image.resize((scale, scale), Image.Resampling.BICUBIC)
-        else:
-            short = min(image.size)
-            size = (int(scale * image.width / short), int(scale * image.height / short))
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        left, upper = round((image.width - side) / 2), round((image.height - side) / 2)
-        pixels = np.asarray(image.crop((left, upper, left + side, upper + side)))
-        return model(as_input(pixels, said["mean"], said["std"]))[0]
-
-    return logits
+    pixels = timm_pixels(said)
+    return lambda data: model(pixels(data))[0]
 
 
 def transformers_logits(folder: Path) -> Callable[[bytes], Tensor]:
-    from transformers import AutoImageProcessor, ViTForImageClassification
+    from transformers import ViTForImageClassification
 
-    processor = AutoImageProcessor.from_pretrained(folder)
+    pixels = transformers_pixels(folder)
     model = ViTForImageClassification.from_pretrained(folder).eval()
-
-    def logits(data: bytes) -> Tensor:
-        inputs = processor(Image.open(BytesIO(data)), return_tensors="pt")
-        return model(**inputs).logits[0]
-
-    return logits
-
-
-def as_input(pixels: np.ndarray, mean: list[float], std: list[float]) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [1, 3, H, W], normalised."""
-    x = torch.tensor(pixels).permute(2, 0, 1)[None] / 255  # [1, 3, H, W]
-    return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    return lambda data: model(pixel_values=pixels(data)).logits[0]
 
 
 LIBRARIES = [

@@ -53,7 +53,7 @@ def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
     said = "\n".join(command.notes)
     assert f"model of {folder}" in said
     assert "heads 4, image_size 16" in said
-    assert "crop center 0.875 (config.json)" in said
+    assert "crop center 0.8889 (config.json)" in said
 
 
 def test_evaluation_cuts_as_the_checkpoint_says_unless_the_stage_says_otherwise(
@@ -65,7 +65,7 @@ def test_evaluation_cuts_as_the_checkpoint_says_unless_the_stage_says_otherwise(
     (whole / "config.json").write_text(
         text.replace('"crop_pct": 0.875', '"crop_pct": 1.0').replace('"center"', '"squash"')
     )
-    for init, crop in ((folder, ("center", 0.875)), (str(whole), ("resize", 0.875))):
+    for init, crop in ((folder, ("center", 16 / 18)), (str(whole), ("resize", 0.875))):
         (data,) = (s.data for s in finetune(local_data, "--init", init, *words).stages)
         assert (data.eval_crop, data.eval_fraction) == crop
     given = ("--stage.data.eval-crop", "center", "--stage.data.eval-fraction", "0.5")

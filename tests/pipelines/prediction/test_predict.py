@@ -193,17 +193,17 @@ def test_a_public_checkpoint_that_fits_no_stage_comes_in_its_own_model(
     head = model.get_submodule("head")
     assert isinstance(head, torch.nn.Linear)
     torch.nn.init.normal_(head.weight, generator=torch.manual_seed(1))
-    crop = vit.Preprocessing(crop_fraction=0.7)
+    crop = vit.Preprocessing(crop_fraction=32 / 45)
     vit.export_timm(model.state_dict(), config, tmp_path / "public", preprocessing=crop)
     said = predict(str(folder / "a.jpg"), "--weights", str(tmp_path / "public"))
     assert said.code == 0, said.err
     (row,) = csv.DictReader(io.StringIO(said.out))
-    pixels = decode(CHINA, Data(eval_fraction=0.7).val_crop(32), seed=0, epoch=0, index=0)
+    pixels = decode(CHINA, Data(eval_fraction=32 / 45).val_crop(32), seed=0, epoch=0, index=0)
     with torch.no_grad():
         wanted = model.eval()(vit.normalize(torch.tensor(pixels[None])))[0].double().softmax(0)
     assert row["class"] == str(int(wanted.argmax()))
     assert float(row["probability"]) == pytest.approx(float(wanted.max()), abs=1e-6)
-    assert "crop center 0.7 (config.json)" in said.err
+    assert "crop center 0.7111 (config.json)" in said.err
     assert "--class-names" in said.err
 
 

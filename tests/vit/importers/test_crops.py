@@ -34,7 +34,8 @@ DEIT = CLIP | {"feature_extractor_type": "DeiTFeatureExtractor", "size": 256}
 @pytest.mark.parametrize(
     ("said", "crop"),
     [
-        ({"crop_pct": 0.9, "crop_mode": "center"}, Preprocessing(crop_fraction=0.9)),
+        ({"crop_pct": 0.9, "crop_mode": "center"}, Preprocessing(crop_fraction=224 / 248)),
+        ({"crop_pct": 0.875}, Preprocessing(crop_fraction=224 / 256)),
         ({"crop_pct": 1.0}, Preprocessing(crop_fraction=1.0)),
         ({"crop_pct": 1.0, "crop_mode": "squash"}, Preprocessing(crop="resize")),
         ({"crop_pct": 0.9, "crop_mode": "squash"}, None),
@@ -44,7 +45,7 @@ DEIT = CLIP | {"feature_extractor_type": "DeiTFeatureExtractor", "size": 256}
     ],
 )
 def test_the_crop_of_timms_files(said: dict[str, Any], crop: Preprocessing | None) -> None:
-    found, notes = timm_crop(said)
+    found, notes = timm_crop(said, 224)
     assert found == crop
     assert bool(notes) == (bool(said) and crop is None)
     assert all(str(value) in notes[0] for value in said.values() if notes)
@@ -72,7 +73,7 @@ def test_the_crop_of_transformers_files(said: dict[str, Any], crop: Preprocessin
 @pytest.mark.parametrize(
     "notes",
     [
-        timm_crop({"crop_pct": 1.0, "interpolation": "bilinear"})[1],
+        timm_crop({"crop_pct": 1.0, "interpolation": "bilinear"}, 224)[1],
         hugging_face_crop(VIT | {"resample": 2})[1],
     ],
 )
@@ -81,7 +82,7 @@ def test_a_filter_that_is_not_bicubic_is_said(notes: tuple[str, ...]) -> None:
 
 
 def test_the_inferred_config_says_the_crop_and_its_file(tmp_path: Path) -> None:
-    weights, crop = vit.build_model(TINY).state_dict(), Preprocessing(crop_fraction=0.9)
+    weights, crop = vit.build_model(TINY).state_dict(), Preprocessing(crop_fraction=32 / 35)
     vit.export_timm(weights, TINY, tmp_path / "timm", preprocessing=crop)
     found = vit.infer_config(tmp_path / "timm")
     assert (found.crop, found.inferred_from["crop"]) == (crop, "config.json")
@@ -93,3 +94,10 @@ def test_the_inferred_config_says_the_crop_and_its_file(tmp_path: Path) -> None:
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3}))
     found = vit.infer_config(tmp_path / "hf")
     assert (found.crop, found.inferred_from["crop"]) == (None, "unknown")
+
+
+def test_timms_whole_pixels_survive_an_export() -> None:
+    for size in (224, 256, 336, 384, 448, 518):
+        for scaled in range(size, 2 * size):
+            said = Preprocessing(crop_fraction=size / scaled).timm(size)
+            assert timm_crop(said, size)[0] == Preprocessing(crop_fraction=size / scaled)
