@@ -168,7 +168,7 @@ def read_command(
     place_help = "Deployment settings, as in ray_config.yaml."
     shape = make_dataclass(
         "Arguments",
-        [*members, ("place", Annotated[Place, tyro.conf.arg(help=place_help)])],
+        [*members, ("place", Annotated[Place, tyro.conf.arg(help=place_help)]), *_hidden(own)],
         bases=bases,
         frozen=True,
         kw_only=True,
@@ -206,11 +206,17 @@ def _help(
     bases: tuple[type, ...], own: object, recipe: str, *, prog: str, description: str
 ) -> NoReturn:
     """Print the options that fit on one screen, and exit."""
-    shape = make_dataclass("Arguments", [], bases=bases, frozen=True, kw_only=True)
+    shape = make_dataclass("Arguments", _hidden(own), bases=bases, frozen=True, kw_only=True)
     default = shape(recipe=recipe, run=recipe, **vars(own))
     more = "All options of model, data, optimizer and deployment: --help-all."
     parse(shape, ["--help"], prog=prog, description=f"{description}\n\n{more}", default=default)
     raise AssertionError("--help exits")
+
+
+def _hidden(own: object) -> list[tuple[str, Any, Any]]:
+    """Take --force away from scripts that make no attempts at a stage."""
+    refuses = getattr(own, "TAKES_NO_FORCE", False)
+    return [("force", tyro.conf.Suppress[bool], False)] if refuses else []
 
 
 def _short(argv: list[str], prog: str) -> Short:

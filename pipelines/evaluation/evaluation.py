@@ -141,7 +141,14 @@ def make_evaluation(command: Command[EvaluationOptions]) -> Evaluation:
     """
     options, place, own = command.options, command.place, command.own
     check_root(place)
-    candidate = find_candidate(command.recipe, place, options, own, image_size=own.image_size)
+    candidate = find_candidate(
+        command.recipe,
+        place,
+        options,
+        own,
+        image_size=own.image_size,
+        needs_head="classification" in own.evaluators,
+    )
     protocol = _protocol(candidate, own)
     dataset = load_dataset(join(place.data_root, protocol.dataset))
     index = load_index(dataset, protocol.split)
@@ -184,6 +191,11 @@ def _protocol(candidate: Candidate, own: EvaluationOptions) -> Protocol:
     elif own.dataset is None:
         selection = val_selection(data)
     fraction = own.crop_fraction
+    if not (own.dataset or data.dataset):
+        raise Mistake(
+            f"{candidate.uri} fits no stage, so nothing says which images to evaluate it on - give"
+            " --dataset NAME, a folder under --place.data-root"
+        )
     return Protocol(
         evaluators=own.evaluators,
         dataset=own.dataset or data.dataset,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.cli.options import Command
 from pipelines.exporting.push import repository_of
@@ -19,6 +19,7 @@ Format = Literal["timm", "hf", "onnx", "torch-export", "mlflow"]
 class ExportOptions(WeightsOptions):
     """Options of `export.py`."""
 
+    TAKES_NO_FORCE: ClassVar = True
     to: Format
     """Library that shall load the folder: timm, Hugging Face transformers (hf), ONNX Runtime, torch
     without this repository (torch-export), or MLflow, which can serve it (mlflow)."""
@@ -61,8 +62,6 @@ def make_export(command: Command[ExportOptions]) -> Export:
         storage.errors.Unavailable: the storage does not answer.
     """
     options, place, own = command.options, command.place, command.own
-    if options.force:
-        raise Mistake("--force: an export is no attempt at a stage - give another --out")
     if own.register is not None and own.to != "mlflow":
         raise Mistake(
             f"--register {own.register}: MLflow cannot load --to {own.to} - add --to mlflow"

@@ -39,8 +39,8 @@ class WeightsOptions:
     only: str | None = None
     """Stage whose weights to take. Default: the last stage of the recipe."""
     weights: str | None = None
-    """Other weights to take (path or s3://, not hf://): a stage's attempt, or a public checkpoint
-    that fits the model of that stage."""
+    """Other weights to take, a path, s3://, hf://ORG/NAME or timm://NAME: a stage's attempt, or a
+    public checkpoint. One that does not fit the model of that stage comes in its own."""
     average: Average = "auto"
     """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     init_image_size: int | None = None
@@ -92,7 +92,7 @@ def find_candidate(
     own: WeightsOptions,
     *,
     image_size: int | None = None,
-    own_model: bool = False,
+    needs_head: bool = True,
 ) -> Candidate:
     """The weights that a command line names.
 
@@ -102,10 +102,12 @@ def find_candidate(
         options: `run`, and `parent` where it holds several attempts.
         own: which stage, or which other weights.
         image_size: resolution to adapt them to.
-        own_model: take a public checkpoint's own model where it does not fit the stage's.
+        needs_head: whether a public checkpoint with another head than the stage's does not fit it.
+
+    A public checkpoint that does not fit the stage's model comes in its own.
 
     Raises:
-        Mistake, vit.BadModel: there are none, or they do not fit; says what to do.
+        Mistake: there are none; says what to do.
         vit.BadCheckpoint: a checkpoint's own model cannot be told from its files.
     """
     stage = recipe.stage(own.only) if own.only else recipe.stages[-1]
@@ -125,12 +127,14 @@ def find_candidate(
             return _committed(attempt, own.average, image_size)
         try:
             candidate = _imported(source, stage, own, image_size)
-            if not (own_model and candidate.head_reset):
+            if not (needs_head and candidate.head_reset):
                 return candidate
-        except BadModel as error:
-            if not own_model:  # in the words of a script of several stages
-                raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
-        return _with_own_model(source, stage, own, image_size)
+        except BadModel:
+            pass  # it is another model's, or cannot be read, which is said below
+        try:
+            return _with_own_model(source, stage, own, image_size)
+        except BadModel as error:  # in the words of a script of several stages
+            raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
 
 
 def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Candidate:

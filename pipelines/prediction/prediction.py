@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ BATCHES_PER_PIECE = 4
 class PredictionOptions(WeightsOptions):
     """Options of `predict.py`."""
 
+    TAKES_NO_FORCE: ClassVar = True
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
     """Images: files, folders, tars, s3:// prefixes, packed datasets (folders with a
     dataset.json)."""
@@ -73,10 +74,8 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
         storage.errors.StorageError: the storage refuses or does not answer.
     """
     options, place, own = command.options, command.place, command.own
-    _check_options(own, force=options.force)
-    candidate = find_candidate(
-        command.recipe, place, options, own, image_size=own.image_size, own_model=True
-    )
+    _check_options(own)
+    candidate = find_candidate(command.recipe, place, options, own, image_size=own.image_size)
     count, side = candidate.config.num_classes, candidate.config.image_size
     if not isinstance(side, int):
         raise Mistake(f"{candidate.name} takes images of {side} pixels: only square ones are cut")
@@ -100,9 +99,7 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
     )
 
 
-def _check_options(own: PredictionOptions, *, force: bool) -> None:
-    if force:
-        raise Mistake("--force: a prediction is no attempt at a stage - give another --out")
+def _check_options(own: PredictionOptions) -> None:
     for name in ("top", "batch"):
         if getattr(own, name) < 1:
             raise Mistake(f"--{name}: wanted at least 1, found {getattr(own, name)}")

@@ -193,3 +193,18 @@ def test_a_public_checkpoint_is_measured_by_its_features_at_another_resolution_o
     assert manifest["metrics"]["val/few_shot/1"] > 1 / 3
     assert manifest["parent"] is None
     assert manifest["files"] == {}
+
+
+def test_a_public_checkpoint_that_fits_no_stage_needs_a_dataset_of_its_classes(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    own = vit.ViTConfig(image_size=16, patch_size=4, width=24, depth=1, heads=2, mlp_dim=32)
+    own = replace(own, num_classes=5)
+    vit.export_timm(vit.build_model(own).state_dict(), own, tmp_path / "public")
+    weights = ("--weights", str(tmp_path / "public"))
+    said = evaluate(*weights)
+    assert (said.code, len(said.err.splitlines())) == (2, 1)
+    assert "--dataset NAME" in said.err
+    said = evaluate(*weights, "--dataset", "digits")
+    assert said.code == 2
+    assert "has 5 classes, but the selected data" in said.err

@@ -14,6 +14,7 @@ from pipelines.exporting.command import main
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.photographs import METRICS, MODEL, STAGE, Photos
 from tests.vit.support.peers import random_model
+from vit import Preprocessing, export_timm, infer_config
 
 Export = Callable[..., Said]
 
@@ -116,6 +117,16 @@ def test_a_failed_export_leaves_nothing(export: Export, photos: Photos, tmp_path
     assert header(tmp_path / "out")["vit_on_ray"].keys() == {"weights_sha256"}
 
 
+def test_a_public_checkpoint_is_exported_in_its_own_model(export: Export, tmp_path: Path) -> None:
+    own = replace(MODEL, image_size=64, num_classes=5)
+    crop = Preprocessing(crop_fraction=64 / 80)
+    export_timm(random_model(own).state_dict(), own, tmp_path / "public", preprocessing=crop)
+    said = export("--weights", str(tmp_path / "public"))
+    assert said.code == 0, said.err
+    found = infer_config(tmp_path / "out")
+    assert (found.config, found.crop) == (own, crop)
+
+
 def test_names_of_classes_that_are_not_known_are_numbers_or_a_file(
     export: Export, tmp_path: Path
 ) -> None:
@@ -144,7 +155,7 @@ def test_names_of_classes_that_are_not_known_are_numbers_or_a_file(
         (("--run", "elsewhere"), "elsewhere"),
         (("--parent", "0123456789abcdef"), "0123456789abcdef"),
         (("--only", "middle"), "middle"),
-        (("--force",), "--out"),
+        (("--force",), "Unrecognized options: --force"),
         (("--weights", "nowhere.npz"), "nowhere.npz"),
         (("--class-names", "nowhere.txt"), "nowhere.txt"),
         (("--to", "zip"), "zip"),
