@@ -22,6 +22,14 @@ _BIT: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 8, 36, 3), 2): "resnetv2_152x2_bit",
     ((3, 8, 36, 3), 4): "resnetv2_152x4_bit",
 }
+_VIT = {
+    (192, 12, 3, 768): ("tiny", (16,)),
+    (384, 12, 6, 1536): ("small", (16, 32)),
+    (768, 12, 12, 3072): ("base", (8, 16, 32)),
+    (1024, 24, 16, 4096): ("large", (14, 16, 32)),
+    (1280, 32, 16, 5120): ("huge", (14,)),
+}
+"""Names of timm's plain models and their patches, by width, depth, heads and mlp_dim."""
 _GELU = {"tanh": "gelu_tanh", "exact": "gelu", "quick": "quick_gelu"}
 
 
@@ -91,7 +99,7 @@ def _vision_transformer(config: ViTConfig, shared: dict[str, Any]) -> tuple[str,
         registers=config.distilled and config.registers,
         pos_embed_prefix=config.distilled and not config.pos_embed_prefix and "off",
     )
-    architecture = "vit_base_patch16_224"
+    architecture = _plain_name(config)
     if config.distilled:
         architecture = "deit_base_distilled_patch16_224"
     elif config.mlp == "swiglu":
@@ -116,6 +124,14 @@ def _vision_transformer(config: ViTConfig, shared: dict[str, Any]) -> tuple[str,
     if config.norm == "rms":
         arguments["norm_layer"] = "rmsnorm"
     return architecture, shared | arguments
+
+
+def _plain_name(config: ViTConfig) -> str:
+    """Name of a plain ViT of this size; of timm's default one where no name says the size."""
+    key = (config.width, config.depth, config.heads, config.mlp_dim)
+    size, patches = _VIT.get(key, ("base", ()))
+    known = config.patch_size in patches
+    return f"vit_{size}_patch{config.patch_size}_224" if known else "vit_base_patch16_224"
 
 
 def _eva(config: ViTConfig, shared: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from pipelines.recipes.errors import Mistake
 
 T = TypeVar("T")
 
+_NO_COMMAND = re.compile(r"^Expected one of \{(.+?)\}\.?$")
 _NO_TYPE = re.compile(
     r"^Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from"
     r" \['?(.*?)'?\]\..*"
@@ -128,6 +129,7 @@ def parser_message(message: str) -> str:
     first = 0 if boxed or len(sections) == 1 else 1
     problem = re.sub(r"^Error parsing \w+: ", "", " ".join(sections[first]))
     problem = _NO_TYPE.sub(r"\1 \3: wanted \2", problem)
+    problem = _NO_COMMAND.sub(r"no subcommand given, wanted one of \1", problem)
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
     if similar and "Unrecognized" in problem:

@@ -7,6 +7,7 @@ import torch
 import vit
 from tests.vit.support.peers import images_for, import_timm, random_model
 from vit.export import export_hugging_face, export_onnx, export_program, export_timm
+from vit.timm_model import timm_arguments
 
 TINY = vit.ViTConfig(
     image_size=32, patch_size=8, width=48, depth=2, heads=3, mlp_dim=100, num_classes=7
@@ -139,3 +140,25 @@ def test_weights_of_another_config_are_not_exported(tmp_path):
 def test_class_names_are_counted(tmp_path):
     with pytest.raises(ValueError, match="7 class names, found 2"):
         export_hugging_face(random_model(TINY).state_dict(), TINY, tmp_path, class_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "vit_base_patch16_224"),
+        ({"width": 192, "heads": 3, "mlp_dim": 768, "image_size": 384}, "vit_tiny_patch16_224"),
+        ({"width": 384, "heads": 6, "mlp_dim": 1536, "patch_size": 32}, "vit_small_patch32_224"),
+        ({"width": 384, "heads": 12, "mlp_dim": 1536}, "vit_base_patch16_224"),  # no name has 12
+        ({"patch_size": 8}, "vit_base_patch8_224"),
+    ],
+)
+@needs_timm
+def test_a_model_of_a_usual_size_has_timms_name_of_it(changes, name):
+    config = replace(vit.ViTConfig(num_classes=1000), **changes)
+    found, arguments = timm_arguments(config)
+    assert found == name
+    with torch.device("meta"):
+        theirs = import_timm().create_model(found, **arguments)
+    kept = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    ours = vit.build_model(replace(config, head="linear"), device="meta").state_dict()
+    assert kept == {key: tensor.shape for key, tensor in ours.items()}

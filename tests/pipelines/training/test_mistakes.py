@@ -14,6 +14,7 @@ from cluster.errors import BadPlace
 from cluster.local.s3 import S3Server
 from cluster.settings import Place
 from pipelines.cli.place import resolve_place
+from pipelines.packing.command import main as pack_command
 from tests.pipelines.conftest import Said
 from vit import ViTConfig, build_model, export_timm
 
@@ -180,6 +181,11 @@ def test_every_script_is_executable_and_explains_itself(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_packing_without_a_source_names_them(called: Command) -> None:
+    line = refused(called(pack_command, "pack"))
+    assert "no subcommand given, wanted one of digits, idx, folder" in line
 
 
 def test_packing_refuses_a_missing_folder(tmp_path: Path) -> None:
