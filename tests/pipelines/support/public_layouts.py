@@ -183,11 +183,7 @@ def transformers_layout(name: str, folder: Path) -> Layout:
 
     def output(pixels: Tensor) -> Tensor:
         found = vision(pixel_values=pixels)
-        if "logits" in found:
-            return found.logits
-        if vision is not model:  # CLIP, SigLIP
-            return found.pooler_output
-        return found.last_hidden_state[:, 0]
+        return found.logits if "logits" in found else found.pooler_output
 
     mean, std = processor["image_mean"], processor["image_std"]
     return Layout(name, "transformers", vision, transformers_pixels(folder), output, mean, std)
