@@ -168,9 +168,7 @@ def scan_tar(tar: Tar) -> tuple[SampleIndex, tuple[str, ...]]:
         raise BadSource(f"{tar.file}: {error}") from None
     if not rows:
         raise BadSource(f"{tar.file}: no image in this tar - wanted files such as .jpg, .png")
-    shard = Shard(
-        name=tar.key, bytes=stream.size, samples=len(rows), sha256=stream.hash.hexdigest()
-    )
+    shard = Shard(name=tar.key, bytes=stream.size, samples=len(rows), sha256=stream.sha256())
     table = np.array(rows, dtype=INDEX_ROW)
     return SampleIndex(split="", rows=table, shards=(shard,), num_classes=1), tuple(names)
 
