@@ -21,7 +21,7 @@ from storage.dataset import MANIFEST, Shard, load_dataset
 from storage.errors import BadSource
 from storage.index import INDEX_ROW, SampleIndex, load_index, name_hash
 from storage.objects import open_store
-from storage.pack.scan import CHUNK_BYTES, ObjectStream
+from storage.pack.object_stream import CHUNK_BYTES, ObjectStream
 from storage.pack.tree import IMAGE_SUFFIXES, is_system
 from storage.tar import members
 from storage.uri import parse

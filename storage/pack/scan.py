@@ -8,9 +8,7 @@ import io
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from hashlib import sha256
-from threading import Thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,19 +18,15 @@ from storage.errors import BadImage, BadSource, printable
 from storage.index import INDEX_ROW, name_hash
 from storage.objects import open_store
 from storage.pack.labels import Labels, Unlabelled
+from storage.pack.object_stream import CHUNK_BYTES, ObjectStream
 from storage.pack.parts import Part, write_part
 from storage.pack.source import hash_of
-from storage.store import ObjectStore
 from storage.tar import Member, members
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 _LAYOUT = "tar 2"  # changes with what is read from a tar
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _NO_NAME = "\0"  # no member's name begins with it
 _SHORT_LABEL, _MANY_LABELS = 32, 1 << 16
-CHUNK_BYTES = 8 << 20
 Row = tuple[int, int, int, int, int, int]
 
 
@@ -81,48 +75,6 @@ class ScanTar:
         )
         write_part(open_store(self.parts), part)
         return shard, None
-
-
-class ObjectStream(io.RawIOBase):
-    """Reads an object from front to back; `io.BufferedReader` asks for the ranges.
-
-    Each range is hashed in a thread of its own, while its members are looked at.
-    """
-
-    def __init__(self, store: ObjectStore, name: str) -> None:
-        self.size = store.size(name)
-        self._hash = sha256()
-        self._hashing: Thread | None = None
-        self._store, self._name = store, name
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Whether it can be read: always."""
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill the buffer, or as much of it as the rest of the object needs."""
-        room = memoryview(buffer).cast("B")
-        stop = min(self._at + len(room), self.size)
-        if stop == self._at:
-            return 0
-        chunk = self._store.read_range(self._name, self._at, stop)
-        self._wait()
-        self._hashing = Thread(target=self._hash.update, args=(chunk,))  # without Python's lock
-        self._hashing.start()
-        room[: len(chunk)] = chunk
-        self._at = stop
-        return len(chunk)
-
-    def sha256(self) -> str:
-        """Hex sha256 of what was read."""
-        self._wait()
-        return self._hash.hexdigest()
-
-    def _wait(self) -> None:
-        """Wait until the last chunk is hashed."""
-        if self._hashing is not None:
-            self._hashing.join()
 
 
 class _Image(NamedTuple):
