@@ -220,7 +220,7 @@ def test_tars_with_names_for_labels_are_indexed_elsewhere(
         (["hf", "--folder", "nowhere", "--out", "x"], "nowhere"),
         (["digits", "--shard-mebibytes", "0"], "--shard-mebibytes: wanted at least 1, found 0"),
         (["cats"], "cats"),
-        ([], "Expected one of {digits, idx,"),
+        ([], "wanted one of digits, idx,"),
     ],
 )
 def test_a_mistake_is_one_line(
