@@ -119,7 +119,7 @@ def test_a_stage_is_named_by_what_its_checkpoint_holds(place: list[str], tmp_pat
     assert record["sha256"] == first.init.sha256
     assert record["inferred_from"]["heads"] == "config.json"
     assert "crop" not in record["inferred_from"]  # the stage says otherwise
-    same = replace(PRETRAIN.data, eval_crop="center")
+    same = replace(PRETRAIN.data, eval_crop="center", eval_fraction=16 / 18)
     checked = check_stage(replace(first.stage, data=same), Place(data_root=place[1]))
     assert checked.init
     assert checked.init.inferred_from["crop"] == "config.json"
