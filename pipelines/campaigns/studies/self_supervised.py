@@ -60,7 +60,7 @@ def study(
 
 
 def _cpu(seeds: int = 3) -> Study:
-    encoder = replace(CPU_MODEL, patch_size=4, num_classes=0, head="linear")
+    encoder = replace(CPU_MODEL, num_classes=0, head="linear")
     pretrain = replace(
         CPU,
         objective="mae",
