@@ -108,7 +108,7 @@ def export_hugging_face(
     names = list(class_names or (f"LABEL_{i}" for i in range(config.num_classes)))
     size = list(config.image_hw)
     described = {
-        "architectures": ["ViTForImageClassification"],
+        "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],
         "model_type": "vit",
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,

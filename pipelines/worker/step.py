@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 TRAINING, VALIDATION = -1, -2
+"""What patches are hidden for; no number of a step."""
 
 
 def train_step(

@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,3 +164,18 @@ def test_a_model_of_a_usual_size_has_timms_name_of_it(changes, name):
     kept = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
     ours = vit.build_model(replace(config, head="linear"), device="meta").state_dict()
     assert kept == {key: tensor.shape for key, tensor in ours.items()}
+
+
+def test_a_model_without_a_head_is_a_plain_one_for_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    config = vit.ViTConfig(
+        image_size=32, patch_size=8, width=32, depth=2, heads=2, mlp_dim=64, num_classes=0
+    )
+    model = vit.build_model(config, seed=1).eval()
+    vit.export_hugging_face(model.state_dict(), config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["ViTModel"]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = AutoModel.from_pretrained(tmp_path).eval()(images).last_hidden_state
+        torch.testing.assert_close(found, model.forward_features(images), atol=1e-5, rtol=1e-5)

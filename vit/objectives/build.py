@@ -57,4 +57,4 @@ def check_objective(kind: Kind, config: Config, masked: Masked) -> None:
             asked = " or ".join(str(each) for each in allowed)
             why = " (it has no classifier)" if name == "num_classes" else ""
             raise BadModel(f"objective {kind}{why}: wanted model.{name} {asked}, found {found}")
-    hidden_patches(config, masked.ratio or {"mae": 0.75}.get(kind, 0.5))
+    hidden_patches(kind, config, masked)

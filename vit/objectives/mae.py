@@ -20,11 +20,10 @@ from vit.init import init_tensor_
 from vit.layers import new_parameter, norm_layer
 from vit.model import ViT
 from vit.objectives.hiding import patch_order, take
-from vit.objectives.masked import Masked, hidden_patches
+from vit.objectives.masked import Masked, hidden_patches, patches_of
 from vit.objectives.objective import Asked
 from vit.objectives.patches import painted, patch_pixels
 
-RATIO = 0.75
 _EPSILON = 1e-6  # of a patch's variance, as in the authors' code
 
 
@@ -60,8 +59,8 @@ class Decoder(nn.Module):
         width = self.config.width
         self.embed = nn.Linear(config.width, width)
         self.mask_token = new_parameter(1, 1, width)
-        rows, columns = config.grid_size
-        self.register_buffer("pos_table", torch.empty(1, rows * columns, width), persistent=False)
+        places = torch.empty(1, patches_of(config), width)
+        self.register_buffer("pos_table", places, persistent=False)
         self.blocks = nn.ModuleList(
             Block(self.config, drop_path=0.0) for _ in range(self.config.depth)
         )
@@ -140,7 +139,7 @@ class Mae:
     @property
     def hidden(self) -> int:
         """Patches to predict of an image."""
-        return hidden_patches(self.config, self.masked.ratio or RATIO)
+        return hidden_patches("mae", self.config, self.masked)
 
     def network(self, *, seed: int = 0, device: Device = "cpu") -> MaskedAutoencoder:
         """A ViT with a decoder."""
@@ -169,8 +168,7 @@ class Mae:
     ) -> Asked:
         """Targets are the pixels of the hidden patches, float32 [m, n, p*p*C]."""
         assert keys is not None, "what is hidden of a sample follows from its key"
-        rows_, columns = self.config.grid_size
-        order = patch_order(keys, rows_ * columns)
+        order = patch_order(keys, patches_of(self.config))
         pixels = take(patch_pixels(images, self.config), order[:, : self.hidden])
         if self.masked.normalize:
             mean, deviation = _statistics(pixels)

@@ -1,10 +1,16 @@
 """Settings of the objectives that hide patches."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vit.config import ViTConfig
 from vit.errors import BadModel
 from vit.resnet_config import at_least
+
+Hiding = Literal["masked-patch", "mae"]
+"""The objectives that hide something."""
+RATIOS: dict[Hiding, float] = {"masked-patch": 0.5, "mae": 0.75}
+"""Share of the patches to predict, in their papers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +39,18 @@ class Masked:
             )
 
 
-def hidden_patches(config: ViTConfig, ratio: float) -> int:
-    """Number of patches that are hidden of an image, at least 1.
+def patches_of(config: ViTConfig) -> int:
+    """Number of patches of an image."""
+    rows, columns = config.grid_size
+    return rows * columns
+
+
+def hidden_patches(kind: Hiding, config: ViTConfig, masked: Masked) -> int:
+    """Number of patches that an objective hides of an image, at least 1.
 
     Raises BadModel if none would be left to see.
     """
-    rows, columns = config.grid_size
-    patches = rows * columns
+    patches, ratio = patches_of(config), masked.ratio or RATIOS[kind]
     hidden = max(1, patches - int(patches * (1 - ratio)))
     if hidden >= patches:
         raise BadModel(

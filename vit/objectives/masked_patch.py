@@ -20,11 +20,10 @@ from vit.init import lecun_normal_
 from vit.layers import new_parameter
 from vit.model import ViT
 from vit.objectives.hiding import patch_order, replacements, take
-from vit.objectives.masked import Masked, hidden_patches
+from vit.objectives.masked import Masked, hidden_patches, patches_of
 from vit.objectives.objective import Asked
 from vit.objectives.patches import painted, patch_pixels
 
-RATIO = 0.5
 LEVELS = 8  # 3 bits
 
 
@@ -96,7 +95,7 @@ class MaskedPatch:
     @property
     def hidden(self) -> int:
         """Patches to predict of an image."""
-        return hidden_patches(self.config, self.masked.ratio or RATIO)
+        return hidden_patches("masked-patch", self.config, self.masked)
 
     def network(self, *, seed: int = 0, device: Device = "cpu") -> MaskedPatchViT:
         """A ViT with a mask token and a layer for the colours."""
@@ -122,8 +121,7 @@ class MaskedPatch:
     ) -> Asked:
         """Targets are colours, int64 [m, n]."""
         assert keys is not None, "what is hidden of a sample follows from its key"
-        rows_, columns = self.config.grid_size
-        order = patch_order(keys, rows_ * columns)
+        order = patch_order(keys, patches_of(self.config))
         hidden = order[:, : self.hidden]
         colours = take(colour_classes(images, self.config)[:, :, None], hidden).squeeze(2)
         return Asked(images, colours, (replacements(keys, order, self.hidden), hidden))

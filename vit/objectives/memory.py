@@ -5,15 +5,13 @@ In closed form from the same terms as `vit.memory`; a test counts what autograd 
 
 from vit.config import ViTConfig
 from vit.memory import blocks_bytes, embedding_bytes, loss_bytes, norm_bytes
-from vit.objectives.mae import RATIO, decoder_config
-from vit.objectives.masked import Masked, hidden_patches
+from vit.objectives.mae import decoder_config
+from vit.objectives.masked import Hiding, Masked, hidden_patches
 from vit.objectives.masked_patch import LEVELS
-from vit.objectives.masked_patch import RATIO as CORRUPTED
-from vit.objectives.objective import Kind
 
 
 def pretext_bytes(
-    kind: Kind,
+    kind: Hiding,
     config: ViTConfig,
     masked: Masked,
     batch: int,
@@ -32,15 +30,13 @@ def pretext_bytes(
         checkpointing: the encoder's blocks keep only their input. The decoder's keep everything.
     """
     element, width, tokens = element_bytes, config.width, config.num_tokens
-    kept = embedding_bytes(config, element)
+    kept, hidden = embedding_bytes(config, element), hidden_patches(kind, config, masked)
     if kind == "masked-patch":
-        hidden = hidden_patches(config, masked.ratio or CORRUPTED)
         kept += blocks_bytes(config, tokens, tokens, element, checkpointing)
         kept += norm_bytes(config, tokens, element)
         kept += 4 * hidden * width  # the colours' layer computes in float32
         widest = tokens * (config.mlp_dim + 2 * width) * element
         return batch * (kept + widest) + loss_bytes(hidden * LEVELS**config.in_channels, batch)
-    hidden = hidden_patches(config, masked.ratio or RATIO)
     decoder, visible = decoder_config(config, masked), tokens - hidden
     kept += blocks_bytes(config, visible, visible, element, checkpointing)
     kept += norm_bytes(config, visible, element)
