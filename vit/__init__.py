@@ -23,6 +23,7 @@ from vit.export import export_hugging_face, export_onnx, export_program, export_
 from vit.importers import (
     BadCheckpoint,
     InferredConfig,
+    checkpoint_class_names,
     checkpoint_digest,
     import_checkpoint,
     infer_config,
@@ -57,6 +58,7 @@ __all__ = [
     "adapt_state_dict",
     "build_model",
     "build_optimizer",
+    "checkpoint_class_names",
     "checkpoint_digest",
     "config_from_dict",
     "drops",

@@ -26,7 +26,7 @@ from pipelines.lineage.source import Source, init_location, open_source
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Data, Recipe, Stage
 from storage.uri import join
-from vit import Config, adapt_state_dict, tensor_digest
+from vit import Config, adapt_state_dict, checkpoint_class_names, tensor_digest
 from vit.errors import BadModel
 
 Average = Literal["auto", "ema", "live"]
@@ -70,6 +70,8 @@ class Candidate:
     """Why the head is no trained one."""
     imported: Mapping[str, Tensor] | None = None
     """The tensors of a public checkpoint, which is read to be understood."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes, where a public checkpoint's files say them for this head."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -180,6 +182,8 @@ def _imported(
     )
     tensors, notes = source.start_weights(shape)
     resets = [note for note in notes if note.startswith("head ") and note.endswith(": reset")]
+    names = checkpoint_class_names(source.checkpoint) if source.checkpoint else None
+    named = names is not None and len(names) == config.num_classes and not resets
     return Candidate(
         source=Source(uri=source.uri),
         name=source.name,
@@ -191,6 +195,7 @@ def _imported(
         parent=None,
         head_reset=", ".join(resets) or None,
         imported=tensors,
+        class_names=names if named else None,
         notes=notes,
     )
 

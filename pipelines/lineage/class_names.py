@@ -1,4 +1,4 @@
-"""Names of the classes that weights tell apart: of the packed dataset, or of a text file."""
+"""Names of the classes that weights tell apart: of a text file, a checkpoint, or a dataset."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ class ClassNames:
 
 
 def class_names_of(candidate: Candidate, place: Place, *, file: Path | None) -> ClassNames:
-    """Class names of weights: of a text file, else of the packed dataset they were trained on.
+    """Class names of weights: of a text file, else what a public checkpoint's files say, else of
+    the packed dataset they were trained on.
 
     Args:
         candidate: the weights.
@@ -40,6 +41,8 @@ def class_names_of(candidate: Candidate, place: Place, *, file: Path | None) -> 
     classes = candidate.config.num_classes
     if file is not None:
         return _of_file(file, classes=classes)
+    if candidate.class_names is not None:
+        return ClassNames(candidate.class_names)
     return _of_dataset(candidate.data, candidate.source.manifest, place, classes=classes)
 
 

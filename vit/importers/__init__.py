@@ -3,7 +3,7 @@
 files pickled damage   read tensors from disk without unpickling; explain a broken file
 wrappings              take the state dict out of what training scripts wrap around it
 settings timm_names    read config.json, and what the model names in it stand for
-crops                  what these files say of how an image is cut
+crops class_names      what these files say of how an image is cut, and of the classes
 rules                  translate names and shapes
 flax bit timm_layout hugging_face towers mmpretrain torchvision    the names of each layout
 layouts                the table by which a layout is recognised
@@ -17,6 +17,7 @@ infer                  `infer_config`: the checkpoint's own config
 """
 
 from vit.importers.checkpoint import import_checkpoint
+from vit.importers.class_names import checkpoint_class_names
 from vit.importers.content import checkpoint_digest, tensor_digest
 from vit.importers.errors import BadCheckpoint
 from vit.importers.infer import InferredConfig, infer_config
@@ -24,6 +25,7 @@ from vit.importers.infer import InferredConfig, infer_config
 __all__ = [
     "BadCheckpoint",
     "InferredConfig",
+    "checkpoint_class_names",
     "checkpoint_digest",
     "import_checkpoint",
     "infer_config",

@@ -69,14 +69,14 @@ def read_settings(folder: Path) -> Settings | None:
 
     Raises BadCheckpoint for invalid JSON, and for an activation or pooling that is not supported.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         return None
     try:
         if "architecture" in config:
             return _timm(config)
         if "model_type" in config or "hidden_size" in config:
-            return _hugging_face(config, _read_json(folder / "preprocessor_config.json") or {})
+            return _hugging_face(config, read_json(folder / "preprocessor_config.json") or {})
     except BadCheckpoint as error:
         raise BadCheckpoint(f"{folder / 'config.json'}: {error}") from None
     except (TypeError, ValueError, AttributeError, IndexError) as error:
@@ -84,7 +84,8 @@ def read_settings(folder: Path) -> Settings | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if there is no such file. Raises BadCheckpoint."""
     if not path.is_file():
         return None
     try:

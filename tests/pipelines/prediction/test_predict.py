@@ -206,6 +206,15 @@ def test_a_public_checkpoint_that_fits_no_stage_comes_in_its_own_model(
     assert "crop center 0.7111 (config.json)" in said.err
     assert "--class-names" in said.err
 
+    names = ("ant", "bee", "cat", "dog", "eel")  # which its files may say
+    vit.export_timm(
+        model.state_dict(), config, tmp_path / "named", preprocessing=crop, class_names=names
+    )
+    said = predict(str(folder / "a.jpg"), "--weights", str(tmp_path / "named"))
+    (row,) = csv.DictReader(io.StringIO(said.out))
+    assert row["class"] == names[int(wanted.argmax())]
+    assert "--class-names" not in said.err
+
 
 def test_a_terminal_gets_a_table_and_brackets_are_text() -> None:
     columns: dict[str, list[Any]] = {
