@@ -7,6 +7,7 @@ to be used, and the paper's headline numbers are of averages. In a stage's own m
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -127,15 +128,17 @@ def find_candidate(
         if source.manifest is not None:
             attempt = Attempt(source.name, source.uri, source.manifest)
             return _committed(attempt, own.average, image_size)
-        try:
-            candidate = _imported(source, stage, own, image_size)
-            if not (needs_head and candidate.head_reset):
-                return candidate
-        except BadModel:
-            pass  # it is another model's, or cannot be read, which is said below
+        fitted: Candidate | None = None
+        with suppress(BadModel):  # it is another model's, or cannot be read: said below
+            fitted = _imported(source, stage, own, image_size)
+        if fitted is not None and not (needs_head and fitted.head_reset):
+            return fitted
         try:
             return _with_own_model(source, stage, own, image_size)
-        except BadModel as error:  # in the words of a script of several stages
+        except BadModel as error:
+            if fitted is not None:  # its head alone is another's, of which the caller tells
+                return fitted
+            # in the words of a script of several stages
             raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
 
 

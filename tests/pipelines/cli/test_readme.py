@@ -53,6 +53,7 @@ RULES: list[tuple[str, Run | Needs]] = [
     ("source .venv/bin/activate", Needs("the installation; it is on the path of the walk")),
     (r"ray (start|job submit)", Needs("tests/pipelines/cli/test_readme_cluster.py walks them")),
     (".*(--weights vit-|--size paper|vit-s16-baseline|vit-b16-imagenet1k )", Needs("GPUs, data")),
+    (".*--recipe mae-b16", Needs("GPUs, days")),
     (r"pipelines/study.py \S+$", Needs("Fashion-MNIST and many minutes")),
     (r"pipelines/suite.py ", Needs("the demo's weights at full size, many minutes")),
     (r"pipelines/pack.py folder ", Run()),
