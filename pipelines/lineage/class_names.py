@@ -27,7 +27,7 @@ class ClassNames:
 
 
 def class_names_of(candidate: Candidate, place: Place, *, file: Path | None) -> ClassNames:
-    """Class names of weights: of a text file, else what a public checkpoint's files say, else of
+    """Class names of weights, none where they have no head: of a text file, else what a public checkpoint's files say, else of
     the packed dataset they were trained on.
 
     Args:
@@ -39,6 +39,8 @@ def class_names_of(candidate: Candidate, place: Place, *, file: Path | None) -> 
         Mistake: the file cannot be read, or has another number of names.
     """
     classes = candidate.config.num_classes
+    if not classes:
+        return ClassNames(None)
     if file is not None:
         return _of_file(file, classes=classes)
     if candidate.class_names is not None:

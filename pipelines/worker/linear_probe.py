@@ -17,13 +17,15 @@ _EPSILON = 1e-5  # added to the standard deviation
 def probe_accuracy(features: Tensor, labels: Tensor, positions: Tensor) -> float | None:
     """Accuracy in [0, 1] over all ranks' samples; None where there are fewer than two classes.
 
-    Collective, in float64. Ranks bring any number of samples.
+    Collective, in float64. Ranks bring any number of samples. It waits for the device.
 
     Args:
         features: [n, D] of this rank.
-        labels: int64 [n] on the same device, at least 0.
+        labels: int64 [n] on the same device; -1 is padding.
         positions: int64 [n] of the samples in the split, on the same device.
     """
+    usable = labels >= 0
+    features, labels, positions = features[usable], labels[usable], positions[usable]
     classes = torch.tensor(int(labels.max()) + 1 if len(labels) else 0, device=labels.device)
     dist.all_reduce(classes, dist.ReduceOp.MAX)
     if classes < 2:

@@ -129,8 +129,7 @@ def measure(
                     show(rows_of_images)
                 show = None
             if objective.hides:
-                found = network(images).float()  # [m, D]
-                features.append((found[counts], labels[rows][counts], positions[rows][counts]))
+                features.append((network(images).float(), labels[rows], positions[rows]))  # [m, D]
     dist.all_reduce(totals)
     *sums, samples = totals.tolist()
     yield from zip(objective.measures, (each / samples for each in sums), strict=True)
