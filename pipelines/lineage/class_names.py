@@ -27,8 +27,10 @@ class ClassNames:
 
 
 def class_names_of(candidate: Candidate, place: Place, *, file: Path | None) -> ClassNames:
-    """Class names of weights, none where they have no head: of a text file, else what a public checkpoint's files say, else of
-    the packed dataset they were trained on.
+    """Class names of weights; none where they have no head.
+
+    They are those of a text file, else what a public checkpoint's files say, else those of the
+    packed dataset that the weights were trained on.
 
     Args:
         candidate: the weights.
