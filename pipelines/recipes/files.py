@@ -22,6 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage
 
+_TYPES = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "bool_": "true or false",
+    "string_": "a text",
+    "tuple_type": "a list",
+    "missing": "a value here",
+}
+"""What a field holds, by the beginning of pydantic's kind of error."""
 _KEYS = ("base", "recipe", "name", "stages", "run", "place")
 
 
@@ -123,9 +132,20 @@ def _changed(file: Path, stage: Stage, changes: Mapping[str, Any]) -> Stage:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).endswith("Config"))
-        text = first["msg"].removeprefix("Value error, ")
+        text = _wanted(first["type"], first.get("ctx", {}), first["msg"])
         found = "" if first["type"] == "value_error" else f", found {first['input']!r:.60}"
         raise Mistake(f"{file}: {(where + key).rstrip('.')}: {text}{found}") from None
+
+
+def _wanted(kind: str, context: Mapping[str, Any], message: str) -> str:
+    """What is wrong with a value, by pydantic's kind of error."""
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"wanted {context['expected']}"
+    return next(
+        (f"wanted {text}" for start, text in _TYPES.items() if kind.startswith(start)), message
+    )
 
 
 def _merged(
@@ -140,6 +160,8 @@ def _merged(
         inner = values[key]
         if isinstance(inner, dict):
             value = _merged(file, f"{where}{key}.", inner, _mapping(file, where + key, value))
+        if isinstance(value, bool) and type(inner) in (int, float):  # Python takes it for one
+            raise Mistake(f"{file}: {where}{key}: wanted a number, found {value}")
         merged[key] = value
     return merged
 

@@ -95,7 +95,23 @@ def test_what_print_config_prints_is_the_same_stage(tmp_path: Path, name: str) -
         ),
         (
             {"base": "digits", "stages": {"pretrain": {"steps": "many"}}},
-            r"stages\.pretrain\.steps: .*found 'many'",
+            r"stages\.pretrain\.steps: wanted a whole number, found 'many'",
+        ),
+        (
+            {"base": "digits", "stages": {"pretrain": {"model": {"depth": True}}}},
+            r"pretrain\.model\.depth: wanted a number, found True",
+        ),
+        (
+            {"base": "digits", "stages": {"pretrain": {"optim": {"peak_lr": "fast"}}}},
+            r"optim\.peak_lr: wanted a number, found 'fast'",
+        ),
+        (
+            {"base": "digits", "stages": {"pretrain": {"loss": "hinge"}}},
+            r"loss: wanted 'softmax' or 'sigmoid', found 'hinge'",
+        ),
+        (
+            {"base": "digits", "stages": {"pretrain": {"data": {"area": [1]}}}},
+            r"data\.area\.1: wanted a value here",
         ),
         ({"base": "digits", "stages": {"pretrain": {"steps": -1}}}, "steps: wanted at least 0"),
         ({"base": "digits", "stages": {"pretrain": {"name": "b"}}}, "name cannot be changed"),
@@ -122,3 +138,9 @@ def test_a_file_that_is_not_there_is_named() -> None:
         find_recipe("none.yaml")
     with pytest.raises(Mistake, match=r"no such file .*none\.py"):
         find_recipe("none.py:A")
+
+
+def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None:
+    content = "base: digits\nstages: {pretrain: {optim: {peak_lr: 1e-3}}}"  # no dot: a text
+    (tmp_path / "mine.yaml").write_text(content)
+    assert find_recipe(str(tmp_path / "mine.yaml")).stages[0].optim.peak_lr == 1e-3
