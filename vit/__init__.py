@@ -13,6 +13,8 @@ losses    softmax and sigmoid cross-entropy, targets
 optim     parameter groups, learning-rate schedules, weight averaging
 attention where a model looks: maps, mean distance, rollout
 learned   what weights show: filters, similarity of positions
+trained   which part of a model is trained; lora adds adapters to it
+objectives what is learned of an image: its label, or what is hidden of it
 """
 
 from vit.augment import mix_pairs, normalize

@@ -177,8 +177,17 @@ def _of_checkpoint(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tup
 
 
 def _by_source(found: InferredConfig) -> Sequence[str]:
-    """A line for each place that fields are known from."""
-    values = {name: getattr(found.config, name, None) for name in _SHOWN}
+    """A line for each place that fields are known from.
+
+    The usual fields are always there, others where they are not at their default.
+    """
+    special = [
+        each.name
+        for each in fields(found.config)
+        if each.name not in (*_SHOWN, "num_classes")
+        and getattr(found.config, each.name) != each.default
+    ]
+    values = {name: getattr(found.config, name, None) for name in (*_SHOWN, *special)}
     values |= {"mean": found.mean, "std": found.std, "crop": found.crop and str(found.crop)}
     by: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in values.items():

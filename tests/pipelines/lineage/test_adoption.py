@@ -56,6 +56,21 @@ def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
     assert "crop center 0.8889 (config.json)" in said
 
 
+def test_what_is_unusual_of_a_model_is_printed(
+    local_data: str, folder: str, tmp_path: Path
+) -> None:
+    config = replace(CHECKPOINT, layer_scale=True, mlp="swiglu", registers=4)
+    export_timm(build_model(config, seed=1).state_dict(), config, tmp_path / "later")
+    said = {
+        init: "\n".join(finetune(local_data, "--init", init, "--data", "digits").notes)
+        for init in (folder, str(tmp_path / "later"))
+    }
+    for line in ("mlp swiglu", "layer_scale True", "registers 4"):
+        assert line in said[str(tmp_path / "later")]
+    assert "mlp swiglu" not in said[folder]
+    assert "layer_scale" not in said[folder]
+
+
 def test_evaluation_cuts_as_the_checkpoint_says_unless_the_stage_says_otherwise(
     local_data: str, folder: str, tmp_path: Path
 ) -> None:
