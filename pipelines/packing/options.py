@@ -7,13 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.packing.progress import PackingProgress, verified
-from pipelines.packing.ray_tasks import on_ray
-from pipelines.packing.resizing import Resizing, require_shard_size
+from pipelines.packing.progress import verified
+from pipelines.packing.resizing import Resizing
+from pipelines.packing.shards import require_shard_size, write_shards
 from pipelines.packing.tars import IndexTars, Verify
 from storage.dataset import Dataset
 from storage.decode import MAX_PIXELS
-from storage.pack import pack
 from storage.pack.cifar import Cifar
 from storage.pack.digits import Digits
 from storage.pack.folder import Folder
@@ -45,16 +44,9 @@ class _Target(ABC):
 
     def run(self) -> Dataset:
         """Write shards, index and manifest; return the dataset."""
-        source = self.source()
-        with PackingProgress("pack") as progress:
-            dataset = pack(
-                source,
-                self.out,
-                shard_bytes=self.shard_mebibytes << 20,
-                force=self.force,
-                run=on_ray,
-                progress=progress,
-            )
+        dataset = write_shards(
+            self.source(), self.out, mebibytes=self.shard_mebibytes, force=self.force
+        )
         return verified(dataset) if self.verify else dataset
 
 

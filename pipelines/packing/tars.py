@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pipelines.packing.progress import PackingProgress, verified
 from pipelines.packing.ray_tasks import on_ray
-from pipelines.packing.resizing import Resizing, require_shard_size
+from pipelines.packing.resizing import Resizing
+from pipelines.packing.shards import require_shard_size, write_shards
 from pipelines.recipes.errors import Mistake
 from storage.dataset import Dataset, load_dataset
 from storage.decode import MAX_PIXELS
-from storage.pack import pack
 from storage.pack.execute import in_threads
 from storage.pack.labels import read_classes
 from storage.pack.packed import Packed
@@ -79,15 +79,12 @@ class IndexTars(Resizing):
                 progress=progress,
             )
         if self.resized_to is not None:
-            with PackingProgress("pack") as progress:
-                dataset = pack(
-                    Packed(dataset, rule=rule),
-                    self.resized_to,
-                    shard_bytes=self.shard_mebibytes << 20,
-                    force=self.force,
-                    run=on_ray,
-                    progress=progress,
-                )
+            dataset = write_shards(
+                Packed(dataset, rule=rule),
+                self.resized_to,
+                mebibytes=self.shard_mebibytes,
+                force=self.force,
+            )
         return verified(dataset) if self.verify else dataset
 
 
