@@ -19,7 +19,7 @@ from vit.errors import BadModel
 from vit.layers import new_parameter
 
 TARGETS = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-"""Layers of a block that can have an adapter."""
+"""Names by which an option asks for an adapter, and the layers of a block they stand for."""
 _SPELLING = re.compile(r"lora (\d+)(?: ([a-z0-9,]+))?", re.ASCII)
 
 

@@ -114,7 +114,7 @@ class ViT(TokenEmbed):
         return self.norm_pre(self.pos_drop(self.add_tokens(patches), draws, 0))
 
     def draws(self, images: Tensor, keys: Tensor | None) -> Draws | None:
-        """The random numbers of a forward pass, for every layer that drops something now."""
+        """Random numbers for dropout and stochastic depth; None if this pass drops nothing."""
         if not (self.training and drops(self.config)):
             return None
         if keys is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 TRAINING, VALIDATION = -1, -2
-"""What patches are hidden for; no number of a step."""
+"""Stand in the place of the step in the keys that hide patches. Real steps count from 0."""
 
 
 def train_step(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import newest_state
 from storage.commits import read_manifest as manifest_of
 from tests.faults.support.injury import Stage, kill_trainer
@@ -37,13 +36,6 @@ def saved_best(stage: Stage) -> dict[str, int]:
     return manifest["best"] if manifest else {"step": 0, "since_best": 0}
 
 
-def ended(stage: Stage) -> Manifest:
-    assert stage.ended == 0, stage.log.read_text()[-3000:]
-    manifest = read_manifest(str(stage.folder))
-    assert manifest is not None
-    return manifest
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_best_weights_survive_kills_and_another_number_of_workers(
@@ -67,7 +59,7 @@ def test_the_best_weights_survive_kills_and_another_number_of_workers(
     unbroken = stage_of("unbroken", place, ray_session, tmp_path)
     unbroken.start()
     unbroken.finish()
-    expected, found = ended(unbroken), ended(broken)
+    expected, found = unbroken.committed(), broken.committed()
     assert found.files == expected.files  # sizes and sha256
     assert found.step == expected.step < 240
     assert found.best == expected.best

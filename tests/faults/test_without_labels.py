@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lineage.manifest import Manifest, read_manifest
-from pipelines.lineage.resume_states import newest_state
 from tests.faults.support.injury import Stage, kill_trainer
 
 SCIENCE = [
@@ -17,21 +15,6 @@ PLACE = [
     *("--place.save-every-steps", "10", "--place.log-every-steps", "10"),
     *("--place.max-failures", "-1", "--place.zero.level", "3"),
 ]
-
-
-def saved_step(stage: Stage) -> int:
-    try:
-        newest = newest_state(str(stage.folder))
-    except (ValueError, FileNotFoundError):  # no folder yet
-        return 0
-    return newest.step if newest else 0
-
-
-def ended(stage: Stage) -> Manifest:
-    assert stage.ended == 0, stage.log.read_text()[-3000:]
-    manifest = read_manifest(str(stage.folder))
-    assert manifest is not None
-    return manifest
 
 
 @pytest.mark.slow
@@ -48,10 +31,10 @@ def test_it_ends_with_the_weights_of_the_unbroken_run(
     options = [*place, *PLACE, *SCIENCE, "--recipe", f"digits-{objective}"]
     broken = Stage.pretraining("broken", options, ray_session, tmp_path)
     broken.start()
-    broken.wait("a state", lambda: saved_step(broken))
+    broken.wait("a state", broken.saved)
     assert kill_trainer(broken, random.Random(0))
-    before = saved_step(broken)
-    broken.wait("a newer state", lambda: saved_step(broken) > before)
+    before = broken.saved()
+    broken.wait("a newer state", lambda: broken.saved() > before)
     assert broken.ended is None
     assert broken.job is not None
     broken.job.kill()
@@ -65,7 +48,7 @@ def test_it_ends_with_the_weights_of_the_unbroken_run(
     unbroken = Stage.pretraining("unbroken", options, ray_session, tmp_path)
     unbroken.start()
     unbroken.finish()
-    expected, found = ended(unbroken), ended(broken)
+    expected, found = unbroken.committed(), broken.committed()
     if workers_after == 2:
         assert found.files == expected.files  # sizes and sha256
     assert found.metrics["val/loss"] == pytest.approx(expected.metrics["val/loss"], rel=1e-6)

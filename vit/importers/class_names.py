@@ -19,7 +19,7 @@ def checkpoint_class_names(path: Path) -> tuple[str, ...] | None:
         path: a checkpoint's file or folder.
 
     Returns:
-        The names, or None where they are not said for every class.
+        The names. None if the file has none, or has no name for some class.
 
     Raises:
         BadCheckpoint: config.json is no JSON object.

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import ray
 
+from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import newest_state
 
 TRAINER, DECODER = "RayTrainWorker", "ReadRange"
@@ -91,6 +92,13 @@ class Stage:
             state = newest_state(str(self.folder))
             return state.step if state else 0
         return 0
+
+    def committed(self) -> Manifest:
+        """What it committed, once it ended well."""
+        assert self.ended == 0, self.log.read_text()[-3000:]
+        manifest = read_manifest(str(self.folder))
+        assert manifest is not None
+        return manifest
 
     def wait(
         self, what: str, until: Callable[[], object], *, seconds: float = PATIENCE_SECONDS
