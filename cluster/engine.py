@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from cluster.async_step import let_host_run_ahead
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
 from cluster.resume_state import prime_optimizer
@@ -116,6 +117,7 @@ def build_engine(
     import deepspeed
     import deepspeed.ops
     from deepspeed.runtime import bf16_optimizer
+    from deepspeed.runtime.zero import stage_1_and_2
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # gloo alone: the shared-memory collectives are compiled on first use (a laptop may have no
@@ -137,6 +139,9 @@ def build_engine(
         # it looks at the norm only, as here.
         sharded: Any = engine.optimizer
         sharded.check_overflow = _unchecked
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        if fused and isinstance(sharded, stage_1_and_2.DeepSpeedZeroOptimizer):
+            let_host_run_ahead(sharded)
     keep_frozen(engine, frozen)
     prime_optimizer(engine, average=average)
     return engine

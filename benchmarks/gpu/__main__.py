@@ -4,9 +4,9 @@
     python -m benchmarks.gpu mfu save --sizes b h   the speed of ViT-B/16 and H/14
     python -m benchmarks.gpu --tiny --device cpu    the kit itself, on a machine without a GPU
 
-Parts: env parity start curves resume host mfu save memory stage fed stream. Lines are `ok`, `FAIL`
-(what must hold does not) and `fig` (a measurement); --json FILE keeps them. docs/gpu.md says what
-each means and holds the results by card.
+Parts: env parity start curves resume host mfu save memory stage killed modes fed crowded stream.
+Lines are `ok`, `FAIL` (what must hold does not) and `fig` (a measurement); --json FILE keeps them.
+docs/gpu.md says what each means and holds the results by card.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from benchmarks.gpu.report import Report
 from benchmarks.model import SIZES
 
 ALONE = ("env", "parity", "start", "curves", "resume", "host", "mfu", "save", "memory")
-PARTS = (*ALONE, "stage", "fed", "stream")
+PARTS = (*ALONE, "stage", "killed", "modes", "fed", "crowded", "stream")
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ SHORT = (
 
 
 def stage(bench: Bench) -> None:
-    """Train on the CPU beside a GPU, on the GPU in both precisions, evaluate; kill and go on."""
+    """Train on the CPU beside a GPU, on the GPU in both precisions, evaluate."""
     packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
     bench.report.check("stage data", packed == 0, f"pack.py digits exits {packed}")
     cases = [("cpu", ("--place.workers.gpus", "0"))]
@@ -35,12 +35,29 @@ def stage(bench: Bench) -> None:
         bench.report.check(f"stage {name}", code == 0, f"pretrain.py exits {code}")
     code = run_script(bench, "evaluate.py", "--run", "cpu", "--only", "pretrain", *_place(bench))
     bench.report.check("stage evaluate", code == 0, f"evaluate.py exits {code}")
-    _killed(bench)
 
 
-def _killed(bench: Bench) -> None:
+def modes(bench: Bench) -> None:
+    """Pre-train without labels, then fine-tune low-rank adapters from what that committed."""
+    packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
+    bench.report.check("modes data", packed == 0, f"pack.py digits exits {packed}")
+    place = (*_place(bench), *ONE, "--place.workers.gpus", str(int(bench.gpu)))
+    code = run_script(
+        bench, "pretrain.py", "--recipe", "digits-mae", "--run", "modes", *place, *SHORT
+    )
+    bench.report.check("modes mae", code == 0, f"pretrain.py exits {code}")
+    code = run_script(
+        *(bench, "finetune.py", "--recipe", "digits-mae", "--run", "modes", *place, *SHORT),
+        *("--stage.train", "lora 4"),
+    )
+    bench.report.check("modes lora", code == 0, f"finetune.py exits {code}")
+
+
+def killed(bench: Bench) -> None:
     """SIGKILL of the worker in the middle; the same command goes on from its last save."""
     device = ("--place.workers.gpus", str(int(bench.gpu)))
+    packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
+    bench.report.check("killed data", packed == 0, f"pack.py digits exits {packed}")
     arguments = ("pretrain.py", "--run", "killed", *_place(bench), *ONE, *device)
     arguments += ("--stage.steps", "200" if bench.tiny else "4000")
     arguments += ("--place.save-every-steps", "20")
@@ -58,7 +75,7 @@ def _killed(bench: Bench) -> None:
     if not saved or job.poll() is not None:
         job.kill()
         said, _ = job.communicate()
-        bench.report.check("stage killed", False, f"no resume state: {said[-200:]}")
+        bench.report.check("killed", False, f"no resume state: {said[-200:]}")
         return
     worker = next(
         (p for p in psutil.Process(job.pid).children(recursive=True) if "TrainWorker" in p.name()),
@@ -69,7 +86,7 @@ def _killed(bench: Bench) -> None:
     said, _ = job.communicate(timeout=600)
     resumed = [line for line in said.splitlines() if "resumed after step" in line]
     bench.report.check(
-        "stage killed",
+        "killed",
         worker is not None and job.returncode == 0 and bool(resumed),
         resumed[-1] if resumed else f"exits {job.returncode}, no resume: {said[-200:]}",
     )

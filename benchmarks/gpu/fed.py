@@ -1,13 +1,17 @@
-"""pretrain.py itself on photographs: what of a card's speed is left when the stream feeds it."""
+"""pretrain.py itself on photographs: fed by the stream, and on a card that others use as well."""
 
+import json
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from mlflow.tracking import MlflowClient
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.commands import run_script
+from benchmarks.memory import predicted
 from benchmarks.photographs import write_shards
 from storage.dataset import load_dataset
 from storage.pack.tars import index_tars
@@ -18,35 +22,66 @@ METRICS = {
     "train/mfu": "MFU {:.1%}",
     "train/data_wait_fraction": "waiting for data {:.2%}",
 }
+GIB = 2**30
 WARM = 2
 """Reports that are not counted: beside them the decoders start and kernels are chosen."""
 
 
 def fed(bench: Bench) -> None:
     """Train S, B and L as their recipes do, eager and compiled; print what MLflow has of it."""
-    dataset = bench.photographs or _photographs(bench.folder / "photographs")
-    classes = str(len(load_dataset(str(dataset)).classes))
     for size in ("s",) if bench.tiny else [each for each in bench.sizes if each in RECIPES]:
         for compiled in (False, True):
             name = f"fed {size}{' compiled' if compiled else ''}"
-            database = bench.folder / f"{name.replace(' ', '-')}.db"
-            code = run_script(
-                bench,
-                *("pretrain.py", "--recipe", RECIPES[size], "--run", name.replace(" ", "-")),
-                *("--place.data-root", str(dataset.parent), "--stage.data.dataset", dataset.name),
-                *("--stage.data.tail", "carry", "--stage.model.num-classes", classes),
-                *("--stage.global-batch", "8" if bench.tiny else "1024"),
-                *("--stage.steps", "4" if bench.tiny else "60", "--stage.eval-every-steps", "0"),
-                *("--stage.optim.warmup-steps", "0", "--place.storage-root", str(bench.folder)),
-                *("--place.log-every-steps", "1", "--place.mlflow-uri", f"sqlite:///{database}"),
-                *("--place.workers.gpus", str(int(bench.gpu)), "--place.workers.min", "1"),
-                *("--place.workers.max", "1", *(("--place.compile",) if compiled else ())),
-            )
-            said = ", ".join(_told(database)) if code == 0 else f"pretrain.py exits {code}"
-            bench.report.check(name, code == 0, said)
+            words = ("--stage.steps", "4" if bench.tiny else "60")
+            batch = 8 if bench.tiny else 1024
+            code = _pretrain(bench, name, size, batch, *words, *(["--place.compile"] * compiled))
+            said = ", ".join(_told(_database(bench, name)))
+            bench.report.check(name, code == 0, said if code == 0 else f"pretrain.py exits {code}")
+
+
+def crowded(bench: Bench) -> None:
+    """B/16 where another process holds memory that the plan counts on: halved, and trained."""
+    if not bench.gpu:
+        bench.report.figure("crowded", "not run: a CPU has no micro-batch of the plan's")
+        return
+    needs = [predicted("b", 1, batch, workers=1, element_bytes=2, gpu=True) for batch in (256, 512)]
+    free, total = torch.cuda.mem_get_info(bench.device)
+    most = 256 + 256 * (0.8 * total - needs[0]) / (needs[1] - needs[0])
+    batch = 2 ** int(math.log2(most))
+    needed = needs[0] + (batch / 256 - 1) * (needs[1] - needs[0])
+    held = torch.empty(int(free - 0.7 * needed), dtype=torch.uint8, device=bench.device)
+    code = _pretrain(bench, "crowded", "b", batch, "--stage.steps", "3")
+    found = [json.loads(f.read_text()) for f in bench.folder.glob("crowded/**/micro_batch.json")]
+    halved = bool(found) and bool(found[0]["too_large"])
+    text = f"{held.nbytes / GIB:.1f} of {total / GIB:.1f} GiB held, batch {batch}: {found}"
+    bench.report.check("crowded", code == 0 and halved, f"pretrain.py exits {code}; {text}")
+
+
+def _pretrain(bench: Bench, name: str, size: str, batch: int, *words: str) -> int:
+    """Run a size's recipe on photographs, on one worker; return the exit status."""
+    dataset = bench.photographs or _photographs(bench.folder / "photographs")
+    classes = str(len(load_dataset(str(dataset)).classes))
+    return run_script(
+        bench,
+        *("pretrain.py", "--recipe", RECIPES[size], "--run", name.replace(" ", "-")),
+        *("--place.data-root", str(dataset.parent), "--stage.data.dataset", dataset.name),
+        *("--stage.data.tail", "carry", "--stage.model.num-classes", classes),
+        *("--stage.global-batch", str(batch), "--stage.eval-every-steps", "0"),
+        *("--stage.optim.warmup-steps", "0", "--place.storage-root", str(bench.folder)),
+        *("--place.log-every-steps", "1"),
+        *("--place.mlflow-uri", f"sqlite:///{_database(bench, name)}"),
+        *("--place.workers.gpus", str(int(bench.gpu)), "--place.workers.min", "1"),
+        *("--place.workers.max", "1", *words),
+    )
+
+
+def _database(bench: Bench, name: str) -> Path:
+    return bench.folder / f"{name.replace(' ', '-')}.db"
 
 
 def _photographs(folder: Path) -> Path:
+    if folder.exists():
+        return folder
     folder.mkdir()
     write_shards(folder, images=512)
     (folder / "train-000003.tar").rename(folder / "val-000000.tar")

@@ -1,4 +1,4 @@
-"""Sums of gradients in float32, gradients that are NaN, exact resumes of the fused AdamW."""
+"""Sums of gradients in float32, gradients that are NaN, and the fused optimizers of a GPU."""
 
 import json
 from pathlib import Path
@@ -25,15 +25,35 @@ def test_bfloat16_gradients_of_64_micro_batches_are_summed_in_float32(
     assert report["errors"][f"{level}{offload}"] < 1e-5  # in bfloat16: 1e-2
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
-def test_a_resume_under_fused_adamw_is_exact(report: Any, level: int) -> None:
-    assert report["differing"][str(level)] == []
+def test_a_resume_under_fused_optimizers_is_exact(report: Any, level: int, name: str) -> None:
+    assert report["differing"][f"{level}-{name}"] == []
 
 
-@pytest.mark.parametrize("offload", ["", "-offload"])
+@pytest.mark.parametrize("how", ["", "offload", "fused"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_step_whose_gradient_is_nan_changes_nothing(
-    report: Any, level: int, precision: str, offload: str
+    report: Any, level: int, precision: str, how: str
 ) -> None:
-    assert report["changed"][f"{level}{offload}-{precision}"] == []
+    assert report["changed"][f"{level}-{how}-{precision}"] == []
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_step_of_fused_sgd_whose_gradient_is_nan_changes_nothing(report: Any, level: int) -> None:
+    assert report["changed"][f"{level}-fused-sgd"] == []
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_fused_optimizers_clip_and_step_as_the_others_do(
+    report: Any, level: int, precision: str, name: str
+) -> None:
+    assert report["distances"][f"{level}-{precision}-{name}"] < 1e-6
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_host_asks_a_gpu_nothing_in_a_step(report: Any, level: int) -> None:
+    assert report["asked"][f"{level}-bfloat16"] == 0

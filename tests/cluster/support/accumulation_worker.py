@@ -1,15 +1,18 @@
-"""DeepSpeed: sums of 64 micro-batches in bfloat16, NaN gradients, resumes of the fused AdamW.
+"""DeepSpeed: sums of 64 micro-batches in bfloat16, NaN gradients, the fused optimizers.
 
 Run as `python -m tests.cluster.support.accumulation_worker RANK WORLD PORT FOLDER`, alone.
 """
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.precision import Precision, element_type
 from cluster.settings import Zero, ZeroLevel
@@ -66,58 +69,128 @@ def summed(level: ZeroLevel, *, offload: bool) -> float:
     return float((found - exact()).norm() / exact().norm())
 
 
-def fused(level: ZeroLevel, *, broken: bool) -> dict[str, Tensor]:
-    """The state after all steps of the fused AdamW, in one go or by way of a saved state."""
+def fused(level: ZeroLevel, name: str, *, broken: bool) -> dict[str, Tensor]:
+    """The state after all steps of a fused optimizer, in one go or by way of a saved state."""
     from cluster import resume_state
-    from cluster.batching import BatchPlan
-    from cluster.engine import build_engine
-    from cluster.zero import zero_config
 
-    plan = BatchPlan(micro=4, workers=1, accumulation=1)
-    config = zero_config(Zero(level=level), plan, precision="float32", clip_norm=1.0)
     saved: dict[str, Tensor] = {}
     for first, last in ((0, BREAK), (BREAK, STEPS)) if broken else ((0, STEPS),):
         model = build()
         if saved:
             model.load_state_dict(resume_state.module_weights(saved))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, fused=True)
-        engine = build_engine(model, optimizer, config, average=True)
+        engine = started(model, level, name=name, fused=True)
         if saved:
             resume_state.restore(engine, Whole(saved), step=first)
         for step in range(first, last):
-            ((x, y),) = micro_batches(step, parts=1)
-            engine.backward(nn.functional.cross_entropy(engine(x.float()), y))
-            engine.step()
+            train(engine, step)
             resume_state.update_average(engine, 0.9)
-        saved = {
-            piece.name: piece.values.clone().view(piece.shape)
-            for piece in resume_state.own_pieces(engine)
-        }
+        saved = state_of(engine)
         engine.destroy()
     return saved
 
 
-def changed_by_nan(level: ZeroLevel, precision: Precision, *, offload: bool) -> list[str]:
-    """Weights that a step changes whose loss is finite and whose gradient is NaN."""
-    from cluster import resume_state
+def started(
+    model: nn.Module,
+    level: ZeroLevel,
+    *,
+    name: str = "adamw",
+    fused: bool = False,
+    precision: Precision = "float32",
+    offload: bool = False,
+) -> Any:
+    """An engine that clips gradients at 0.1 and keeps an average."""
     from cluster.batching import BatchPlan
     from cluster.engine import build_engine
     from cluster.zero import zero_config
 
+    optimizer: torch.optim.Optimizer
+    if name == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, fused=fused)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, fused=fused)
     plan = BatchPlan(micro=4, workers=1, accumulation=1)
     zero = Zero(level=level, offload_optimizer=offload)
-    config = zero_config(zero, plan, precision=precision, clip_norm=1.0)
-    model = build()
-    engine = build_engine(model, torch.optim.AdamW(model.parameters(), lr=1e-2), config)
-    before = resume_state.gather_weights(engine)
-    ((x, y),) = micro_batches(parts=1)
+    config = zero_config(zero, plan, precision=precision, clip_norm=0.1)
+    return build_engine(model, optimizer, config, average=True)
+
+
+def train(engine: Any, step: int, *, precision: Precision = "float32", bad: bool = False) -> None:
+    """One step; with `bad` its loss is finite and its gradient is NaN."""
+    ((x, y),) = micro_batches(step, parts=1)
     logits = engine(x.to(element_type(precision))).float()
-    nothing = (0 * logits[0, 0]).abs().sqrt()  # 0, of infinite slope
-    engine.backward(nn.functional.cross_entropy(logits, y) + nothing)
+    loss = nn.functional.cross_entropy(logits, y)
+    if bad:
+        loss = loss + (0 * logits[0, 0]).abs().sqrt()  # 0, of infinite slope
+    engine.backward(loss)
     engine.step()
-    after = resume_state.gather_weights(engine)
+
+
+def state_of(engine: Any) -> dict[str, Tensor]:
+    """Weights and optimizer states, by name."""
+    from cluster import resume_state
+
+    return {
+        piece.name: piece.values.clone().view(piece.shape)
+        for piece in resume_state.own_pieces(engine)
+    }
+
+
+def changed_by_nan(
+    level: ZeroLevel, precision: Precision, *, name: str = "adamw", fused: bool, offload: bool
+) -> list[str]:
+    """What differs after a good, a bad and a good step from the two good ones alone."""
+    ends = []
+    for bad in (False, True):
+        engine = started(
+            build(), level, name=name, fused=fused, precision=precision, offload=offload
+        )
+        train(engine, 0, precision=precision)
+        if bad:
+            train(engine, 1, precision=precision, bad=True)
+            norm = float(engine.get_global_grad_norm())
+            assert norm in (float("inf"), -1.0) or norm != norm, norm
+        train(engine, 2, precision=precision)
+        ends.append(state_of(engine))
+        engine.destroy()
+    good, found = ends
+    return [key for key in good if not torch.equal(good[key], found[key])]
+
+
+def distance(level: ZeroLevel, precision: Precision, name: str) -> float:
+    """Of the weights after some steps of the fused optimizer from those of the other one."""
+    ends = []
+    for fused in (False, True):
+        engine = started(build(), level, name=name, fused=fused, precision=precision)
+        for step in range(STEPS):
+            train(engine, step, precision=precision)
+        state = state_of(engine)
+        ends.append(torch.cat([state[key].flatten() for key in state if key.startswith("weights")]))
+        engine.destroy()
+    return float((ends[1] - ends[0]).norm() / ends[0].norm())
+
+
+class Questions(TorchDispatchMode):
+    """Counts what a GPU's host waits for: numbers read by it, and constants sent by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        if name in ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero"):
+            self.asked[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def questions(level: ZeroLevel, precision: Precision) -> int:
+    """How often a step makes a GPU's host wait."""
+    engine = started(build(), level, fused=True, precision=precision)
+    train(engine, 0, precision=precision)
+    with Questions() as mode:
+        train(engine, 1, precision=precision)
     engine.destroy()
-    return [name for name in before if not torch.equal(before[name], after[name])]
+    return sum(mode.asked.values())
 
 
 class Whole:
@@ -142,20 +215,37 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     errors = {f"{level}": summed(level, offload=False) for level in LEVELS}
     errors |= {f"{level}-offload": summed(level, offload=True) for level in LEVELS}
     differing = {}
-    for level in (0, *LEVELS):
-        whole, resumed = (fused(level, broken=broken) for broken in (False, True))
-        assert whole.keys() == resumed.keys()
-        differing[f"{level}"] = [k for k, v in whole.items() if not torch.equal(v, resumed[k])]
+    for name in ("adamw", "sgd"):
+        for level in (0, *LEVELS):
+            whole, resumed = (fused(level, name, broken=broken) for broken in (False, True))
+            assert whole.keys() == resumed.keys()
+            differing[f"{level}-{name}"] = [
+                k for k, v in whole.items() if not torch.equal(v, resumed[k])
+            ]
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     changed = {
-        f"{level}{'-offload' if offload else ''}-{precision}": changed_by_nan(
-            level, precision, offload=offload
+        f"{level}-{how}-{precision}": changed_by_nan(
+            level, precision, fused=how == "fused", offload=how == "offload"
         )
         for level in LEVELS
         for precision in precisions
-        for offload in (False, True)
+        for how in ("", "offload", "fused")
     }
+    changed |= {
+        f"{level}-fused-sgd": changed_by_nan(
+            level, "bfloat16", name="sgd", fused=True, offload=False
+        )
+        for level in LEVELS
+    }
+    distances = {
+        f"{level}-{precision}-{name}": distance(level, precision, name)
+        for level in LEVELS
+        for precision in precisions
+        for name in ("adamw", "sgd")
+    }
+    asked = {f"{level}-bfloat16": questions(level, "bfloat16") for level in (1, 2)}
     report = {"errors": errors, "differing": differing, "changed": changed}
+    report |= {"distances": distances, "asked": asked}
     (folder / "report.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 

@@ -1,0 +1,53 @@
+"""An optimizer step at ZeRO levels 1 and 2 whose host does not wait for the GPU.
+
+DeepSpeed reads the norm of the gradients on the host, to skip a step where it is no number: the
+host waits for the whole backward pass, and the GPU then waits for the host, 5.5 ms of the 82 ms of
+a ViT-B/16 step on an H200. Here the norm stays on the device. It scales the gradients there, and
+torch's fused optimizers skip their update where their `found_inf` is 1, as they do for
+`torch.amp.GradScaler`.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def let_host_run_ahead(sharded: Any) -> None:
+    """Keep the gradients' norm of each step on the device.
+
+    Args:
+        sharded: DeepSpeed's `DeepSpeedZeroOptimizer` around a fused torch optimizer, without
+            offloading.
+    """
+    inner = sharded.optimizer
+    assert all(group["fused"] for group in inner.param_groups), "only these know found_inf"
+
+    def scaled_global_norm(norm_type: int = 2) -> Tensor:
+        """Norm [] of all workers' gradients, not masked: infinite or NaN as it is."""
+        assert norm_type == 2
+        norms = [
+            torch.linalg.vector_norm(gradient, dtype=torch.float32)
+            for gradients in sharded.averaged_gradients.values()
+            for gradient in gradients
+        ]
+        total = torch.stack(norms).square().sum()
+        dist.all_reduce(total, group=sharded.dp_process_group)
+        norm = total.sqrt()
+        inner.found_inf = (~norm.isfinite()).float()
+        return norm
+
+    def unscale_and_clip_grads(groups: list[Tensor], norm: Tensor) -> None:
+        """Scale flat gradients to `gradient_clipping`, as DeepSpeed does where it is a number."""
+        if not sharded.clip_grad and sharded.loss_scale == 1.0:
+            return
+        scale: Any = sharded.loss_scale
+        if sharded.clip_grad:
+            scale = ((norm / scale + 1e-6) / sharded.clip_grad).clamp(min=1.0) * scale
+        for gradient in groups:
+            gradient.mul_(1.0 / scale)
+
+    sharded.check_grad_overflow = False  # step() would look at each gradient and at the norm
+    sharded.scaled_global_norm = scaled_global_norm
+    sharded.unscale_and_clip_grads = unscale_and_clip_grads
