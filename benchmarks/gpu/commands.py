@@ -59,8 +59,8 @@ def killed(bench: Bench) -> None:
     packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
     bench.report.check("killed data", packed == 0, f"pack.py digits exits {packed}")
     arguments = ("pretrain.py", "--run", "killed", *_place(bench), *ONE, *device)
-    arguments += ("--stage.steps", "200" if bench.tiny else "4000")
-    arguments += ("--place.save-every-steps", "20")
+    arguments += ("--stage.steps", "200" if bench.tiny else "1500")
+    arguments += ("--place.save-every-steps", "20", "--stage.eval-every-steps", "0")
     job = subprocess.Popen(
         _words(*arguments),
         env=_env(bench),

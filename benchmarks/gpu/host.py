@@ -5,6 +5,7 @@ A GPU waits for the host where its own work takes less than this.
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -52,6 +53,20 @@ def host(bench: Bench) -> None:
     for name, value in middle.items():
         ratio = value / middle["plain loop"]
         bench.report.figure(f"host {name}", f"{value * 1e3:.1f} ms a step, {ratio:.2f}x")
+    if bench.gpu:
+        for level in levels:
+            _waits(bench, f"level {level}", steps[f"level {level}"])
+
+
+def _waits(bench: Bench, name: str, step: Callable[[], object]) -> None:
+    """Whether the host waits for the GPU in a step, as torch sees it."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        step()
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{each.filename}:{each.lineno}" for each in seen if "synchroniz" in str(each.message)]
+    bench.report.check(f"host {name} waits", not waits, f"{len(waits)} a step {' '.join(waits)}")
 
 
 def _plain(

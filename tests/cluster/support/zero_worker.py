@@ -32,7 +32,7 @@ PARTLY = vit.ViTConfig(
 )
 
 
-def build(part: str = "") -> tuple[nn.Module, torch.optim.Optimizer]:
+def build(part: str = "", *, fused: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A network that is trained as a whole, or a ViT of which `TRAIN[part]` is trained."""
     if part:
         vision = vit.build_model(PARTLY, seed=0)
@@ -43,7 +43,8 @@ def build(part: str = "") -> tuple[nn.Module, torch.optim.Optimizer]:
                 nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
         # eps: Adam takes the rounding of gradients that are zero (keys' biases) for gradients
         optim = vit.OptimConfig(weight_decay=0.1, layer_decay=0.5, eps=1e-3)
-        return vision, vit.build_optimizer(vit.param_groups(vision, optim), optim)
+        groups = vit.param_groups(vision, optim)
+        return vision, vit.build_optimizer(groups, optim, fused=fused)
     # 7 and 5: sizes that two workers do not divide
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(7, 15), nn.GELU(), nn.Linear(15, 5))
@@ -51,7 +52,7 @@ def build(part: str = "") -> tuple[nn.Module, torch.optim.Optimizer]:
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
-    return model, torch.optim.AdamW(groups, lr=0.0)
+    return model, torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
 
 def batch(step: int, part: str = "") -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ def run(
     precision, level = case
     rank, world = dist.get_rank(), dist.get_world_size()
     plan = plan_batch(GLOBAL_BATCH, workers=world, max_micro_batch=3)
-    model, optimizer = build(part)
+    model, optimizer = build(part, fused=precision == "bfloat16")  # as on a GPU
     leaves = ("vit.blocks.Block",) if part else ()
     zero = Zero(level=level)  # type: ignore[arg-type]  # one of CASES
     config = zero_config(zero, plan, precision=precision, clip_norm=0.5, leaf_classes=leaves)  # type: ignore[arg-type]
