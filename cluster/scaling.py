@@ -21,42 +21,49 @@ def worker_counts(workers: Workers, *, global_batch: int, even: bool = False) ->
     Raises:
         BadPlace: the global batch cannot be divided equally by any number in the range.
     """
-    found = range(workers.min, workers.max + 1)
+    found = range(workers.fewest, workers.most + 1)
     counts = tuple(n for n in found if global_batch % (2 * n if even else n) == 0)
     if not counts:
         shares = "even shares, which mixup and cutmix need" if even else "equal shares"
         raise BadPlace(
-            f"no number of workers from {workers.min} to {workers.max} divides the global batch of"
+            f"no number of workers from {workers.fewest} to {workers.most} divides the global batch of"
             f" {global_batch} into {shares} - change workers.min, workers.max or global_batch"
         )
     return counts
 
 
-def settle_gpus(place: Place, *, have_gpus: float) -> tuple[Place, str]:
-    """Replace a `workers.gpus` of null by what the cluster has; a note where GPUs stay idle.
+def settle_workers(place: Place, *, have_gpus: float) -> tuple[Place, str]:
+    """Replace what is null of `workers` by what the cluster has; a note where GPUs stay idle.
 
     Raises:
         BadPlace: nodes are still to come, so that nobody can know.
     """
     workers = place.workers
-    if workers.gpus is not None:
-        return place, ""
-    if have_gpus < workers.min and place.wait_for_nodes:
+    wanted = workers.min or 1
+    if place.wait_for_nodes and workers.gpus is None and have_gpus < wanted:
         raise BadPlace(
-            f"workers.gpus is null, and there are {have_gpus:g} GPUs for {workers.min} workers"
+            f"workers.gpus is null, and there are {have_gpus:g} GPUs for {wanted} workers"
             " while nodes are still to come (wait_for_nodes) - set --place.workers.gpus 1 to wait"
             " for GPUs, 0 to train on CPUs"
         )
-    gpus = 1 if have_gpus >= workers.min else 0
+    gpus = int(have_gpus >= wanted) if workers.gpus is None else workers.gpus
+    if place.wait_for_nodes and gpus and workers.max is None:
+        raise BadPlace(
+            "workers.max is null while nodes are still to come (wait_for_nodes) - set"
+            " --place.workers.max to the most workers to train with"
+        )
+    most = max(wanted, int(have_gpus)) if gpus and workers.max is None else workers.most
+    fewest = most if workers.min is None else workers.min
     note = ""
-    if have_gpus and not gpus:
+    if workers.gpus is None and have_gpus and not gpus:
         use = f"--place.workers.min {have_gpus:g} --place.workers.max {have_gpus:g}"
         note = (
-            f"{workers.min} workers train on CPUs: the cluster's {have_gpus:g} GPU"
+            f"{fewest} workers train on CPUs: the cluster's {have_gpus:g} GPU"
             f"{'s are' if have_gpus > 1 else ' is'} too few for one each - {use} uses"
             f" {'them' if have_gpus > 1 else 'it'}"
         )
-    return replace(place, workers=replace(workers, gpus=gpus)), note
+    settled = replace(workers, min=fewest, max=most, gpus=gpus)
+    return replace(place, workers=settled), note
 
 
 def worker_cpus(workers: Workers, *, most: int, cluster_cpus: float) -> float:

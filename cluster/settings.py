@@ -16,6 +16,8 @@ from cluster.errors import BadPlace
 
 ZeroLevel = Literal[0, 1, 2, 3]
 STRICT = ConfigDict(extra="forbid", strict=True)
+ON_CPUS = 2
+"""Workers where there are no GPUs and no number is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +26,20 @@ class Workers:
 
     __pydantic_config__ = STRICT
 
-    min: int = 2
-    """Fewest workers to train with; training waits until the cluster has them."""
-    max: int = 2
+    min: int | None = None
+    """Fewest workers to train with; training waits until the cluster has them. If null, `max`."""
+    max: int | None = None
     """Most workers to train with. If larger than `min`, the group is resized as nodes come and
-    go."""
+    go. If null, one for each GPU of the cluster, or 2 on CPUs."""
     gpus: int | None = None
     """GPUs per worker: 0 trains on CPUs, 1 on GPUs. If null, 1 when the cluster has a GPU for each
-    of `min` workers, otherwise 0."""
+    of `min` workers (for one, if that is null), otherwise 0."""
     cpus: float | None = None
     """CPUs per worker. If null, 1 for a worker with a GPU; workers without GPUs share half of the
     cluster's CPUs and leave the other half to Ray Data."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.max:
+        if not 1 <= self.fewest <= self.most:
             raise BadPlace(f"workers: wanted 1 <= min <= max, found min {self.min}, max {self.max}")
         if self.gpus not in (0, 1, None):
             raise BadPlace(f"workers.gpus: wanted 0, 1 or null per worker, found {self.gpus}")
@@ -45,8 +47,18 @@ class Workers:
             raise BadPlace(f"workers.cpus: wanted more than 0 or null, found {self.cpus}")
 
     @property
+    def most(self) -> int:
+        """Most workers: `max`, or while that is null what CPUs would get."""
+        return max(self.min or 1, ON_CPUS) if self.max is None else self.max
+
+    @property
+    def fewest(self) -> int:
+        """Fewest workers: `min`, or while that is null all."""
+        return self.most if self.min is None else self.min
+
+    @property
     def gpus_each(self) -> int:
-        """GPUs a worker holds, once `cluster.scaling.settle_gpus` has looked at the cluster."""
+        """GPUs a worker holds, once `cluster.scaling.settle_workers` has looked at the cluster."""
         assert self.gpus is not None, "workers.gpus is still null: the cluster was not looked at"
         return self.gpus
 

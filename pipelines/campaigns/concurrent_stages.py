@@ -77,18 +77,18 @@ def room(
         raise BadPlace(f"--parallel {parallel}: wanted at least 1")
     workers, have = place.workers, resources.get("CPU", 0.0)
     if parallel and not workers.gpus and workers.cpus is None:
-        share = worker_cpus(workers, most=workers.max * parallel, cluster_cpus=have)
+        share = worker_cpus(workers, most=workers.most * parallel, cluster_cpus=have)
         workers = replace(workers, cpus=share)
         place = replace(place, workers=workers)
-    each = worker_cpus(workers, most=workers.max, cluster_cpus=have)
-    fits = int((have + 1e-6) / (workers.max * each + place.decode_cpus))
+    each = worker_cpus(workers, most=workers.most, cluster_cpus=have)
+    fits = int((have + 1e-6) / (workers.most * each + place.decode_cpus))
     if workers.gpus:
-        fits = min(fits, int(resources.get("GPU", 0.0) / (workers.max * workers.gpus)))
+        fits = min(fits, int(resources.get("GPU", 0.0) / (workers.most * workers.gpus)))
     if parallel is None or place.wait_for_nodes:
         return place, parallel or max(1, fits)
     if parallel > max(1, fits):
         raise BadPlace(
-            f"--parallel {parallel}: {max(1, fits)} stages of {workers.max} workers x {each:g} CPUs"
+            f"--parallel {parallel}: {max(1, fits)} stages of {workers.most} workers x {each:g} CPUs"
             f" and {workers.gpus} GPUs (+ {place.decode_cpus:g} CPUs for decoding) fit into"
             f" {have:g} CPUs and {resources.get('GPU', 0.0):g} GPUs"
         )

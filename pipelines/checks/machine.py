@@ -78,7 +78,7 @@ def on_gpus(command: Command) -> bool:
     """Return whether workers would use GPUs; null `workers.gpus` is decided by this machine."""
     workers = command.place.workers
     if workers.gpus is None:
-        return not os.environ.get("RAY_ADDRESS") and gpus_here() >= workers.min
+        return not os.environ.get("RAY_ADDRESS") and gpus_here() >= (workers.min or 1)
     return workers.gpus > 0
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from cluster.errors import BadPlace
-from cluster.scaling import check_room, settle_gpus, worker_cpus
+from cluster.scaling import check_room, settle_workers, worker_cpus
 from pipelines.checks.finding import Finding, fail, ok, warn
 from pipelines.checks.machine import gpus_here
 from pipelines.cli.options import Command
@@ -113,12 +113,12 @@ def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
     if place.wait_for_nodes and place.workers.gpus is not None:
         return ok(name, f"{shown} now, more on demand (wait_for_nodes)")
     try:
-        place, _ = settle_gpus(place, have_gpus=gpus if gpus < float("inf") else gpus_here())
+        place, _ = settle_workers(place, have_gpus=gpus if gpus < float("inf") else gpus_here())
         if place.wait_for_nodes:
             return ok(name, f"{shown} now, more on demand (wait_for_nodes)")
         check_room(
-            fewest=place.workers.min,
-            cpus=worker_cpus(place.workers, most=place.workers.max, cluster_cpus=cpus),
+            fewest=place.workers.fewest,
+            cpus=worker_cpus(place.workers, most=place.workers.most, cluster_cpus=cpus),
             gpus=place.workers.gpus_each,
             decode_cpus=place.decode_cpus,
             have_cpus=cpus,
@@ -126,4 +126,4 @@ def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
         )
     except BadPlace as error:
         return fail(name, str(error))
-    return ok(name, f"{shown}: room for {place.workers.min} workers and decoding")
+    return ok(name, f"{shown}: room for {place.workers.fewest} workers and decoding")

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import ray
 
-from cluster.scaling import settle_gpus
+from cluster.scaling import settle_workers
 from pipelines.cli.options import Command
 
 Own = TypeVar("Own")
@@ -17,7 +17,7 @@ def with_gpus_settled(command: Command[Own]) -> Command[Own]:
     Prints a note if GPUs stay idle.
     """
     have = ray.cluster_resources().get("GPU", 0.0)
-    place, note = settle_gpus(command.place, have_gpus=have)
+    place, note = settle_workers(command.place, have_gpus=have)
     if note:
         print(f"note: {note}", flush=True)
     return replace(command, place=place)

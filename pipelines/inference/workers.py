@@ -30,8 +30,8 @@ class InferenceWorkers:
         Of `blocks` blocks in all no more actors are started than there are blocks.
         """
         workers = self.place.workers
-        most = workers.max if blocks is None else min(workers.max, blocks)
-        fewest = min(workers.min, most)
+        most = workers.most if blocks is None else min(workers.most, blocks)
+        fewest = min(workers.fewest, most)
         return {
             "batch_size": None,
             "batch_format": "numpy",
@@ -44,10 +44,10 @@ class InferenceWorkers:
 def inference_workers(place: Place) -> InferenceWorkers:
     """Decide what workers hold. Raises BadPlace if the cluster has no room for them."""
     have, workers = ray.cluster_resources(), place.workers
-    cpus = worker_cpus(workers, most=workers.max, cluster_cpus=have.get("CPU", 0.0))
+    cpus = worker_cpus(workers, most=workers.most, cluster_cpus=have.get("CPU", 0.0))
     if not place.wait_for_nodes:
         check_room(
-            fewest=workers.min,
+            fewest=workers.fewest,
             cpus=cpus,
             gpus=workers.gpus_each,
             decode_cpus=place.decode_cpus,

@@ -48,10 +48,10 @@ class Memory:
 def nodes_for(place: Place, kind: NodeKind) -> tuple[int, int]:
     """Return workers and nodes: one worker per GPU, on the given or the needed number of nodes."""
     if not kind.gpus:
-        return place.workers.max, kind.nodes or 1
+        return place.workers.most, kind.nodes or 1
     if kind.nodes is not None:
         return kind.nodes * kind.gpus, kind.nodes
-    workers = place.workers.max if place.workers.gpus else kind.gpus
+    workers = (place.workers.max if place.workers.gpus else None) or kind.gpus
     return workers, -(-workers // kind.gpus)
 
 

@@ -13,7 +13,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_file_reads() -> None:
-    assert read_place(Path("ray_config.yaml")).workers == Workers(min=2, max=2)
+    assert read_place(Path("ray_config.yaml")).workers == Workers()
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:

@@ -71,10 +71,11 @@ def test_null_gpus_are_those_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, gpus: int, status: str, said: str
 ) -> None:
     monkeypatch.setattr(machine_checks, "gpus_here", lambda: gpus)
-    found = machine_checks.check_devices(asked())
+    two = asked("--place.workers.min", "2")
+    found = machine_checks.check_devices(two)
     assert (found.status, said in found.text) == (status, True), found
-    assert not machine_checks.on_gpus(asked())
-    assert machine_checks.on_gpus(asked("--place.workers.min", "1")) == (gpus > 0)
+    assert not machine_checks.on_gpus(two)
+    assert machine_checks.on_gpus(asked()) == (gpus > 0)
 
 
 def test_a_model_too_large_for_this_memory_names_the_micro_batch(
