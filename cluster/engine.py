@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cluster.async_step import let_host_run_ahead
+from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
 from cluster.resume_state import prime_optimizer
@@ -114,6 +115,7 @@ def build_engine(
     With `average` the engine keeps a Polyak average of the weights (`resume_state.update_average`).
     Parameters without `requires_grad` are not trained, and have no optimizer state.
     """
+    import_deepspeed()
     import deepspeed
     import deepspeed.ops
     from deepspeed.runtime import bf16_optimizer

@@ -26,8 +26,8 @@ def worker_counts(workers: Workers, *, global_batch: int, even: bool = False) ->
     if not counts:
         shares = "even shares, which mixup and cutmix need" if even else "equal shares"
         raise BadPlace(
-            f"no number of workers from {workers.fewest} to {workers.most} divides the global batch of"
-            f" {global_batch} into {shares} - change workers.min, workers.max or global_batch"
+            f"no number of workers from {workers.fewest} to {workers.most} divides the global batch"
+            f" of {global_batch} into {shares} - change workers.min, workers.max or global_batch"
         )
     return counts
 

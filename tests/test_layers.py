@@ -61,6 +61,13 @@ def test_pipelines_imports_nothing_heavy_before_a_function_is_asked_for() -> Non
     assert done.returncode == 0, done.stderr
 
 
+def test_messages_of_workers_are_held_without_torch() -> None:
+    """The process of the queue imports their module: it starts with every stage."""
+    code = "import sys, pipelines.worker.messages; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_no_two_files_import_each_other_in_a_circle() -> None:
     files = {
         ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path

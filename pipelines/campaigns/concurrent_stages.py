@@ -88,8 +88,8 @@ def room(
         return place, parallel or max(1, fits)
     if parallel > max(1, fits):
         raise BadPlace(
-            f"--parallel {parallel}: {max(1, fits)} stages of {workers.most} workers x {each:g} CPUs"
-            f" and {workers.gpus} GPUs (+ {place.decode_cpus:g} CPUs for decoding) fit into"
+            f"--parallel {parallel}: {max(1, fits)} stages of {workers.most} workers x {each:g}"
+            f" CPUs and {workers.gpus} GPUs (+ {place.decode_cpus:g} CPUs for decoding) fit into"
             f" {have:g} CPUs and {resources.get('GPU', 0.0):g} GPUs"
         )
     return place, parallel

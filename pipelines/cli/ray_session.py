@@ -28,6 +28,9 @@ WORKER_ENV = {
     "PYTHONSAFEPATH": "1",  # `pipelines/` must not come first on sys.path
     "WDS_SECURE": "1",  # no shell from `pipe:` URLs
 }
+LOCAL_ENV = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether nodes are taken away
+}
 START_SECONDS = 90.0
 _STARTS = 2  # attempts to start a local Ray
 
@@ -53,7 +56,13 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
         warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
     address = read_address()
     local = address == LOCAL
-    variables = ray_token.variables_of_own_ray() if local else variables_of_head(address)
+    # A Ray of our own gives its processes our environment. Variables of the job instead would
+    # make the workers useless that it starts ahead.
+    variables = (
+        {**ray_token.variables_of_own_ray(), **WORKER_ENV, **LOCAL_ENV}
+        if local
+        else variables_of_head(address)
+    )
     with ray_token.environment(variables):
         if local:
             _start(num_cpus=num_cpus, level=level, verbose=verbose)
@@ -84,7 +93,6 @@ def _start(*, num_cpus: int | None, level: int, verbose: bool) -> None:
                     logging_level=level,
                     log_to_driver=verbose,
                     include_dashboard=False,
-                    runtime_env={"env_vars": WORKER_ENV},
                     _temp_dir=folder,
                 )
             return

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from pipelines.lineage.best_evaluation import BestEvaluation, Value
 from pipelines.recipes.stage import Data
 from storage import weights
 from storage.errors import CorruptWeights
@@ -19,14 +20,8 @@ from vit import Config, config_from_dict
 WEIGHTS, AVERAGE = "weights.safetensors", "weights_ema.safetensors"
 
 
-class _Value:
-    """A value of manifest.json, to which later versions may add fields."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore")
-
-
 @dataclass(frozen=True, kw_only=True)
-class File(_Value):
+class File(Value):
     """Size and checksum of a file of the attempt."""
 
     name: str = ""
@@ -40,7 +35,7 @@ class File(_Value):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parent(_Value):
+class Parent(Value):
     """The attempt that a stage started from."""
 
     stage: str
@@ -51,20 +46,20 @@ class Parent(_Value):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(_Value):
+class Checkpoint(Value):
     """The public checkpoint, or the stage of another place, that a stage started from."""
 
     uri: str
     """Where it lay at that time."""
     sha256: str
+    """Of its content, which is part of the stage's fingerprint in place of where it lay."""
     inferred_from: Mapping[str, str] = field(default_factory=dict)
     """What each field of its model's config is known from, as `vit.infer_config` says; empty where
     it leaves one open."""
-    """Of its content, which is part of the stage's fingerprint in place of where it lay."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetName(_Value):
+class DatasetName(Value):
     """The dataset that was trained on or evaluated on."""
 
     name: str = ""
@@ -72,7 +67,7 @@ class DatasetName(_Value):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredWeights(_Value):
+class MeasuredWeights(Value):
     """The weights that an evaluation measured."""
 
     uri: str
@@ -82,19 +77,7 @@ class MeasuredWeights(_Value):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestEvaluation(_Value):
-    """The evaluation that chose the weights of a stage: the one after the manifest's `step`."""
-
-    metric: str
-    value: float
-    evaluations: int
-    """Evaluations among which it was the best."""
-    trained_steps: int
-    """Steps that were trained in all; those after the best are not in the weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest(_Value):
+class Manifest(Value):
     """Lineage, step, metrics and files of an attempt."""
 
     format_version: int = 1

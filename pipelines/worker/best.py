@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.resume_state import Piece
 from cluster.snapshot import Snapshot
-from pipelines.lineage.manifest import BestEvaluation
+from pipelines.lineage.best_evaluation import BestEvaluation
 from pipelines.recipes.stage import Metric, Stage
 from storage.pieces import Pieces
 

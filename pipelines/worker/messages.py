@@ -7,7 +7,7 @@ the class (`training.listener`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.lineage.manifest import BestEvaluation
+from pipelines.lineage.best_evaluation import BestEvaluation
 
 MESSAGE = "message"
 """Key of the message in what is passed to `ray.train.report`, which takes a dict."""

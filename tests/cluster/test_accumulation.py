@@ -57,3 +57,8 @@ def test_fused_optimizers_clip_and_step_as_the_others_do(
 @pytest.mark.parametrize("level", [1, 2])
 def test_the_host_asks_a_gpu_nothing_in_a_step(report: Any, level: int) -> None:
     assert report["asked"][f"{level}-bfloat16"] == 0
+
+
+def test_an_engine_takes_neither_mlflow_nor_torchs_compiler_along(report: Any) -> None:
+    """They would cost every start of a worker 5 s of a processor."""
+    assert report["unused"] == []

@@ -245,7 +245,8 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     }
     asked = {f"{level}-bfloat16": questions(level, "bfloat16") for level in (1, 2)}
     report = {"errors": errors, "differing": differing, "changed": changed}
-    report |= {"distances": distances, "asked": asked}
+    unused = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
+    report |= {"distances": distances, "asked": asked, "unused": unused}
     (folder / "report.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 

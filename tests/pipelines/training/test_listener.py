@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.cli.exits import Failed
 from pipelines.cli.progress import Progress
-from pipelines.lineage.manifest import BestEvaluation
+from pipelines.lineage.best_evaluation import BestEvaluation
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.training.listener import MOST_LINES, Listener
 from pipelines.worker.messages import (
