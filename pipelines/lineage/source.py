@@ -8,7 +8,8 @@ A stage begins with one, an evaluation, the pictures and the studies measure one
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -162,8 +163,37 @@ def open_source(uri: str) -> Iterator[Source]:
     if manifest is not None:
         yield Source(uri=uri, manifest=manifest)
         return
-    with TemporaryDirectory(prefix="vit-on-ray-init-") as folder:
-        yield Source(uri=uri, checkpoint=_fetched(uri, Path(folder)))
+    with downloads_kept() as kept:
+        if uri not in kept.checkpoints:
+            folder = kept.enter_context(TemporaryDirectory(prefix="vit-on-ray-init-"))
+            kept.checkpoints[uri] = _fetched(uri, Path(folder))
+        yield Source(uri=uri, checkpoint=kept.checkpoints[uri])
+
+
+class _Downloads(ExitStack):
+    """Checkpoints by address, and the folders that they lie in until the stack is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checkpoints: dict[str, Path] = {}
+
+
+_downloads: ContextVar[_Downloads | None] = ContextVar("downloads", default=None)
+
+
+@contextmanager
+def downloads_kept() -> Iterator[_Downloads]:
+    """Download each checkpoint once within the block, and delete it after the outermost one."""
+    outer = _downloads.get()
+    if outer is not None:
+        yield outer
+        return
+    with _Downloads() as kept:
+        token = _downloads.set(kept)
+        try:
+            yield kept
+        finally:
+            _downloads.reset(token)
 
 
 def committed_source(uri: str) -> Source:

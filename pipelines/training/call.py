@@ -5,7 +5,7 @@ from pipelines.cli.call import command_of
 from pipelines.cli.exits import signals_kept
 from pipelines.cli.options import NoOptions
 from pipelines.recipes.stage import Recipe
-from pipelines.training.command import run_stages
+from pipelines.training.command import check_stages, run_stages
 from pipelines.training.outcomes import Outcome
 
 
@@ -41,4 +41,4 @@ def run(
         recipe, NoOptions(), run=run, place=place, only=only, force=force, parent=parent
     )
     with signals_kept():
-        return run_stages(command)
+        return run_stages(command, check_stages(command))

@@ -1,6 +1,7 @@
 """`pretrain.py`, `upscale.py`, `finetune.py`, `pipeline.py`: run the stages in order."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
@@ -10,11 +11,12 @@ from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.adoption import FromCheckpointAndData
 from pipelines.lineage.resume_states import drop_leftovers
+from pipelines.lineage.source import downloads_kept
 from pipelines.reporting.command import report_at_the_end
 from pipelines.tracking.client import open_client, settle
 from pipelines.training.driver import run_stage
 from pipelines.training.outcomes import Outcome, print_summary
-from pipelines.training.prepare import Plan, check_stage, make_plan
+from pipelines.training.prepare import Checked, Plan, check_stage, make_plan
 
 
 def main(description: str, stage_name: str | None = None) -> NoReturn:
@@ -22,14 +24,16 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
     stopped = "stopped; run the same command again to continue from the last save"
     with errors_as_exits(stopped=stopped):
         stop_at_sigterm()
-        command = read_command(
-            sys.argv[1:],
-            prog=program_name(),
-            description=description,
-            stage_name=stage_name,
-            adoption=FromCheckpointAndData() if stage_name else None,
-        )
-        outcomes = run_stages(command)
+        with downloads_kept():
+            command = read_command(
+                sys.argv[1:],
+                prog=program_name(),
+                description=description,
+                stage_name=stage_name,
+                adoption=FromCheckpointAndData() if stage_name else None,
+            )
+            checked = check_stages(command)
+        outcomes = run_stages(command, checked)
     if len(outcomes) > 1:
         print_summary(outcomes, command)
         if any(outcome.status == "trained" for outcome in outcomes):
@@ -37,10 +41,16 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def run_stages(command: Command) -> list[Outcome]:
-    """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
-    checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
+def check_stages(command: Command) -> dict[str, Checked]:
+    """Check by name each of the command's stages, and that its results can be stored."""
+    with downloads_kept():
+        checked = {stage.name: check_stage(stage, command.place) for stage in command.stages}
     check_root(command.place)
+    return checked
+
+
+def run_stages(command: Command, checked: Mapping[str, Checked]) -> list[Outcome]:
+    """Run the command's stages in order, skipping what is committed; Ray starts when needed."""
     for line in command.notes:  # after the checks: an error is read where nothing stands above it
         print(line, flush=True)
     client = open_client(command.place.mlflow_uri, experiment=command.recipe.name)

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from cluster.local.s3 import S3Server
-from pipelines.lineage.source import committed_source, init_digest, open_source
+from pipelines.lineage.source import (
+    committed_source,
+    downloads_kept,
+    init_digest,
+    open_source,
+)
 from pipelines.recipes.fingerprint import plain
 from pipelines.recipes.stage import Stage
 from storage import weights
@@ -55,6 +60,27 @@ def test_a_public_checkpoint_is_read_from_disk_and_from_s3(
         remote, _ = start_weights(s3_server.uri("public", file).rstrip("/"), SMALL)
     assert local.keys() == remote.keys()
     assert all(torch.equal(local[name], remote[name]) for name in local)
+
+
+def test_a_checkpoint_on_s3_is_downloaded_once_for_all_checks_of_a_command(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    export_timm(build_model(SMALL, seed=1).state_dict(), SMALL, tmp_path / "timm")
+    with s3_server.environment():
+        store = open_store(s3_server.uri("once"))
+        for path in (tmp_path / "timm").iterdir():
+            store.upload(path.name, path)
+        uri = s3_server.uri("once").rstrip("/")
+        with downloads_kept():
+            with open_source(uri) as first:
+                kept = first.checkpoint
+            with downloads_kept(), open_source(uri) as second:
+                assert second.checkpoint == kept
+            assert kept is not None
+            assert kept.exists()
+        assert not kept.exists()
+        with open_source(uri) as third:
+            assert third.checkpoint != kept
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["disk", "s3"])
