@@ -46,6 +46,8 @@ class WeightsOptions:
     """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     init_image_size: int | None = None
     """Resolution in pixels of a checkpoint whose files do not record it."""
+    heads: int | None = None
+    """Attention heads of a checkpoint whose files do not record them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +140,11 @@ def find_candidate(
         except BadModel as error:
             if fitted is not None:  # its head alone is another's, of which the caller tells
                 return fitted
-            # in the words of a script of several stages
-            raise BadModel(str(error).replace("--stage.", f"--{stage.name}.")) from None
+            # in the words of these scripts
+            said = str(error)
+            for name in ("model.heads", "init-image-size"):
+                said = said.replace(f"--stage.{name}", f"--{name.rpartition('.')[2]}")
+            raise BadModel(said.replace("--stage.", f"--{stage.name}.")) from None
 
 
 def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Candidate:
@@ -207,7 +212,7 @@ def _with_own_model(
     source: Source, stage: Stage, own: WeightsOptions, image_size: int | None
 ) -> Candidate:
     """A public checkpoint in its own model; nothing says which data its classes are of."""
-    found = source.inferred(image_size=own.init_image_size)
+    found = source.inferred(image_size=own.init_image_size, heads=own.heads)
     data = Data(dataset="").evaluated_by(found.crop)
     shape = replace(stage, model=found.config, data=data, train="all")
     candidate = _imported(source, shape, own, image_size)

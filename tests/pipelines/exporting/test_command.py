@@ -127,6 +127,20 @@ def test_a_public_checkpoint_is_exported_in_its_own_model(export: Export, tmp_pa
     assert (found.config, found.crop) == (own, crop)
 
 
+def test_what_bare_weights_leave_open_is_asked_for_in_words_that_answer(
+    export: Export, tmp_path: Path
+) -> None:
+    own = replace(MODEL, image_size=64, num_classes=5)
+    bare = tmp_path / "bare.safetensors"
+    save_file(random_model(own).state_dict(), bare)
+    said = export("--weights", str(bare))
+    assert said.code == 2
+    assert "--heads" in said.err
+    assert export("--weights", str(bare), "--heads", str(own.heads)).code == 0
+    found = infer_config(tmp_path / "out").config
+    assert (found.heads, found.image_size) == (own.heads, own.image_size)
+
+
 def test_names_of_classes_that_are_not_known_are_numbers_or_a_file(
     export: Export, tmp_path: Path
 ) -> None:
