@@ -45,8 +45,11 @@ def commit(
     manifest: Mapping[str, Any],
     *,
     ema: Mapping[str, torch.Tensor] | None = None,
+    adapters: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Write the weights, then the manifest; return the manifest as written.
+
+    `ema` is an average of the weights, `adapters` what was trained of them where that is a part.
 
     `manifest` gains the key "files": name -> {"name", "bytes", "sha256"}. Tensors are float32 on
     any device. Nothing is uploaded if weights or metrics are not finite.
@@ -56,7 +59,8 @@ def commit(
     if store.exists(MANIFEST):
         raise WeightsExist(f"{store.uri} is committed already, and a commit is never overwritten")
     check_finite(uri, manifest)
-    kinds = {"weights": tensors} | ({"weights_ema": ema} if ema is not None else {})
+    given = {"weights": tensors, "weights_ema": ema, "adapters": adapters}
+    kinds = {name: kind for name, kind in given.items() if kind is not None}
     for kind in kinds.values():
         _check(store, kind)
     files = {f"{kind}.safetensors": _put(store, kind, found) for kind, found in kinds.items()}

@@ -18,6 +18,7 @@ _LIBRARY: dict[Format, str] = {
     "onnx": "onnx",
     "torch-export": "pytorch",
     "mlflow": "mlflow",
+    "peft": "peft",
 }
 _METRICS = ("accuracy", "top_5")  # of those that a stage measures, what the Hub knows
 _LOADING: dict[Format, str] = {
@@ -41,6 +42,13 @@ session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 
 program = torch.export.load("FOLDER/model.pt2").module()
 logits = program(images)  # float32 [B, C, H, W]""",
+    "peft": """import timm
+from peft import PeftModel
+
+# timm's model of the weights that the adapters were trained beside
+base = timm.create_model("BASE", pretrained=True, num_classes=CLASSES, img_size=SIZE)
+model = PeftModel.from_pretrained(base, "FOLDER").eval()
+logits = model(images)  # float32 [B, C, H, W]""",
     "mlflow": """import mlflow
 import pandas as pd
 
@@ -164,6 +172,11 @@ def _results(export: Export) -> dict[str, float]:
 
 def _pixels(export: Export) -> list[str]:
     height, width = export.candidate.config.image_hw
+    values = (
+        "normalised as the base model wants them"
+        if export.to == "peft"
+        else "in [-1, 1] (mean and standard deviation 0.5)"
+    )
     cut = (
         "the shorter side is resized to"
         f" {export.preprocessing.shorter_side(min(height, width))} pixels and the centre is cut out"
@@ -171,8 +184,8 @@ def _pixels(export: Export) -> list[str]:
         else "the whole image is resized, whatever its aspect ratio"
     )
     return [
-        f"Images are {height} x {width} pixels of RGB in [-1, 1] (mean and standard deviation 0.5);"
-        f" {cut}, with an antialiased bicubic filter. That is how the results were measured.\n"
+        f"Images are {height} x {width} pixels of RGB {values}; {cut}, with an antialiased bicubic"
+        " filter. That is how the results were measured.\n"
     ]
 
 

@@ -1,6 +1,6 @@
 """What is exported: a stage's weights with everything another library has to know about them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -8,11 +8,11 @@ from pipelines.cli.options import Command
 from pipelines.exporting.push import repository_of
 from pipelines.lineage.candidate import Candidate, WeightsOptions, find_candidate
 from pipelines.lineage.class_names import ClassNames, class_names_of
-from pipelines.lineage.manifest import Manifest
+from pipelines.lineage.manifest import ADAPTERS, Manifest
 from pipelines.recipes.errors import Mistake
 from vit import Preprocessing
 
-Format = Literal["timm", "hf", "onnx", "torch-export", "mlflow"]
+Format = Literal["timm", "hf", "onnx", "torch-export", "mlflow", "peft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class ExportOptions(WeightsOptions):
     TAKES_NO_FORCE: ClassVar = True
     to: Format
     """Library that shall load the folder: timm, Hugging Face transformers (hf), ONNX Runtime, torch
-    without this repository (torch-export), or MLflow, which can serve it (mlflow)."""
+    without this repository (torch-export), MLflow, which can serve it (mlflow), or Hugging Face's
+    PEFT: the low-rank adapters alone, for timm's model of the weights they were trained beside."""
     out: Path
     """Folder to write, new or empty."""
     class_names: Path | None = None
@@ -66,10 +67,17 @@ def make_export(command: Command[ExportOptions]) -> Export:
         raise Mistake(
             f"--register {own.register}: MLflow cannot load --to {own.to} - add --to mlflow"
         )
+    if own.to == "peft":
+        own = _live(own)
     candidate = find_candidate(command.recipe, place, options, own)
     if candidate.head_reset:
         raise Mistake(f"{candidate.uri} has no head for this model ({candidate.head_reset})")
     manifest = candidate.source.manifest
+    if own.to == "peft" and (manifest is None or ADAPTERS not in manifest.files):
+        raise Mistake(
+            f"--to peft: {candidate.uri} has no adapters of its own - train some by --stage.train"
+            " 'lora 8', or take --to timm for all weights"
+        )
     if own.register is not None and (manifest is None or not manifest.mlflow_run_id):
         raise Mistake(
             f"--register {own.register}: {candidate.uri} has no MLflow run to belong to - take the"
@@ -86,3 +94,15 @@ def make_export(command: Command[ExportOptions]) -> Export:
         register=own.register,
         push=None if own.push is None else repository_of(own.push),
     )
+
+
+def _live(own: ExportOptions) -> ExportOptions:
+    if own.average == "ema":
+        raise Mistake("--to peft: adapters are kept without an average - take --average live")
+    return replace(own, average="live")
+
+
+def base_of(manifest: Manifest) -> str | None:
+    """Name on the Hugging Face Hub, ORG/NAME, of the checkpoint that a stage started from."""
+    uri = manifest.init.uri if manifest.init else ""
+    return uri.removeprefix("hf://").partition("@")[0] if uri.startswith("hf://") else None

@@ -4,6 +4,7 @@ timm, hf       model.safetensors, config.json, for hf preprocessor_config.json
 onnx           model.onnx, preprocessing.json
 torch-export   model.pt2, preprocessing.json
 mlflow         MLmodel, code/, artifacts/
+peft           adapter_model.safetensors, adapter_config.json
 """
 
 import json
@@ -13,11 +14,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipelines.exporting.export import Export
+from pipelines.exporting.export import Export, base_of
 from pipelines.recipes.errors import Mistake
 from pipelines.tracking.registry import save_model
 from storage.decode import Crop
 from vit import export_hugging_face, export_onnx, export_program, export_timm
+from vit.export_peft import export_peft
+from vit.lora import lora_of
 
 MOST_DIFFERENCE = 1e-3
 """Largest difference between logits of ONNX Runtime and torch that is accepted."""
@@ -42,6 +45,8 @@ def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) ->
     if export.to == "mlflow":
         _mlflow(export, tensors, folder)
         return ""
+    if export.to == "peft":
+        return _peft(export, folder)
     note = ""
     if export.to == "onnx":
         note = _onnx(export, tensors, folder / "model.onnx")
@@ -68,6 +73,16 @@ def _mlflow(export: Export, tensors: Mapping[str, Tensor], folder: Path) -> None
         ),
         metadata={"weights_sha256": export.candidate.sha256},
     )
+
+
+def _peft(export: Export, folder: Path) -> str:
+    manifest = export.manifest
+    assert manifest is not None
+    lora = lora_of(manifest.stage["train"])
+    assert lora is not None
+    base = base_of(manifest)
+    export_peft(export.candidate.source.tensors(name="adapters"), lora, folder, base=base)
+    return f"adapters of rank {lora.rank}, to be put onto {base or 'what they were trained beside'}"
 
 
 def _onnx(export: Export, tensors: Mapping[str, Tensor], path: Path) -> str:

@@ -18,6 +18,7 @@ from storage.errors import CorruptWeights
 from vit import Config, config_from_dict
 
 WEIGHTS, AVERAGE = "weights.safetensors", "weights_ema.safetensors"
+ADAPTERS = "adapters.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,9 @@ class Source:
         return self.committed.files[WEIGHTS].sha256
 
     def tensors(self, *, name: str = "weights") -> dict[str, Tensor]:
-        """Read a stage's tensors as it committed them; `name` is `weights` or `weights_ema`.
+        """Read a stage's tensors as it committed them.
+
+        `name` is `weights`, `weights_ema` or `adapters`.
 
         Raises:
             storage.errors.WeightsNotFound, CorruptWeights, Unavailable: there are none, or damaged.

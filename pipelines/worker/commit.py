@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import resume_state
+from cluster.partitions import trained
 from pipelines.lineage.manifest import read_manifest
 from pipelines.worker.best import Chosen
 from pipelines.worker.collectives import of_first_rank
@@ -15,7 +16,7 @@ from pipelines.worker.job import Job
 from pipelines.worker.messages import Committed
 from storage import weights
 from storage.errors import WeightsExist
-from vit.lora import merged
+from vit.lora import lora_of, merged
 from vit.objectives import is_pretext
 
 if TYPE_CHECKING:
@@ -38,13 +39,18 @@ def committed_before(job: Job, *, rank: int, device: torch.device) -> Committed 
 def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) -> Committed:
     """Commit the weights, and the average if the recipe keeps one (collective).
 
-    Adapters are added to the weights beside them. What only the objective needed, as the decoder of
-    `mae`, is left out.
+    Adapters are added to the weights beside them; with the head, they are kept apart as well. What
+    only the objective needed, as the decoder of `mae`, is left out.
 
     The driver drops the resume states once it has heard of the commit.
     """
     stage = job.stage
-    tensors = _of_encoder(resume_state.gather_weights(engine))
+    gathered = resume_state.gather_weights(engine)
+    tensors = _of_encoder(gathered)
+    adapters: dict[str, Tensor] | None = None
+    if lora_of(stage.train):
+        names = {name for name, _ in trained(engine) if not is_pretext(name)}
+        adapters = {name: each for name, each in gathered.items() if name in names}
     average: dict[str, Tensor] | None = None
     if stage.optim.ema_decay is not None:
         average = _of_encoder(resume_state.gather_weights(engine, resume_state.AVERAGE))
@@ -52,7 +58,8 @@ def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) ->
     if rank == 0:
         manifest = replace(job.manifest, step=chosen.step, metrics=chosen.metrics, best=chosen.best)
         try:
-            weights.commit(job.attempt_uri, tensors, manifest.to_json(), ema=average)
+            lineage = manifest.to_json()
+            weights.commit(job.attempt_uri, tensors, lineage, ema=average, adapters=adapters)
         except WeightsExist:  # a group that was given up for dead was faster: the same training
             earlier = True
     dist.barrier()

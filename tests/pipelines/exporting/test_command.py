@@ -14,7 +14,7 @@ from pipelines.exporting.command import main
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.photographs import METRICS, MODEL, STAGE, Photos
 from tests.vit.support.peers import random_model
-from vit import Preprocessing, export_timm, infer_config
+from vit import Preprocessing, ViTConfig, export_timm, infer_config
 
 Export = Callable[..., Said]
 
@@ -138,6 +138,7 @@ def test_what_bare_weights_leave_open_is_asked_for_in_words_that_answer(
     assert "--heads" in said.err
     assert export("--weights", str(bare), "--heads", str(own.heads)).code == 0
     found = infer_config(tmp_path / "out").config
+    assert isinstance(found, ViTConfig)
     assert (found.heads, found.image_size) == (own.heads, own.image_size)
 
 

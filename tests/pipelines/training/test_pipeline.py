@@ -43,6 +43,7 @@ def test_three_stages_on_s3(
         *("--place.mlflow-uri", mlflow_uri),
         *("--place.save-every-steps", "2"),
         *("--place.log-every-steps", "2"),
+        *("--finetune.train", "lora 2"),
     ]
     ran = command(None, *arguments, *TINY)
     assert ran.code == 0, ran.err
@@ -51,6 +52,7 @@ def test_three_stages_on_s3(
 
     attempts = {stage: only(root, stage) for stage in STAGES}
     check_lineage(attempts)
+    check_adapters(attempts)
     check_mlflow(MlflowClient(mlflow_uri), attempts)
     for attempt in attempts.values():  # states were on the server while it trained, then dropped
         assert newest_state(attempt.uri) is None
@@ -64,7 +66,7 @@ def test_three_stages_on_s3(
     # One stage alone, changed: it reuses the weights that pretrain left.
     rerun = command(
         "upscale",
-        *arguments,
+        *arguments[:-2],
         *("--stage.steps", "0", "--stage.optim.warmup-steps", "0", "--stage.model.depth", "1"),
         *("--stage.precision", "bfloat16"),
     )
@@ -86,6 +88,20 @@ def test_three_stages_on_s3(
     adapted, _ = committed_source(attempts["pretrain"].uri).start_weights(stage)
     for name, tensor in adapted.items():  # nothing was rounded to bfloat16 on the way
         assert after[name].equal(tensor), name
+
+
+def check_adapters(attempts: dict[str, Attempt]) -> None:
+    """Adapters are added to weights that are otherwise the parent's, and lie beside them."""
+    before, _ = weights.read_weights(attempts["upscale"].uri)
+    after, _ = weights.read_weights(attempts["finetune"].uri)
+    adapters, _ = weights.read_weights(attempts["finetune"].uri, name="adapters")
+    layer = "blocks.0.attn.qkv"
+    product = adapters[f"{layer}.lora_b"] @ adapters[f"{layer}.lora_a"]
+    assert product.any()
+    assert after[f"{layer}.weight"].equal(before[f"{layer}.weight"] + product)
+    assert after["blocks.0.mlp.fc1.weight"].equal(before["blocks.0.mlp.fc1.weight"])
+    assert adapters["head.weight"].equal(after["head.weight"])
+    assert not any("lora" in name for name in after)
 
 
 def check_lineage(attempts: dict[str, Attempt]) -> None:
