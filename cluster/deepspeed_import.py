@@ -5,7 +5,7 @@ and each of its engines imports its Muon optimizers, which import torch's compil
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -37,7 +37,7 @@ def _stand_in(name: str, **content: Any) -> None:
 
 
 @contextmanager
-def _without_mlflow() -> Iterator[None]:
+def _without_mlflow() -> Generator[None]:
     """Make MLflow seem not installed, if it is not imported yet."""
     missing = "mlflow" not in sys.modules
     if missing:

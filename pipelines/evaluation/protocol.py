@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipelines.evaluation import fewshot, neighbours, probe
+from pipelines.recipes.data import check_dataset_name
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import typed_values
-from pipelines.recipes.stage import check_dataset_name
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
 from storage.stream import StreamSpec

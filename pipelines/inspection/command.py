@@ -16,8 +16,8 @@ from pipelines.inspection.subject import (
 )
 from pipelines.lineage.attempts import Attempt, committed_attempts, started_last
 from pipelines.lineage.source import Source, init_location, open_source
+from pipelines.recipes.data import Data
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import Data
 from storage.dataset import load_dataset
 from storage.uri import join
 

@@ -11,7 +11,7 @@ from pipelines.inspection.samples import read_fixed_samples
 from pipelines.inspection.subject import Subject, before_upscale, committed_subject
 from pipelines.lineage.manifest import WEIGHTS
 from pipelines.lineage.source import committed_source
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from pipelines.recipes.streams import val_selection
 from storage.dataset import Dataset, load_dataset
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipelines.inspection.samples import Samples
 from pipelines.inspection.subject import Subject
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from vit import ViT, normalize
 from vit.attention import (
     attention_maps,

@@ -24,8 +24,9 @@ from pipelines.lineage.attempts import (
 )
 from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent
 from pipelines.lineage.source import Source, init_location, open_source
+from pipelines.recipes.data import Data
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from storage.uri import join
 from vit import Config, adapt_state_dict, checkpoint_class_names, tensor_digest
 from vit.errors import BadModel

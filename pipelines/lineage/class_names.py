@@ -6,8 +6,8 @@ from pathlib import Path
 from cluster.settings import Place
 from pipelines.lineage.candidate import Candidate
 from pipelines.lineage.manifest import Manifest
+from pipelines.recipes.data import Data
 from pipelines.recipes.errors import MISTAKES, Mistake
-from pipelines.recipes.stage import Data
 from pipelines.recipes.streams import val_selection
 from storage.dataset import load_dataset
 from storage.uri import join

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.lineage.best_evaluation import BestEvaluation, Value
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from storage import weights
 from storage.errors import CorruptWeights
 from vit import Config, config_from_dict

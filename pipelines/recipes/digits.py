@@ -7,7 +7,8 @@ and uses every mechanism of the large recipes.
 
 from dataclasses import replace
 
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.data import Data
+from pipelines.recipes.stage import Recipe, Stage
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig
 

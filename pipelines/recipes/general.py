@@ -9,7 +9,8 @@ epoch the best counts.
 
 from dataclasses import replace
 
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.data import Data
+from pipelines.recipes.stage import Recipe, Stage
 from vit import OptimConfig
 
 EPOCHS = 20.0

@@ -8,7 +8,8 @@ ImageNet-21k rows.
 
 from dataclasses import dataclass, replace
 
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.data import Data
+from pipelines.recipes.stage import Recipe, Stage
 from storage.augment import AugmentConfig
 from vit import VARIANTS, BiTConfig, Config, OptimConfig, ViTConfig
 

@@ -4,99 +4,18 @@ Two runs that differ in a field here are different experiments; what may differ 
 loss curve (workers, ZeRO level, places) is in `ray_config.yaml`.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
+from pipelines.recipes.data import Data
 from pipelines.recipes.errors import Mistake
 from storage.augment import AugmentConfig
-from storage.balance import Balance
-from storage.decode import Crop
-from storage.order import Tail
-from storage.selection import Selection
-from vit import Config, OptimConfig, Preprocessing, ViTConfig, lr_at
+from vit import Config, OptimConfig, ViTConfig, lr_at
 from vit.objectives import Kind, Masked, check_objective
 from vit.trained import check_train
 
 Metric = Literal["val/accuracy", "val/loss", "val_ema/accuracy", "val_ema/loss"]
 """A metric that can choose the weights of a stage, as MLflow and manifest.json name it."""
-
-
-def check_dataset_name(name: str) -> None:
-    """Raise Mistake if a dataset is named by its whole path: a recipe means the same everywhere."""
-    if not (name.startswith(("/", "~")) or "://" in name):
-        return
-    folder, _, last = name.rstrip("/").rpartition("/")
-    raise Mistake(
-        f"dataset {name}: wanted the name of a packed dataset, a folder under --place.data-root -"
-        f" pack images first (pipelines/pack.py); if they are packed there, give {last}, and"
-        f" --place.data-root {folder or '/'} where that is another folder than now"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Which images a stage sees, and how they are cut."""
-
-    dataset: str = "digits"
-    """Folder of the packed dataset under `place.data_root`."""
-    train_split: str = "train"
-    """Split to train on."""
-    val_split: str = "val"
-    """Split to evaluate on."""
-    selection: Selection = field(default_factory=Selection)
-    """Part of the training split: some classes, few examples. Evaluation takes the same classes,
-    all examples, where `val_selection` does not say otherwise."""
-    val_selection: Selection = field(default_factory=Selection)
-    """Part of the validation split; where it names no classes, those of `selection`. With the
-    training split as `val_split` and `skip` it holds examples out."""
-    crop: Literal["random", "center", "resize"] = "random"
-    """Training: a random area and aspect (Inception crop), the centre, or the whole image."""
-    area: tuple[float, float] = (0.05, 1.0)
-    """Random crop: bounds of its share of the image's area."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Random crop: bounds of its width over height."""
-    flip: bool = True
-    """Random crop: mirror half of the images. Not for digits or text."""
-    eval_crop: Literal["center", "resize"] = "center"
-    """Evaluation: the centre, or the whole image."""
-    eval_fraction: float = 224 / 256
-    """Evaluation by centre: the crop's side over the shorter side of the resized image."""
-    tail: Tail = "drop"
-    """Samples of an epoch that fill no global batch: `drop` them, or `carry` them over into a batch
-    with the next epoch's first."""
-    balance: Balance = "none"
-    """Share of each class in an epoch of training: its own (`none`, every sample once), by the root
-    of its size (`sqrt`), or the same for all (`uniform`). Balanced, small classes repeat within an
-    epoch, and large ones are seen whole over several."""
-
-    def __post_init__(self) -> None:
-        check_dataset_name(self.dataset)
-
-    def train_crop(self, image_size: int) -> Crop:
-        """How a training image of this size is cut."""
-        return Crop(
-            image_size=image_size,
-            kind=self.crop,
-            area=self.area,
-            ratio=self.ratio,
-            flip=self.flip,
-            resize_fraction=self.eval_fraction,
-        )
-
-    def val_crop(self, image_size: int) -> Crop:
-        """How a validation image of this size is cut."""
-        return Crop(image_size=image_size, kind=self.eval_crop, resize_fraction=self.eval_fraction)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The crop of evaluation, as other libraries are told of it."""
-        return Preprocessing(crop=self.eval_crop, crop_fraction=self.eval_fraction)
-
-    def evaluated_by(self, crop: Preprocessing | None) -> "Data":
-        """The same with another crop of evaluation: a checkpoint's own, where its files say one."""
-        if crop is None:
-            return self
-        return replace(self, eval_crop=crop.crop, eval_fraction=crop.crop_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)

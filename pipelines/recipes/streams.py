@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from pipelines.recipes.stage import Data, Stage
+from pipelines.recipes.data import Data
+from pipelines.recipes.stage import Stage
 from storage.augment import NO_AUGMENTATION
 from storage.selection import Selection
 from storage.stream import StreamSpec

@@ -10,8 +10,9 @@ On images of one's own: `pipelines/pretrain.py --recipe mae-b16 --data NAME --ep
 from dataclasses import replace
 
 from pipelines.recipes import digits
+from pipelines.recipes.data import Data
 from pipelines.recipes.paper import BATCH, finetune, for_dataset, steps_of
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from storage.augment import AugmentConfig
 from storage.selection import Selection
 from vit import VARIANTS, OptimConfig, ViTConfig

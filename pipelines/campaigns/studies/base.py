@@ -9,8 +9,9 @@ hold for photographs, and the other way round.
 from dataclasses import replace
 
 from pipelines.campaigns.studies.study import FewShotTask
+from pipelines.recipes.data import Data
 from pipelines.recipes.paper import ROWS
-from pipelines.recipes.stage import Data, Stage
+from pipelines.recipes.stage import Stage
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig
 

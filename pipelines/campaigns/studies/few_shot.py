@@ -19,7 +19,7 @@ from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.fewshot import drawn, few_shot
 from pipelines.lineage.source import Source
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from storage.columns import StreamSpec, columns, open_stream
 from storage.dataset import load_dataset
 from storage.index import load_index

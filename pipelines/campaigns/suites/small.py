@@ -5,7 +5,7 @@ object's name. 200 training examples a task, in VTAB's proportion.
 """
 
 from pipelines.campaigns.suites.suite import Suite, Task
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from vit import OptimConfig
 
 DIGITS = (

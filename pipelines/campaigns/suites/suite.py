@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from pipelines.recipes.data import Data
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.stage import Data, Stage
+from pipelines.recipes.stage import Stage
 from storage.selection import Selection
 from vit import OptimConfig, ViTConfig
 

@@ -8,7 +8,7 @@ tasks it is packed twice, once with each label.
 """
 
 from pipelines.campaigns.suites.suite import Group, Suite, Task
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from vit import OptimConfig
 
 _CLASSES: dict[Group, dict[str, int]] = {

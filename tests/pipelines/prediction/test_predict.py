@@ -16,7 +16,7 @@ import torch
 import vit
 from pipelines.prediction.command import main
 from pipelines.prediction.output import CsvOutput, TableOutput
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from storage.decode import decode
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.photographs import CHINA, FLOWER, STAGE, Photos

@@ -4,10 +4,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from pipelines.recipes import RECIPES, find_recipe
+from pipelines.recipes.data import Data
 from pipelines.recipes.digits import DIGITS, FINETUNE, PRETRAIN, UPSCALE
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import fingerprint, flatten, plain, typed_values
-from pipelines.recipes.stage import Data, Recipe, Stage
+from pipelines.recipes.stage import Recipe, Stage
 from pipelines.recipes.streams import train_spec, val_spec
 from storage.selection import Selection
 from vit import BiTConfig, ViTConfig, config_from_dict

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 import vit
+from pipelines.recipes.data import Data
 from pipelines.recipes.digits import FINETUNE
-from pipelines.recipes.stage import Data, Stage
+from pipelines.recipes.stage import Stage
 from storage.pack import pack
 from storage.pack.folder import Folder
 from tests.pipelines.support.committed import commit_stage

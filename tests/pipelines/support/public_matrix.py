@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import vit
-from pipelines.recipes.stage import Data
+from pipelines.recipes.data import Data
 from storage.decode import decode
 from tests.pipelines.support.photographs import CHINA, jpeg
 from tests.pipelines.support.public_layouts import NAMES, layout
