@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.exporting.export import Export, Format
+from pipelines.exporting.export import Export, Format, base_of
 from pipelines.lineage.manifest import Manifest
 from vit import Config, ViTConfig
 
@@ -66,7 +66,7 @@ def card(export: Export) -> str:
         f"{_model(export.candidate.config)}, {'trained' if export.manifest else 'converted'} with"
         " vit-on-ray.\n",
         "## Use\n",
-        f"```python\n{_LOADING[export.to]}\n```\n",
+        f"```python\n{_loading(export)}\n```\n",
         *_pixels(export),
         "## Where it comes from\n",
         _table(_lineage(export)),
@@ -81,6 +81,22 @@ def card(export: Export) -> str:
         " `license:` to the header above.\n",
     ]
     return "\n".join(parts)
+
+
+def _loading(export: Export) -> str:
+    text = _LOADING[export.to]
+    if export.to != "peft":
+        return text
+    config, manifest = export.candidate.config, export.manifest
+    base = base_of(manifest) if manifest else None
+    said = {
+        "BASE": f"hf-hub:{base}" if base else "BASE",
+        "CLASSES": str(config.num_classes),
+        "SIZE": str(config.image_hw),
+    }
+    for word, value in said.items():
+        text = text.replace(word, value)
+    return text
 
 
 def _header(export: Export) -> dict[str, Any]:

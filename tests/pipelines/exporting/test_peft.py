@@ -58,6 +58,9 @@ def test_peft_computes_the_committed_logits(
     assert (described["r"], described["lora_alpha"]) == (4, 4)
     assert described["target_modules"] == ["attn.qkv", "attn.proj", "mlp.fc1"]
 
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"num_classes={MODEL.num_classes}, img_size={MODEL.image_hw}" in card
+
     arguments = json.loads((tmp_path / "base" / "config.json").read_text())
     timm = import_timm()
     plain = timm.create_model(
