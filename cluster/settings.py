@@ -154,8 +154,9 @@ class Place:
     log_every_steps: int = 10
     """Steps between two reports, or a multiple of it where steps are so fast that a second has not
     passed. A report contains the metrics of every step since the last."""
-    save_every_steps: int = 100
-    """Steps between two saves of the resume state; 0 never saves."""
+    save_every_steps: int | None = None
+    """Steps between two saves of the resume state; 0 never saves. If null, 100, or a tenth of a
+    shorter stage."""
     keep_states: int = 2
     """Number of resume states to keep. If the newest is damaged, the one before it is used."""
     max_failures: int = 3
@@ -166,6 +167,12 @@ class Place:
     group restarts; 0 waits forever."""
     verbose: bool = False
     """Show the logs of Ray and DeepSpeed."""
+
+    def save_period(self, steps: int) -> int:
+        """Steps between two saves in a stage of so many; 0 for no saves."""
+        if self.save_every_steps is not None:
+            return self.save_every_steps
+        return min(100, max(1, steps // 10))
 
     def __post_init__(self) -> None:
         for name, least in (

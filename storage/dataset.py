@@ -158,8 +158,10 @@ def _packed_near(uri: str) -> str:
     if location.bucket is not None:
         return ""
     folder = next(each for each in Path(location.path).absolute().parents if each.is_dir())
-    names = sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))[:8]
-    return f"; packed in {folder}: {', '.join(names)}" if names else ""
+    names = sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))
+    last = uri.rstrip("/").rpartition("/")[2]
+    perhaps = f" - perhaps {last} is meant" if last in names else ""
+    return f"; packed in {folder}: {', '.join(names[:8])}{perhaps}" if names else ""
 
 
 def from_json(uri: str, data: bytes) -> Dataset:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import ceil, floor
 from typing import Any, Literal
 
 from vit.errors import BadModel
@@ -158,7 +159,11 @@ class ViTConfig:
         ):
             times = f" times the stem's {self.stem_stride}" if self.stem_blocks else ""
             found = "smaller than" if self.drop_rest else "not a multiple of"
-            raise BadModel(f"image_size {size} is {found} patch_size {self.patch_size}{times}")
+            near = {step * max(1, round_(min(self.image_hw) / step)) for round_ in (floor, ceil)}
+            take = " or ".join(map(str, sorted(near)))
+            raise BadModel(
+                f"image_size {size} is {found} patch_size {self.patch_size}{times} - take {take}"
+            )
         if any(length < 1 for length in self.stem_blocks):
             raise BadModel(f"stem_blocks {self.stem_blocks} has a stage without blocks")
         if self.stem_blocks and (self.drop_rest or not self.patch_bias):

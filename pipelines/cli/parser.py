@@ -111,6 +111,19 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
         raise Mistake(f"{problem} - see {prog} {screen}") from None
 
 
+_ELSEWHERE = {
+    "--batch-size": "--batch",
+    "--img-size": "--image-size",
+    "--learning-rate": "--lr",
+    "--learning_rate": "--lr",
+    "--num-epochs": "--epochs",
+    "--num_train_epochs": "--epochs",
+    "--per_device_train_batch_size": "--batch",
+    "--train-batch-size": "--batch",
+}
+"""Options of timm and of Hugging Face's Trainer, and ours."""
+
+
 def parser_message(message: str) -> str:
     """Extract from tyro's error message what is wrong, and the options it suggests.
 
@@ -132,6 +145,7 @@ def parser_message(message: str) -> str:
     problem = _NO_COMMAND.sub(r"no subcommand given, wanted one of \1", problem)
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
+    similar = [ours for word, ours in _ELSEWHERE.items() if f"{word}," in f"{problem},"] or similar
     if similar and "Unrecognized" in problem:
         problem += f" - perhaps {' or '.join(similar[:2])}"
     return problem

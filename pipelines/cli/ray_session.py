@@ -28,6 +28,9 @@ WORKER_ENV = {
     "PYTHONSAFEPATH": "1",  # `pipelines/` must not come first on sys.path
     "WDS_SECURE": "1",  # no shell from `pipe:` URLs
 }
+QUIET_ENV = {
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of a queue that was asked while Ctrl-C came
+}
 LOCAL_ENV = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether nodes are taken away
 }
@@ -59,9 +62,9 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     # A Ray of our own gives its processes our environment. Variables of the job instead would
     # make the workers useless that it starts ahead.
     variables = (
-        {**ray_token.variables_of_own_ray(), **WORKER_ENV, **LOCAL_ENV}
+        {**ray_token.variables_of_own_ray(), **QUIET_ENV, **WORKER_ENV, **LOCAL_ENV}
         if local
-        else variables_of_head(address)
+        else {**variables_of_head(address), **QUIET_ENV}
     )
     with ray_token.environment(variables):
         if local:

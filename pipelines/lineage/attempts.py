@@ -103,7 +103,7 @@ def choose_parent(
     """
     if not attempts:
         raise Mistake(
-            f"no committed weights under {looked_in}{_runs_beside(looked_in)} - run: {command}"
+            f"no committed weights under {looked_in}{runs_beside(looked_in)} - run: {command}"
         )
     names = ", ".join(attempt.name for attempt in attempts)
     if requested:
@@ -117,15 +117,27 @@ def choose_parent(
         return own
     contents = {attempt.fingerprint for attempt in attempts}
     if len(contents) > 1:
+        known = ", ".join(_told(attempt) for attempt in attempts)
         raise Mistake(
-            f"several parents are committed under {looked_in}: choose by --parent {names}"
+            f"several attempts are committed under {looked_in}: choose one by --parent and its"
+            f" name: {known}"
         )
     last = newest(attempts, contents.pop())
     assert last is not None
     return last
 
 
-def _runs_beside(looked_in: str) -> str:
+def _told(attempt: Attempt) -> str:
+    """Name, accuracy and time of an attempt, by which it is recognised."""
+    manifest = attempt.manifest
+    assert manifest is not None
+    accuracy = manifest.metrics.get("val/accuracy")
+    said = [] if accuracy is None else [f"val/accuracy {accuracy:.4f}"]
+    said += [f"started {manifest.started[:16]}"] if manifest.started else []
+    return f"{attempt.name} ({', '.join(said)})" if said else attempt.name
+
+
+def runs_beside(looked_in: str) -> str:
     """Name the runs that a local storage root has, for a run whose name was mistyped."""
     location = parse(looked_in)
     if location.bucket is not None:

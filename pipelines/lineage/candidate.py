@@ -26,6 +26,7 @@ from pipelines.lineage.manifest import AVERAGE, WEIGHTS, Parent
 from pipelines.lineage.source import Source, init_location, open_source
 from pipelines.recipes.data import Data
 from pipelines.recipes.errors import Mistake
+from pipelines.recipes.general import GENERAL_RECIPES
 from pipelines.recipes.stage import Recipe, Stage
 from storage.uri import join
 from vit import Config, adapt_state_dict, checkpoint_class_names, tensor_digest
@@ -124,7 +125,7 @@ def find_candidate(
             from_recipe=fingerprint_in_recipe(recipe, stage.name, place),
             requested=options.parent,
             looked_in=looked_in,
-            command=f"pipelines/{stage.name}.py --recipe {recipe.name} --run {options.run}",
+            command=_training_command(recipe, stage, options.run),
         )
         return _committed(attempt, own.average, image_size)
     with open_source(init_location(own.weights)) as source:
@@ -146,6 +147,15 @@ def find_candidate(
             for name in ("model.heads", "init-image-size"):
                 said = said.replace(f"--stage.{name}", f"--{name.rpartition('.')[2]}")
             raise BadModel(said.replace("--stage.", f"--{stage.name}.")) from None
+
+
+def _training_command(recipe: Recipe, stage: Stage, run: str) -> str:
+    """What trains the stage; a run of another name than the recipe's is of one's own data."""
+    named = f"pipelines/{stage.name}.py --recipe {recipe.name} --run {run}"
+    own = f"pipelines/finetune.py --init CHECKPOINT --data {run}"
+    if recipe.name in [each.name for each in GENERAL_RECIPES]:
+        return own
+    return named if run == recipe.name else f"{own}, or {named}"
 
 
 def _committed(attempt: Attempt, average: Average, image_size: int | None) -> Candidate:

@@ -11,8 +11,10 @@ from pipelines.cli.console import console_for_tables
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.parser import peek
-from pipelines.lineage.attempts import is_attempt
+from pipelines.lineage.attempts import is_attempt, runs_beside
 from pipelines.lineage.status import StoredAttempt, Verdict, attempts_under, what_would_run
+from pipelines.recipes.errors import Mistake
+from storage.uri import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,11 @@ def main(description: str) -> NoReturn:
     with errors_as_exits():
         command, only_run = read_status(sys.argv[1:], prog=program_name(), description=description)
         attempts = attempts_under(command.place.storage_root, run=only_run)
+        beside = (
+            runs_beside(join(command.place.storage_root, only_run, "STAGE")) if only_run else ""
+        )
+        if only_run and not attempts and beside:
+            raise Mistake(f"no run {only_run} under {command.place.storage_root}{beside}")
         verdicts = what_would_run(command, attempts)
         if command.own.json:
             content = {

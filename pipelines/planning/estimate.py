@@ -59,6 +59,8 @@ class Estimate:
     epochs: float
     images_per_second: float
     step_seconds: float
+    save_period: int
+    """Steps between two saves; 0 for none."""
     days: float
     gpu_days: float
     network_bytes: int
@@ -120,7 +122,8 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     kept = 1 + int(stage.optim.ema_decay is not None)  # weights, average
     best = kept if stage.keep == "best" else 0  # a state has those of the best evaluation too
     state = MASTER_BYTES * (cost.parameters + trains * (optimizer_states(stage) + best))
-    saves = max(0, stage.steps - 1) // place.save_every_steps if place.save_every_steps else 0
+    period = place.save_period(stage.steps)
+    saves = max(0, stage.steps - 1) // period if period else 0
     files = MASTER_BYTES * cost.parameters * kept
     written = saves * state + files
     dollars = (
@@ -144,6 +147,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         epochs=trained / images.train,
         images_per_second=rate,
         step_seconds=stage.global_batch / rate,
+        save_period=period,
         days=seconds / 86400,
         gpu_days=seconds / 86400 * workers,
         network_bytes=sent,

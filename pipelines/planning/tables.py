@@ -124,11 +124,11 @@ def _advice(estimates: list[Estimate], command: Command) -> list[str]:
                 f"{stage.stage}: the network takes {stage.network_seconds:.2g} s of a step of"
                 f" {stage.step_seconds:.2g} s - use fewer nodes or a faster network"
             )
-        gap = place.save_every_steps * stage.step_seconds
+        gap = stage.save_period * stage.step_seconds
         if 0 < gap < _SAVE_SECONDS and stage.days > 0.1:
             lines.append(
                 f"{stage.stage}: a resume state of {stage.state_bytes / 1e9:.1f} GB every"
-                f" {gap:.0f} s - raise --place.save-every-steps from {place.save_every_steps}"
+                f" {gap:.0f} s - raise --place.save-every-steps from {stage.save_period}"
             )
     fitting = fitting_place(estimates, kind)
     if fitting:

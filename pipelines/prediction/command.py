@@ -103,7 +103,8 @@ def _run(
         output.end()
     else:
         finish(prediction.out)
-        _note(f"wrote {len(pieces) - len(done)} parts into {prediction.out}")
+        parts = len(pieces) - len(done)
+        _note(f"wrote {parts} {'part' if parts == 1 else 'parts'} into {prediction.out}")
     seconds = time.monotonic() - began
     _note(
         f"{images:,} images in {clock(seconds)}, {images / seconds:.1f} img/s"

@@ -103,5 +103,10 @@ def _check_options(own: PredictionOptions) -> None:
     for name in ("top", "batch"):
         if getattr(own, name) < 1:
             raise Mistake(f"--{name}: wanted at least 1, found {getattr(own, name)}")
+    if own.out is not None and own.out.lower().endswith((".csv", ".tsv", ".json")):
+        raise Mistake(
+            f"--out {own.out}: it writes Parquet - for CSV leave --out away and redirect:"
+            " predict.py ... > FILE.csv"
+        )
     if own.features and own.out is None:
         raise Mistake("--features are written to Parquet: add --out FILE.parquet")

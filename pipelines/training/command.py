@@ -21,7 +21,7 @@ from pipelines.training.prepare import Checked, Plan, check_stage, make_plan
 
 def main(description: str, stage_name: str | None = None) -> NoReturn:
     """Run one stage, or all stages of the recipe, as the command line says; exit."""
-    stopped = "stopped; run the same command again to continue from the last save"
+    stopped = "stopped; run the same command again to continue from the last save, if there was one"
     with errors_as_exits(stopped=stopped):
         stop_at_sigterm()
         with downloads_kept():

@@ -76,6 +76,11 @@ def run_stage(
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    if plan.steps_per_epoch < 1 and stage.steps:
+        progress.note(
+            f"note: a batch of {stage.global_batch} is more than there are images to train on: each"
+            f" step sees them {1 / plan.steps_per_epoch:.1f} times"
+        )
     listener = Listener(tracker, progress, plan)
     gauges = Gauges(plan.run, stage.name, place, workers=most, worker_cpus=cpus, note=progress.note)
 

@@ -63,7 +63,7 @@ def train(job: Job) -> None:
 
 
 def _train(worker: "Worker", stage: Stage, place: Place) -> None:
-    first_step = worker.start()
+    first_step, saves_every = worker.start(), place.save_period(stage.steps)
     for step in range(first_step, stage.steps):
         batch = worker.fetch(step)
         worker.step(batch, step)
@@ -77,7 +77,7 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
             if worker.best.ends:
                 worker.commit(done, metrics)
                 return
-        due = place.save_every_steps and done % place.save_every_steps == 0
+        due = saves_every and done % saves_every == 0
         if not last and (due or (reported and worker.preempted())):
             worker.save(done)
     worker.commit(stage.steps, worker.evaluate(stage.steps, last=True))

@@ -189,7 +189,10 @@ class Folder(Source):
             self._notes[f"only one class ({self._classes[0]!r}): there is nothing to classify"] = 1
         seen = {int(label) for files in self._files.values() for label in files.numbers[:, 0]}
         if empty := [name for i, name in enumerate(self._classes) if i not in seen]:
-            self._notes[f"classes without a file: {', '.join(empty[:5])}"] = len(empty)
+            named = ", ".join(empty[:5])
+            self._notes[
+                f"classes without a file, which a model gets an output for all the same: {named}"
+            ] = len(empty)
 
     def _images(self, folders: Mapping[str, list[Path]]) -> Iterator[tuple[int, str]]:
         """(label, path below the root) of every file of every class, sorted."""

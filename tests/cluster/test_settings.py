@@ -53,3 +53,11 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, message: str) 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadPlace, match="no such file - give one with --config"):
         read_place(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "period"),
+    [(None, 40, 4), (None, 5, 1), (None, 400, 40), (None, 90_000, 100), (25, 40, 25), (0, 40, 0)],
+)
+def test_a_short_stage_is_saved_ten_times(given: int | None, steps: int, period: int) -> None:
+    assert Place(save_every_steps=given).save_period(steps) == period

@@ -135,7 +135,10 @@ def test_one_class_and_empty_ones_are_said(tmp_path: Path) -> None:
     root = tree(tmp_path / "in", {f"a/{i}.jpg": picture(i) for i in range(30)})
     assert "only one class ('a'): there is nothing to classify" in Folder(root).notes
     (root / "empty").mkdir()
-    assert Folder(root).notes == {"classes without a file: empty": 1}
+    ((note, count),) = Folder(root).notes.items()
+    assert note.startswith("classes without a file")
+    assert note.endswith(": empty")
+    assert count == 1
 
 
 def test_images_in_no_class_are_said(tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def commit(root: str, stage: Stage, digest: str, parent: str | None, *, started:
     return name
 
 
+def test_a_mistyped_run_is_told_which_there_are(
+    called: Callable[..., Said], tmp_path: Path
+) -> None:
+    root = str(tmp_path / "runs")
+    commit(root, PRETRAIN, "digest", None)
+    said = called(standing.main, "status", "--place.storage-root", root, "--run", "digit")
+    assert said.code == 2
+    assert "no run digit" in said.err
+    assert "runs here: digits" in said.err
+
+
 def status(root: str, data: str, *argv: str) -> Command:
     arguments = ["--place.storage-root", root, "--place.data-root", data, *argv]
     return read_status(arguments, prog="status.py", description="")[0]
