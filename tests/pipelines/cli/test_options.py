@@ -18,7 +18,7 @@ def test_defaults_are_the_recipe_and_the_shipped_place() -> None:
     command = read()
     assert [stage.name for stage in command.stages] == ["pretrain"]
     assert command.options.run == command.options.recipe == "digits"
-    assert command.place.workers.max == 2
+    assert (command.place.workers.fewest, command.place.workers.most) == (2, 2)
 
 
 def test_overrides_are_typed_and_dotted() -> None:
@@ -62,7 +62,10 @@ def test_print_config_is_yaml_of_everything() -> None:
         ("--stage.global-batch 0", r"global_batch: wanted at least 1, found 0"),
         ("--stage.model.image-size 17", r"image_size 17 is not a multiple of patch_size 4"),
         ("--place.zero.level 7", r"invalid choice '7' .*zero.level"),
-        ("--place.workers.min 3", r"wanted 1 <= min <= max, found min 3, max 2"),
+        (
+            "--place.workers.min 3 --place.workers.max 2",
+            r"wanted 1 <= min <= max, found min 3, max 2",
+        ),
         ("--recipe cats", r"no recipe 'cats' - there are: .*digits"),
         ("--recipe", r"--recipe: expected one argument"),
         ("--config nowhere.yaml", r"nowhere.yaml: no such file - give one with --config"),

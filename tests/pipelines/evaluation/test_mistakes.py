@@ -108,7 +108,8 @@ def test_weights_that_are_not_there_name_the_place_and_the_command(
 ) -> None:
     line = refused("--run", "x")
     assert f"no committed weights under {tmp_path}/runs/x/finetune" in line
-    assert "run: pipelines/finetune.py --recipe digits --run x" in line
+    assert "run: pipelines/finetune.py --init CHECKPOINT --data x" in line
+    assert "pipelines/finetune.py --recipe digits --run x" in line
     assert "no stage 'nine'" in refused("--only", "nine")
     assert "nowhere.npz: no such file" in refused("--weights", "nowhere.npz")
 
