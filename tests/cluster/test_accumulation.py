@@ -60,5 +60,5 @@ def test_the_host_asks_a_gpu_nothing_in_a_step(report: Any, level: int) -> None:
 
 
 def test_an_engine_takes_neither_mlflow_nor_torchs_compiler_along(report: Any) -> None:
-    """They would cost every start of a worker 5 s of a processor."""
+    """They would cost every start of a worker seconds of a processor."""
     assert report["unused"] == []
