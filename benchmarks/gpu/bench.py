@@ -31,6 +31,7 @@ TIMM = {
     "l": "vit_large_patch16_224",
     "h": "vit_huge_patch14_224",
 }
+GIB = 2**30
 BATCHES = {"ti": 256, "s": 256, "b": 256, "l": 128, "h": 64}
 
 

@@ -22,8 +22,7 @@ SHORT = (
 
 def stage(bench: Bench) -> None:
     """Train on the CPU beside a GPU, on the GPU in both precisions, evaluate."""
-    packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
-    bench.report.check("stage data", packed == 0, f"pack.py digits exits {packed}")
+    _pack_digits(bench, "stage")
     cases = [("cpu", ("--place.workers.gpus", "0"))]
     if bench.gpu:
         gpu = ("--place.workers.gpus", "1")
@@ -39,8 +38,7 @@ def stage(bench: Bench) -> None:
 
 def modes(bench: Bench) -> None:
     """Pre-train without labels, then fine-tune low-rank adapters from what that committed."""
-    packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
-    bench.report.check("modes data", packed == 0, f"pack.py digits exits {packed}")
+    _pack_digits(bench, "modes")
     place = (*_place(bench), *ONE, "--place.workers.gpus", str(int(bench.gpu)))
     code = run_script(
         bench, "pretrain.py", "--recipe", "digits-mae", "--run", "modes", *place, *SHORT
@@ -56,8 +54,7 @@ def modes(bench: Bench) -> None:
 def killed(bench: Bench) -> None:
     """SIGKILL of the worker in the middle; the same command goes on from its last save."""
     device = ("--place.workers.gpus", str(int(bench.gpu)))
-    packed = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
-    bench.report.check("killed data", packed == 0, f"pack.py digits exits {packed}")
+    _pack_digits(bench, "killed")
     arguments = ("pretrain.py", "--run", "killed", *_place(bench), *ONE, *device)
     arguments += ("--stage.steps", "200" if bench.tiny else "1500")
     arguments += ("--place.save-every-steps", "20", "--stage.eval-every-steps", "0")
@@ -104,6 +101,11 @@ def stream(bench: Bench) -> None:
     for line in done.stdout.strip().splitlines():
         bench.report.figure("stream", line)
     bench.report.check("stream", done.returncode == 0, done.stderr[-300:])
+
+
+def _pack_digits(bench: Bench, part: str) -> None:
+    code = run_script(bench, "pack.py", "digits", "--out", str(bench.folder / "data/digits"))
+    bench.report.check(f"{part} data", code == 0, f"pack.py digits exits {code}")
 
 
 def _place(bench: Bench) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """pretrain.py itself on photographs: fed by the stream, and on a card that others use as well."""
 
 import json
-import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import torch
 from mlflow.tracking import MlflowClient
 
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import GIB, Bench
 from benchmarks.gpu.commands import run_script
 from benchmarks.memory import predicted
 from benchmarks.photographs import write_shards
@@ -22,7 +21,6 @@ METRICS = {
     "train/mfu": "MFU {:.1%}",
     "train/data_wait_fraction": "waiting for data {:.2%}",
 }
-GIB = 2**30
 WARM = 2
 """Reports that are not counted: beside them the decoders start and kernels are chosen."""
 
@@ -35,8 +33,8 @@ def fed(bench: Bench) -> None:
             words = ("--stage.steps", "4" if bench.tiny else "60")
             batch = 8 if bench.tiny else 1024
             code = _pretrain(bench, name, size, batch, *words, *(["--place.compile"] * compiled))
-            said = ", ".join(_told(_database(bench, name)))
-            bench.report.check(name, code == 0, said if code == 0 else f"pretrain.py exits {code}")
+            told = f"pretrain.py exits {code}" if code else ", ".join(_told(_database(bench, name)))
+            bench.report.check(name, code == 0, told)
 
 
 def crowded(bench: Bench) -> None:
@@ -44,17 +42,21 @@ def crowded(bench: Bench) -> None:
     if not bench.gpu:
         bench.report.figure("crowded", "not run: a CPU has no micro-batch of the plan's")
         return
-    needs = [predicted("b", 1, batch, workers=1, element_bytes=2, gpu=True) for batch in (256, 512)]
     free, total = torch.cuda.mem_get_info(bench.device)
-    most = 256 + 256 * (0.8 * total - needs[0]) / (needs[1] - needs[0])
-    batch = 2 ** int(math.log2(most))
-    needed = needs[0] + (batch / 256 - 1) * (needs[1] - needs[0])
-    held = torch.empty(int(free - 0.7 * needed), dtype=torch.uint8, device=bench.device)
+    batch = 256
+    while _needed(2 * batch) < 0.8 * total:
+        batch *= 2
+    held = torch.empty(int(free - 0.7 * _needed(batch)), dtype=torch.uint8, device=bench.device)
     code = _pretrain(bench, "crowded", "b", batch, "--stage.steps", "3")
     found = [json.loads(f.read_text()) for f in bench.folder.glob("crowded/**/micro_batch.json")]
     halved = bool(found) and bool(found[0]["too_large"])
     text = f"{held.nbytes / GIB:.1f} of {total / GIB:.1f} GiB held, batch {batch}: {found}"
     bench.report.check("crowded", code == 0 and halved, f"pretrain.py exits {code}; {text}")
+
+
+def _needed(batch: int) -> int:
+    """Bytes that the plan expects of B/16 with a micro-batch of so many images."""
+    return predicted("b", 1, batch, workers=1, element_bytes=2, gpu=True)
 
 
 def _pretrain(bench: Bench, name: str, size: str, batch: int, *words: str) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.cuda import nccl
 
 import vit
-from benchmarks.gpu.bench import BATCHES, TIMM, Bench
+from benchmarks.gpu.bench import BATCHES, GIB, TIMM, Bench
 from cluster import resume_state
 from cluster.precision import set_arithmetic
 from cluster.settings import ZeroLevel
@@ -26,8 +26,6 @@ from vit.compiled import compile_blocks
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
-
-GIB = 2**30
 
 
 def env(bench: Bench) -> None:
