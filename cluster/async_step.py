@@ -1,10 +1,9 @@
 """An optimizer step at ZeRO levels 1 and 2 whose host does not wait for the GPU.
 
-DeepSpeed reads the norm of the gradients on the host, to skip a step where it is no number: the
-host waits for the whole backward pass, and the GPU then waits for the host, 5.5 ms of the 82 ms of
-a ViT-B/16 step on an H200. Here the norm stays on the device. It scales the gradients there, and
-torch's fused optimizers skip their update where their `found_inf` is 1, as they do for
-`torch.amp.GradScaler`.
+DeepSpeed skips a step whose gradients are NaN or infinite. To know that, its host reads their norm,
+and so waits for the whole backward pass. Then the GPU waits for the host: 5.5 ms of the 82 ms of a
+ViT-B/16 step on an H200. Here the norm stays on the GPU and scales the gradients there. Torch's
+fused optimizers skip their update where `found_inf` is 1, as they do for `torch.amp.GradScaler`.
 """
 
 from typing import Any

@@ -46,24 +46,23 @@ def settle_workers(place: Place, *, have_gpus: float) -> tuple[Place, str]:
             " while nodes are still to come (wait_for_nodes) - set --place.workers.gpus 1 to wait"
             " for GPUs, 0 to train on CPUs"
         )
-    gpus = int(have_gpus >= wanted) if workers.gpus is None else workers.gpus
+    gpus = workers.gpus_of(have_gpus)
     if place.wait_for_nodes and gpus and workers.max is None:
         raise BadPlace(
             "workers.max is null while nodes are still to come (wait_for_nodes) - set"
             " --place.workers.max to the most workers to train with"
         )
     most = max(wanted, int(have_gpus)) if gpus and workers.max is None else workers.most
-    fewest = most if workers.min is None else workers.min
+    settled = replace(workers, max=most, gpus=gpus)
     note = ""
     if workers.gpus is None and have_gpus and not gpus:
         use = f"--place.workers.min {have_gpus:g} --place.workers.max {have_gpus:g}"
         note = (
-            f"{fewest} workers train on CPUs: the cluster's {have_gpus:g} GPU"
+            f"{settled.fewest} workers train on CPUs: the cluster's {have_gpus:g} GPU"
             f"{'s are' if have_gpus > 1 else ' is'} too few for one each - {use} uses"
             f" {'them' if have_gpus > 1 else 'it'}"
         )
-    settled = replace(workers, min=fewest, max=most, gpus=gpus)
-    return replace(place, workers=settled), note
+    return replace(place, workers=replace(settled, min=settled.fewest)), note
 
 
 def worker_cpus(workers: Workers, *, most: int, cluster_cpus: float) -> float:

@@ -17,7 +17,7 @@ from cluster.errors import BadPlace
 ZeroLevel = Literal[0, 1, 2, 3]
 STRICT = ConfigDict(extra="forbid", strict=True)
 ON_CPUS = 2
-"""Workers where there are no GPUs and no number is given."""
+"""Number of workers on CPUs, unless one is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,10 @@ class Workers:
     def fewest(self) -> int:
         """Fewest workers: `min`, or while that is null all."""
         return self.most if self.min is None else self.min
+
+    def gpus_of(self, have_gpus: float) -> int:
+        """GPUs that a worker holds on a cluster with so many."""
+        return int(have_gpus >= (self.min or 1)) if self.gpus is None else self.gpus
 
     @property
     def gpus_each(self) -> int:
@@ -168,12 +172,6 @@ class Place:
     verbose: bool = False
     """Show the logs of Ray and DeepSpeed."""
 
-    def save_period(self, steps: int) -> int:
-        """Steps between two saves in a stage of so many; 0 for no saves."""
-        if self.save_every_steps is not None:
-            return self.save_every_steps
-        return min(100, max(1, steps // 10))
-
     def __post_init__(self) -> None:
         for name, least in (
             ("max_micro_batch", 1),
@@ -197,6 +195,12 @@ class Place:
             raise BadPlace(f"hang_seconds: wanted at least 0, found {self.hang_seconds:g}")
         if self.decode_cpus <= 0:
             raise BadPlace(f"decode_cpus: wanted more than 0, found {self.decode_cpus}")
+
+    def save_period(self, steps: int) -> int:
+        """Steps between two saves in a stage of so many; 0 for no saves."""
+        if self.save_every_steps is not None:
+            return self.save_every_steps
+        return min(100, max(1, steps // 10))
 
 
 def read_place(path: Path) -> Place:

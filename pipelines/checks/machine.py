@@ -77,9 +77,9 @@ def gpus_here() -> int:
 def on_gpus(command: Command) -> bool:
     """Return whether workers would use GPUs; null `workers.gpus` is decided by this machine."""
     workers = command.place.workers
-    if workers.gpus is None:
-        return not os.environ.get("RAY_ADDRESS") and gpus_here() >= (workers.min or 1)
-    return workers.gpus > 0
+    if workers.gpus is None and os.environ.get("RAY_ADDRESS"):
+        return False
+    return workers.gpus_of(gpus_here()) > 0
 
 
 def check_devices(command: Command) -> Finding:

@@ -110,8 +110,6 @@ def _room(command: Command, resources: dict[str, float], text: str) -> Finding:
     name, place = "Ray", command.place
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     shown = f"{text}, {cpus:g} CPUs" + (f", {gpus:g} GPUs" if 0 < gpus < float("inf") else "")
-    if place.wait_for_nodes and place.workers.gpus is not None:
-        return ok(name, f"{shown} now, more on demand (wait_for_nodes)")
     try:
         place, _ = settle_workers(place, have_gpus=gpus if gpus < float("inf") else gpus_here())
         if place.wait_for_nodes:

@@ -145,7 +145,8 @@ def parser_message(message: str) -> str:
     problem = _NO_COMMAND.sub(r"no subcommand given, wanted one of \1", problem)
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
-    similar = [ours for word, ours in _ELSEWHERE.items() if f"{word}," in f"{problem},"] or similar
+    words = re.findall(r"--[\w-]+", problem)
+    similar = [_ELSEWHERE[word] for word in words if word in _ELSEWHERE] or similar
     if similar and "Unrecognized" in problem:
         problem += f" - perhaps {' or '.join(similar[:2])}"
     return problem

@@ -62,11 +62,11 @@ def ray_session(*, verbose: bool, num_cpus: int | None = None) -> Iterator[None]
     # A Ray of our own gives its processes our environment. Variables of the job instead would
     # make the workers useless that it starts ahead.
     variables = (
-        {**ray_token.variables_of_own_ray(), **QUIET_ENV, **WORKER_ENV, **LOCAL_ENV}
+        {**ray_token.variables_of_own_ray(), **WORKER_ENV, **LOCAL_ENV}
         if local
-        else {**variables_of_head(address), **QUIET_ENV}
+        else variables_of_head(address)
     )
-    with ray_token.environment(variables):
+    with ray_token.environment({**variables, **QUIET_ENV}):
         if local:
             _start(num_cpus=num_cpus, level=level, verbose=verbose)
         else:

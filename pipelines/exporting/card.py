@@ -46,7 +46,7 @@ logits = program(images)  # float32 [B, C, H, W]""",
 from peft import PeftModel
 
 # timm's model of the weights that the adapters were trained beside
-base = timm.create_model("BASE", pretrained=True, num_classes=CLASSES, img_size=SIZE)
+base = timm.create_model("{base}", pretrained=True, num_classes={classes}, img_size={size})
 model = PeftModel.from_pretrained(base, "FOLDER").eval()
 logits = model(images)  # float32 [B, C, H, W]""",
     "mlflow": """import mlflow
@@ -89,14 +89,11 @@ def _loading(export: Export) -> str:
         return text
     config, manifest = export.candidate.config, export.manifest
     base = base_of(manifest) if manifest else None
-    said = {
-        "BASE": f"hf-hub:{base}" if base else "BASE",
-        "CLASSES": str(config.num_classes),
-        "SIZE": str(config.image_hw),
-    }
-    for word, value in said.items():
-        text = text.replace(word, value)
-    return text
+    return text.format(
+        base=f"hf-hub:{base}" if base else "BASE",
+        classes=config.num_classes,
+        size=config.image_hw,
+    )
 
 
 def _header(export: Export) -> dict[str, Any]:

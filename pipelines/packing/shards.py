@@ -1,4 +1,4 @@
-"""Write the shards of a source, with progress: what `pack.py` does for every kind of source."""
+"""Write the shards of any source of images, with progress."""
 
 from pipelines.packing.progress import PackingProgress
 from pipelines.packing.ray_tasks import on_ray

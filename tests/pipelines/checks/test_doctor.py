@@ -215,6 +215,15 @@ def test_a_missing_checkpoint_fails() -> None:
     assert services.check_init(asked()).status == "ok"
 
 
+def test_a_cluster_that_grows_needs_a_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stage says that would train on it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    growing = ("--place.wait-for-nodes", "--place.workers.gpus", "1")
+    found = ray_cluster.check_ray(asked(*growing))
+    assert (found.status, "--place.workers.max" in found.text) == ("FAIL", True)
+    assert ray_cluster.check_ray(asked(*growing, "--place.workers.max", "8")).status == "ok"
+
+
 def test_without_an_address_this_machine_must_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert ray_cluster.check_ray(asked()).status == "ok"
