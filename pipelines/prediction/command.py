@@ -17,8 +17,9 @@ from pipelines.cli.options import Command, program_name, read_command
 from pipelines.cli.ray_errors import explain_failure
 from pipelines.cli.ray_session import ray_session
 from pipelines.prediction.listing import pieces_of, where
+from pipelines.prediction.one_file import join_parts
 from pipelines.prediction.output import CsvOutput, Output, TableOutput
-from pipelines.prediction.parts import begin, finish, plan_of
+from pipelines.prediction.parts import begin, finish, part_name, plan_of
 from pipelines.prediction.pieces import FileRef, Piece
 from pipelines.prediction.prediction import Prediction, PredictionOptions, make_prediction
 from pipelines.prediction.predictor import Rows, predict, predict_here
@@ -53,10 +54,7 @@ def carry_out(command: Command[PredictionOptions], output: Output) -> None:
     for line in (prediction.classes.unknown, *prediction.candidate.notes):
         if line:
             _note(line)
-    _note(
-        f"{prediction.candidate.name} ({prediction.candidate.average} weights) on"
-        f" {where(prediction.found)}"
-    )
+    _note(f"{prediction.candidate.kind} on {where(prediction.found)}")
     if _is_small(prediction):
         _run(prediction, predict_here, command.place, output)
         return
@@ -103,8 +101,12 @@ def _run(
         output.end()
     else:
         finish(prediction.out)
-        parts = len(pieces) - len(done)
-        _note(f"wrote {parts} {'part' if parts == 1 else 'parts'} into {prediction.out}")
+        if prediction.file:
+            join_parts(prediction.out, map(part_name, range(len(pieces))), prediction.file)
+            _note(f"wrote {prediction.file}")
+        else:
+            parts = len(pieces) - len(done)
+            _note(f"wrote {parts} {'part' if parts == 1 else 'parts'} into {prediction.out}")
     seconds = time.monotonic() - began
     _note(
         f"{images:,} images in {clock(seconds)}, {images / seconds:.1f} img/s"

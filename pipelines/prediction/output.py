@@ -75,7 +75,7 @@ class TableOutput:
         if self._left_out:
             self._console.print(
                 f"{self._left_out:,} more rows are not shown: redirect the output into a file for"
-                " CSV, or take --out FILE.parquet"
+                " CSV, or take --out FILE.csv"
             )
 
 

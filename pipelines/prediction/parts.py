@@ -60,7 +60,7 @@ def begin(out: str, plan: Mapping[str, Any]) -> set[int]:
     """
     location = parse(out)
     if location.bucket is None and Path(location.path).is_file():
-        raise Mistake(f"--out {out} is a file: give a folder, which may end with .parquet")
+        raise Mistake(f"--out {out} is a file: give a new folder, FILE.csv or FILE.parquet")
     store = open_store(out)
     keys = list(store.list())
     if keys and PLAN not in keys:
@@ -98,7 +98,12 @@ def write_part(
         )
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(arrays), file)
-    open_store(out).write(f"part-{number:06d}.parquet", file.getvalue())
+    open_store(out).write(part_name(number), file.getvalue())
+
+
+def part_name(number: int) -> str:
+    """Name of the file of a piece."""
+    return f"part-{number:06d}.parquet"
 
 
 def finish(out: str) -> None:

@@ -10,6 +10,7 @@ from pipelines.cli.options import Command
 from pipelines.lineage.candidate import Candidate, WeightsOptions, find_candidate
 from pipelines.lineage.class_names import ClassNames, class_names_of
 from pipelines.prediction.listing import Found, find
+from pipelines.prediction.one_file import CSV, file_of, parts_of
 from pipelines.recipes.errors import Mistake
 from storage.decode import Crop
 from storage.uri import parse
@@ -26,12 +27,12 @@ class PredictionOptions(WeightsOptions):
     """Images: files, folders, tars, s3:// prefixes, packed datasets (folders with a
     dataset.json)."""
     out: str | None = None
-    """Folder of Parquet files to write, FILE.parquet or s3://..., instead of printing. A second run
-    of the same command resumes where the first one stopped."""
+    """FILE.csv or FILE.parquet to write instead of printing, or a folder of Parquet files, which
+    may be s3://... The same command again resumes where the first one stopped."""
     top: int = 1
     """Number of classes per image, the likeliest first."""
     features: bool = False
-    """Also write the pooled output before the head, as column features. Needs --out."""
+    """Also write the pooled output before the head, as column features. Needs --out, no CSV."""
     split: str | None = None
     """Split of packed datasets. Default: the stage's validation split."""
     class_names: Path | None = None
@@ -57,6 +58,9 @@ class Prediction:
     """Classes per image; 0 if the weights have no head for this model."""
     features: bool
     out: str | None
+    """Folder of the parts."""
+    file: Path | None
+    """The one file that the parts become."""
     batch: int
     precision: Literal["float32", "bfloat16"]
 
@@ -84,6 +88,8 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
         raise Mistake(f"{candidate.uri} has no head for this model ({headless}) - take --features")
     if own.top > count and not headless:
         raise Mistake(f"--top {own.top}: the model has {count} classes")
+    file = None if own.out is None else file_of(own.out)
+    out = None if own.out is None else parts_of(file) if file else str(parse(own.out))
     return Prediction(
         candidate=candidate,
         classes=(
@@ -93,7 +99,8 @@ def make_prediction(command: Command[PredictionOptions]) -> Prediction:
         crop=candidate.data.val_crop(side),
         top=0 if headless else own.top,
         features=own.features,
-        out=None if own.out is None else str(parse(own.out)),
+        out=out,
+        file=file,
         batch=own.batch,
         precision=own.precision,
     )
@@ -103,10 +110,7 @@ def _check_options(own: PredictionOptions) -> None:
     for name in ("top", "batch"):
         if getattr(own, name) < 1:
             raise Mistake(f"--{name}: wanted at least 1, found {getattr(own, name)}")
-    if own.out is not None and own.out.lower().endswith((".csv", ".tsv", ".json")):
-        raise Mistake(
-            f"--out {own.out}: it writes Parquet - for CSV leave --out away and redirect:"
-            " predict.py ... > FILE.csv"
-        )
-    if own.features and own.out is None:
-        raise Mistake("--features are written to Parquet: add --out FILE.parquet")
+    if own.out is not None and own.out.lower().endswith((".tsv", ".json", ".xlsx")):
+        raise Mistake(f"--out {own.out}: wanted FILE.csv, FILE.parquet or a folder")
+    if own.features and (own.out is None or own.out.lower().endswith(CSV)):
+        raise Mistake("--features are written to Parquet: take --out FILE.parquet")

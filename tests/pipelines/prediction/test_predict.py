@@ -85,7 +85,7 @@ def test_csv_has_classes_probabilities_and_reasons(
 def test_parquet_has_features_and_is_not_written_twice(
     predict: Predict, photos: Photos, folder: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out.parquet"
+    out = tmp_path / "out"
     options = (str(folder), "--features", "--batch", "1", "--out", str(out))
     for name in "defg":  # seven images in pieces of four
         (folder / f"{name}.jpg").write_bytes(CHINA)
@@ -110,6 +110,50 @@ def test_parquet_has_features_and_is_not_written_twice(
     assert (out / "part-000001.parquet").read_bytes() == b"kept"
 
 
+def test_a_csv_file_has_the_rows_of_stdout(predict: Predict, folder: Path, tmp_path: Path) -> None:
+    for name in "defg":  # seven images in pieces of four
+        (folder / f"{name}.jpg").write_bytes(CHINA)
+    options = (str(folder), "--batch", "1", "--top", "2")
+    shown = predict(*options).out
+    out = tmp_path / "new" / "out.csv"
+    said = predict(*options, "--out", str(out))
+    assert (said.code, said.out) == (0, ""), said.err
+    assert out.read_text() == shown
+    assert len(shown.splitlines()) == 8
+    assert list(out.parent.iterdir()) == [out]
+
+    again = predict(*options, "--out", str(out))  # never replaced
+    assert again.code == 2
+    assert str(out) in again.err
+    assert out.read_text() == shown
+
+
+def test_a_parquet_file_goes_on_from_its_parts(
+    predict: Predict, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "defg":
+        (folder / f"{name}.jpg").write_bytes(CHINA)
+    out = tmp_path / "out.parquet"
+    options = (str(folder), "--features", "--batch", "1")
+    with monkeypatch.context() as broken:
+
+        def stop(*arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        broken.setattr("pipelines.prediction.command.join_parts", stop)
+        assert predict(*options, "--out", str(out)).code != 0
+    assert not out.exists()
+    said = predict(*options, "--out", str(out))
+    assert "2 of 2 parts are there already" in said.err
+    assert list(tmp_path.glob("out*")) == [out]
+    whole = tmp_path / "whole"
+    assert predict(*options, "--out", str(whole)).code == 0
+    read = pyarrow.parquet.read_table
+    assert out.is_file()
+    assert read(out).equals(read(whole))
+    assert read(out).num_rows == 7
+
+
 @pytest.mark.parametrize(
     ("other", "differs"),
     [(("--top", "2"), "top"), (("--average", "live"), "weights"), ((), "images")],
@@ -117,14 +161,14 @@ def test_parquet_has_features_and_is_not_written_twice(
 def test_parts_of_another_prediction_are_not_mixed(
     other: tuple[str, ...], differs: str, predict: Predict, folder: Path, tmp_path: Path
 ) -> None:
-    out = ("--out", str(tmp_path / "out.parquet"))
+    out = ("--out", str(tmp_path / "out"))
     assert predict(str(folder), *out).code == 0
     if not other:
         (folder / "d.jpg").write_bytes(CHINA)
     said = predict(str(folder), *other, *out)
     assert said.code == 2
     assert f"command: {differs} differ" in said.err
-    plan = json.loads((tmp_path / "out.parquet" / "_predictions.json").read_text())
+    plan = json.loads((tmp_path / "out" / "_predictions.json").read_text())
     assert plan["top"] == 1
 
 
@@ -145,7 +189,9 @@ def test_the_output_must_be_a_folder_of_its_own(
     [
         (("nowhere.jpg",), "nowhere.jpg"),
         ((), "no images given"),
-        (("{folder}", "--features"), "--out"),
+        (("{folder}", "--features"), "--out FILE.parquet"),
+        (("{folder}", "--features", "--out", "{folder}/new.csv"), "--out FILE.parquet"),
+        (("{folder}", "--out", "{folder}/new.xlsx"), "FILE.csv"),
         (("{folder}", "--top", "3"), "2 classes"),
         (("{folder}", "--top", "0"), "--top"),
         (("{folder}", "--force"), "--force"),
