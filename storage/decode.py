@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from storage.errors import BadImage, BadInput
 from storage.jpeg_header import plain_jpeg_size
-from storage.pixels import JPEGS, SIDEWAYS, Box, cut
+from storage.pixels import JPEGS, SIDEWAYS, Box, Interpolation, cut
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # an allow-list: PIL would also run Ghostscript for EPS
 MAX_BYTES = 64 << 20
@@ -52,6 +52,8 @@ class Crop:
     resize_fraction: float = 224 / 256
     """For `center`, the crop's side divided by the shorter side of the resized image; 1 crops
     least."""
+    interpolation: Interpolation = "bicubic"
+    """Filter that resizes; it is antialiased."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -64,6 +66,8 @@ class Crop:
             raise BadInput(f"ratio must be ascending and positive, found {self.ratio}")
         if not 0 < self.resize_fraction <= 1:
             raise BadInput(f"resize_fraction must be within (0, 1], found {self.resize_fraction}")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise BadInput(f"interpolation must be bicubic or bilinear, found {self.interpolation}")
 
 
 def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.ndarray:
@@ -85,6 +89,7 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
             orientation=orientation,
             snap=crop.kind == "random",  # its position is random anyway
             flip=flip,
+            interpolation=crop.interpolation,
         )
     except MemoryError:
         raise

@@ -9,12 +9,14 @@ levels (test).
 import math
 import os
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG followed by others
+Interpolation = Literal["bicubic", "bilinear"]
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the whole image
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 # Operation that turns each EXIF orientation upright. ImageOps.exif_transpose is not used: it
@@ -39,6 +41,7 @@ def cut(
     orientation: int,
     snap: bool,
     flip: bool,
+    interpolation: Interpolation = "bicubic",
 ) -> np.ndarray:
     """Decode, turn upright, cut, resize, mirror -> uint8 [side, side, 3].
 
@@ -59,7 +62,8 @@ def cut(
         min(box[2] * scale_x, width),
         min(box[3] * scale_y, height),
     )
-    return _resize(pixels, _snapped(scaled, width, height) if snap else scaled, side, flip)
+    within = _snapped(scaled, width, height) if snap else scaled
+    return _resize(pixels, within, side, flip, interpolation)
 
 
 def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
@@ -119,16 +123,21 @@ def _torch() -> ModuleType:
     return torch
 
 
-def _resize(pixels: np.ndarray, box: Box, side: int, flip: bool) -> np.ndarray:
-    """Antialiased bicubic: uint8 [h, w, 3] -> uint8 [side, side, 3]."""
+def _resize(
+    pixels: np.ndarray, box: Box, side: int, flip: bool, interpolation: Interpolation
+) -> np.ndarray:
+    """Resize with antialiasing: uint8 [h, w, 3] -> uint8 [side, side, 3]."""
     left, upper, right, lower = map(int, box)
     if (left, upper, right, lower) != box:
-        image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
+        pillow = Image.Resampling[interpolation.upper()]
+        image = Image.fromarray(pixels).resize((side, side), pillow, box=box)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
     torch = _torch()
     # A contiguous, writable copy with the batch axis first: torch's fast path.
     whole = torch.from_numpy(pixels[upper:lower, left:right].copy())[None]  # [1, h, w, 3]
     part = whole.permute(0, 3, 1, 2)  # [1, 3, h, w], channels last in memory
-    resized = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(
+        part, (side, side), mode=interpolation, antialias=True
+    )
     mirrored = resized.flip(3) if flip else resized  # takes a tenth of numpy's time
     return mirrored[0].permute(1, 2, 0).numpy()  # [side, side, 3]

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from vit.errors import BadModel
 
 MEAN = STD = (0.5, 0.5, 0.5)
-_BICUBIC = 3  # Pillow's number of the filter
+_PILLOW = {"bilinear": 2, "bicubic": 3}  # its numbers of the filters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The crop of an evaluation. Resizing is bicubic and antialiased, as Pillow's."""
+    """The crop of an evaluation. Resizing is antialiased, as Pillow's."""
 
     crop: Literal["center", "resize"] = "center"
     """`center`: resize the shorter side, cut out the centre. `resize`: resize the whole image to
@@ -24,12 +24,16 @@ class Preprocessing:
     crop_fraction: float = 224 / 256
     """For `center`, the crop's side divided by the shorter side of the resized image."""
 
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Filter of the resize."""
+
     def __post_init__(self) -> None:
         if not 0 < self.crop_fraction <= 1:
             raise BadModel(f"crop_fraction must be within (0, 1], found {self.crop_fraction}")
 
     def __str__(self) -> str:
-        return self.crop if self.crop == "resize" else f"center {self.crop_fraction:.4g}"
+        cut = self.crop if self.crop == "resize" else f"center {self.crop_fraction:.4g}"
+        return cut if self.interpolation == "bicubic" else f"{cut} {self.interpolation}"
 
     def shorter_side(self, image_size: int) -> int:
         """Length in pixels that the shorter side is resized to before the centre is cut out."""
@@ -47,7 +51,7 @@ class Preprocessing:
         return {
             "mean": list(MEAN),
             "std": list(STD),
-            "interpolation": "bicubic",
+            "interpolation": self.interpolation,
             "crop_pct": 1.0 if whole else share,
             "crop_mode": "squash" if whole else "center",
         }
@@ -73,7 +77,7 @@ class Preprocessing:
             **steps,
             "do_convert_rgb": True,
             "do_resize": True,
-            "resample": _BICUBIC,
+            "resample": _PILLOW[self.interpolation],
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -87,7 +91,7 @@ class Preprocessing:
             "image_size": [height, width],
             "crop": self.crop,
             "crop_fraction": self.crop_fraction if self.crop == "center" else None,
-            "interpolation": "bicubic",
+            "interpolation": self.interpolation,
             "mean": list(MEAN),
             "std": list(STD),
         }

@@ -206,6 +206,7 @@ def _protocol(candidate: Candidate, own: EvaluationOptions) -> Protocol:
             image_size=side,
             kind=own.crop or data.eval_crop,
             resize_fraction=data.eval_fraction if fraction is None else fraction,
+            interpolation=data.eval_interpolation,
         ),
         knn=own.knn,
         few_shot=own.few_shot,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pipelines.evaluation import fewshot, neighbours, probe
 from pipelines.recipes.data import check_dataset_name
 from pipelines.recipes.errors import Mistake
-from pipelines.recipes.fingerprint import typed_values
+from pipelines.recipes.fingerprint import crop_values, typed_values
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
 from storage.stream import StreamSpec
@@ -150,7 +150,7 @@ def fingerprint(
     """Name of an evaluation's content: 16 hex digits."""
     content = {
         "evaluation_format": FORMAT_VERSION,
-        "protocol": typed_values(protocol),
+        "protocol": typed_values(protocol) | {"crop": crop_values(protocol.crop)},
         "model": dict(model),
         "weights": weights_sha256,
         "dataset": dataset_digest,

@@ -197,8 +197,8 @@ def _pixels(export: Export) -> list[str]:
         else "the whole image is resized, whatever its aspect ratio"
     )
     return [
-        f"Images are {height} x {width} pixels of RGB {values}; {cut}, with an antialiased bicubic"
-        " filter. That is how the results were measured.\n"
+        f"Images are {height} x {width} pixels of RGB {values}; {cut}, with an antialiased"
+        f" {export.preprocessing.interpolation} filter. That is how the results were measured.\n"
     ]
 
 

@@ -70,6 +70,7 @@ def _mlflow(export: Export, tensors: Mapping[str, Tensor], folder: Path) -> None
             image_size=export.candidate.config.image_hw[0],
             kind=crop.crop,
             resize_fraction=crop.crop_fraction,
+            interpolation=crop.interpolation,
         ),
         metadata={"weights_sha256": export.candidate.sha256},
     )

@@ -51,6 +51,8 @@ class Data:
     """Evaluation: the centre, or the whole image."""
     eval_fraction: float = 224 / 256
     """Evaluation by centre: the crop's side over the shorter side of the resized image."""
+    eval_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Evaluation: the filter that resizes images. Training always takes bicubic."""
     tail: Tail = "drop"
     """Samples of an epoch that fill no global batch: `drop` them, or `carry` them over into a batch
     with the next epoch's first."""
@@ -75,15 +77,29 @@ class Data:
 
     def val_crop(self, image_size: int) -> Crop:
         """How a validation image of this size is cut."""
-        return Crop(image_size=image_size, kind=self.eval_crop, resize_fraction=self.eval_fraction)
+        return Crop(
+            image_size=image_size,
+            kind=self.eval_crop,
+            resize_fraction=self.eval_fraction,
+            interpolation=self.eval_interpolation,
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The crop of evaluation, as other libraries are told of it."""
-        return Preprocessing(crop=self.eval_crop, crop_fraction=self.eval_fraction)
+        return Preprocessing(
+            crop=self.eval_crop,
+            crop_fraction=self.eval_fraction,
+            interpolation=self.eval_interpolation,
+        )
 
     def evaluated_by(self, crop: Preprocessing | None) -> "Data":
         """The same with another crop of evaluation: a checkpoint's own, where its files say one."""
         if crop is None:
             return self
-        return replace(self, eval_crop=crop.crop, eval_fraction=crop.crop_fraction)
+        return replace(
+            self,
+            eval_crop=crop.crop,
+            eval_fraction=crop.crop_fraction,
+            eval_interpolation=crop.interpolation,
+        )

@@ -7,6 +7,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pipelines.recipes.stage import Stage
+from storage.decode import Crop
 from storage.selection import Selection
 
 FORMAT_VERSION = 1
@@ -49,7 +50,12 @@ _ADDED: dict[str, dict[str, Any]] = {
             "normalize": True,
         },
     },
-    "data": {"val_selection": asdict(Selection()), "balance": "none"},
+    "data": {
+        "val_selection": asdict(Selection()),
+        "balance": "none",
+        "eval_interpolation": "bicubic",
+    },
+    "crop": {"interpolation": "bicubic"},
     "selection": {"labels": None, "samples": None, "skip": 0},
 }
 
@@ -95,6 +101,11 @@ def typed_values(value: Any, of_type: Any = None) -> Any:
     if isinstance(value, float) and value.is_integer() and int in arms and float not in arms:
         return int(value)
     return value
+
+
+def crop_values(crop: Crop) -> dict[str, Any]:
+    """A crop as plain values, for a fingerprint."""
+    return _without_defaults(typed_values(crop), _ADDED["crop"])
 
 
 def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:

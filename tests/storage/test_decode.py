@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -16,6 +17,7 @@ from storage import decode as decoding
 from storage.decode import Crop, crop_box, decode, probe
 from storage.errors import BadImage
 from storage.jpeg_header import plain_jpeg_size
+from storage.pixels import Interpolation
 from tests.storage.support.images import ODD_TAGS, ORIENTED, encoded, gradient, with_exif
 
 WHOLE = Crop(image_size=32, kind="resize")
@@ -87,6 +89,28 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     box = (left, upper, left + 80, upper + 80)
     wanted = np.asarray(upright.resize((16, 16), Image.Resampling.BICUBIC, box=box))
     assert np.abs(centre.astype(int) - wanted).mean() < 2.0
+
+
+def test_the_filter_is_the_one_that_was_asked_for() -> None:
+    """In both paths: torch's for a box of whole pixels, Pillow's for others."""
+    data = encoded(np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8), "PNG")
+    image = Image.open(io.BytesIO(data))
+    found = {}
+    filters: dict[Interpolation, Image.Resampling] = {
+        "bicubic": Image.Resampling.BICUBIC,
+        "bilinear": Image.Resampling.BILINEAR,
+    }
+    for interpolation, pillow in filters.items():
+        crop = Crop(image_size=16, kind="resize", interpolation=interpolation)
+        wanted = np.asarray(image.resize((16, 16), pillow)).astype(int)
+        found[interpolation] = decode(data, crop, seed=0, epoch=0, index=0)
+        assert np.abs(found[interpolation] - wanted).max() <= 2
+        centre = replace(crop, kind="center", resize_fraction=0.77)
+        left, upper, side = 20 - 0.77 * 20, 30 - 0.77 * 20, 0.77 * 40
+        box = (left, upper, left + side, upper + side)
+        wanted = np.asarray(image.resize((16, 16), pillow, box=box))
+        assert np.array_equal(decode(data, centre, seed=0, epoch=0, index=0), wanted)
+    assert np.abs(found["bicubic"].astype(int) - found["bilinear"]).mean() > 2
 
 
 @pytest.mark.parametrize("tag", ODD_TAGS.values(), ids=list(ODD_TAGS))
@@ -326,6 +350,7 @@ def test_every_cut_of_a_jpeg_is_an_image_or_a_named_error() -> None:
         {"area": (0.5, 0.1)},
         {"ratio": (0.0, 1.0)},
         {"resize_fraction": 1.5},
+        {"interpolation": "lanczos"},
     ],
 )
 def test_contradictory_crops_are_refused(wrong: dict[str, object]) -> None:

@@ -6,18 +6,18 @@ Hugging    size, crop_size, do_center_crop, resample of preprocessor_config.json
 Face       one number is the shorter side for CLIP's and BiT's processors, else both sides
 
 Models here see the centre of an image at a share of its shorter side, or the whole image, resized
-by an antialiased bicubic filter. What files say beyond that is a note.
+by an antialiased bicubic or bilinear filter. What files say beyond that is a note.
 """
 
 from collections.abc import Mapping
 from math import floor
-from typing import Any
+from typing import Any, Literal
 
-from vit.errors import BadModel
 from vit.preprocessing import Preprocessing
 
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by number."""
+Interpolation = Literal["bicubic", "bilinear"]
 Crop = tuple[Preprocessing | None, tuple[str, ...]]
 """The crop, None if the files say none that can be made here, and notes about what cannot."""
 
@@ -29,12 +29,12 @@ def timm_crop(pixels: Mapping[str, Any], image_size: int | None) -> Crop:
     """
     share, mode = pixels.get("crop_pct"), pixels.get("crop_mode") or "center"
     said = f"config.json: crop_mode {mode}, crop_pct {share}"
-    notes = _filter_notes("config.json", pixels.get("interpolation"))
+    interpolation, notes = _filter("config.json", pixels.get("interpolation"))
     if mode == "center" and share:
         whole = image_size / floor(image_size / share) if image_size and share <= 1 else share
-        return _center(said, float(whole), notes)
+        return _center(said, float(whole), interpolation, notes)
     if mode == "squash" and share in (None, 1):
-        return Preprocessing(crop="resize"), notes
+        return Preprocessing(crop="resize", interpolation=interpolation), notes
     if mode == "center":
         return None, notes
     return None, (*notes, _cannot(said))
@@ -43,7 +43,7 @@ def timm_crop(pixels: Mapping[str, Any], image_size: int | None) -> Crop:
 def hugging_face_crop(pixels: Mapping[str, Any]) -> Crop:
     """The crop that `preprocessor_config.json` states; its content may be empty."""
     size, file = pixels.get("size"), "preprocessor_config.json"
-    notes = _filter_notes(file, pixels.get("resample"))
+    interpolation, notes = _filter(file, pixels.get("resample"))
     if size is None or pixels.get("do_resize") is False:
         return None, notes
     kind = str(pixels.get("image_processor_type") or pixels.get("feature_extractor_type") or "")
@@ -53,18 +53,20 @@ def hugging_face_crop(pixels: Mapping[str, Any]) -> Crop:
     cut = _side(pixels.get("crop_size")) if pixels.get("do_center_crop") else None
     shorter, whole = size.get("shortest_edge"), _side(size)
     if shorter and cut and cut <= shorter:
-        return _center(f"{file}: {shorter} pixels, of which {cut}", cut / shorter, notes)
+        return _center(
+            f"{file}: {shorter} pixels, of which {cut}", cut / shorter, interpolation, notes
+        )
     if whole and cut in (None, whole):
-        return Preprocessing(crop="resize"), notes
+        return Preprocessing(crop="resize", interpolation=interpolation), notes
     said = f"{file}: size {size}" + (f", crop_size {pixels['crop_size']}" if cut else "")
     return None, (*notes, _cannot(said))
 
 
-def _center(said: str, share: float, notes: tuple[str, ...]) -> Crop:
-    try:
-        return Preprocessing(crop="center", crop_fraction=share), notes
-    except BadModel:
+def _center(said: str, share: float, interpolation: Interpolation, notes: tuple[str, ...]) -> Crop:
+    if not 0 < share <= 1:
         return None, (*notes, _cannot(said))
+    crop = Preprocessing(crop="center", crop_fraction=share, interpolation=interpolation)
+    return crop, notes
 
 
 def _side(size: Any) -> int | None:
@@ -74,11 +76,16 @@ def _side(size: Any) -> int | None:
     return size
 
 
-def _filter_notes(file: str, said: Any) -> tuple[str, ...]:
+def _filter(file: str, said: Any) -> tuple[Interpolation, tuple[str, ...]]:
+    """The filter that a file names, and a note where it is none of ours."""
     name = _FILTERS[said] if isinstance(said, int) and 0 <= said < len(_FILTERS) else said
+    if name == "bilinear":
+        return "bilinear", ()
     if name in (None, "bicubic"):
-        return ()
-    return (f"{file}: interpolation {name}; images are resized by a bicubic filter here",)
+        return "bicubic", ()
+    return "bicubic", (
+        f"{file}: interpolation {name}; images are resized by a bicubic filter here",
+    )
 
 
 def _cannot(said: str) -> str:

@@ -18,11 +18,13 @@ REST: dict[str, Any] = {"model": {"width": 8}, "weights_sha256": "a", "dataset_d
 def test_a_name_says_all_that_the_numbers_depend_on() -> None:
     name = fingerprint(PROTOCOL, **REST)
     assert name == fingerprint(replace(PROTOCOL), **REST)
+    assert name == "356818ab6a42960e"  # from before crops had an interpolation
     others = [
         replace(PROTOCOL, split="test"),
         replace(PROTOCOL, evaluators=("knn",)),
         replace(PROTOCOL, selection=Selection(classes=(1, 2))),
         replace(PROTOCOL, crop=Crop(image_size=24, kind="resize")),
+        replace(PROTOCOL, crop=replace(PROTOCOL.crop, interpolation="bilinear")),
         replace(PROTOCOL, real_sha256="c"),
         replace(PROTOCOL, knn=Knn(k=5)),
         replace(PROTOCOL, batch=32),

@@ -71,14 +71,29 @@ def test_the_crop_of_transformers_files(said: dict[str, Any], crop: Preprocessin
 
 
 @pytest.mark.parametrize(
-    "notes",
+    "found",
     [
-        timm_crop({"crop_pct": 1.0, "interpolation": "bilinear"}, 224)[1],
-        hugging_face_crop(VIT | {"resample": 2})[1],
+        timm_crop({"crop_pct": 1.0, "interpolation": "bilinear"}, 224),
+        hugging_face_crop(CLIP | {"resample": 2}),
     ],
 )
-def test_a_filter_that_is_not_bicubic_is_said(notes: tuple[str, ...]) -> None:
-    assert ["interpolation bilinear" in note for note in notes] == [True]
+def test_a_bilinear_filter_is_taken(found: tuple[Preprocessing, tuple[str, ...]]) -> None:
+    assert found == (Preprocessing(crop_fraction=1.0, interpolation="bilinear"), ())
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        timm_crop({"crop_pct": 1.0, "interpolation": "lanczos"}, 224),
+        hugging_face_crop(CLIP | {"resample": 1}),
+    ],
+)
+def test_a_filter_that_is_not_made_here_is_said(
+    found: tuple[Preprocessing, tuple[str, ...]],
+) -> None:
+    crop, notes = found
+    assert crop == Preprocessing(crop_fraction=1.0)
+    assert ["interpolation lanczos" in note for note in notes] == [True]
 
 
 def test_the_inferred_config_says_the_crop_and_its_file(tmp_path: Path) -> None:
@@ -94,6 +109,16 @@ def test_the_inferred_config_says_the_crop_and_its_file(tmp_path: Path) -> None:
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3}))
     found = vit.infer_config(tmp_path / "hf")
     assert (found.crop, found.inferred_from["crop"]) == (None, "unknown")
+
+
+def test_a_bilinear_filter_survives_both_exports(tmp_path: Path) -> None:
+    weights, crop = vit.build_model(TINY).state_dict(), Preprocessing(interpolation="bilinear")
+    vit.export_timm(weights, TINY, tmp_path / "timm", preprocessing=crop)
+    vit.export_hugging_face(weights, TINY, tmp_path / "hf", preprocessing=crop)
+    for name in ("timm", "hf"):
+        said = vit.infer_config(tmp_path / name).crop
+        assert said is not None
+        assert said.interpolation == "bilinear"
 
 
 def test_timms_whole_pixels_survive_an_export() -> None:
