@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import io
 import re
-from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -55,7 +55,14 @@ def parse(shape: Any, argv: list[str], *, prog: str, description: str, default: 
             registry=_rules(shows_help="--help" in argv),
             **more,
         ),
+        known=_options(shape),
     )
+
+
+def _options(shape: Any) -> set[str]:
+    """The options of a dataclass, without those of its members; none of a choice of subcommands."""
+    names = [field.name for field in fields(shape)] if is_dataclass(shape) else []
+    return {f"--{name.replace('_', '-')}" for name in names}
 
 
 def _rules(*, shows_help: bool) -> ConstructorRegistry:
@@ -95,8 +102,11 @@ def _one_line(text: str | Callable[[], str | None] | None) -> str | None:
     return None if text is None else " ".join(text.split())
 
 
-def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
-    """Run a parser; turn its boxed error message into one line."""
+def parse_quietly(prog: str, parse: Callable[[], T], *, known: Collection[str] = ()) -> T:
+    """Run a parser; turn its boxed error message into one line.
+
+    Of the `known` options one is suggested where other trainers call it otherwise.
+    """
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -106,7 +116,7 @@ def parse_quietly(prog: str, parse: Callable[[], T]) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        problem = parser_message(output.getvalue())
+        problem = parser_message(output.getvalue(), known=known)
         screen = "--help-all" if "--stage." in problem or "--place." in problem else "--help"
         raise Mistake(f"{problem} - see {prog} {screen}") from None
 
@@ -124,7 +134,7 @@ _ELSEWHERE = {
 """Options of timm and of Hugging Face's Trainer, and ours."""
 
 
-def parser_message(message: str) -> str:
+def parser_message(message: str, *, known: Collection[str] = ()) -> str:
     """Extract from tyro's error message what is wrong, and the options it suggests.
 
     The message has sections between rules: in a box, or on terminals that cannot draw one, as plain
@@ -146,7 +156,7 @@ def parser_message(message: str) -> str:
     hints = [line.split()[0] for lines in sections[first + 1 :] for line in lines]
     similar = [hint for hint in hints if hint.startswith("--")]
     words = re.findall(r"--[\w-]+", problem)
-    similar = [_ELSEWHERE[word] for word in words if word in _ELSEWHERE] or similar
+    similar = [ours for word in words if (ours := _ELSEWHERE.get(word, "")) in known] or similar
     if similar and "Unrecognized" in problem:
         problem += f" - perhaps {' or '.join(similar[:2])}"
     return problem

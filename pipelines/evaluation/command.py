@@ -80,10 +80,7 @@ def evaluate(evaluation: Evaluation, client: Any) -> Manifest:
         params=flatten(asdict(evaluation.protocol)),
     )
     with tracker.running(_note):
-        _note(
-            f"{evaluation.candidate.name} ({evaluation.candidate.average} weights)"
-            f" on {evaluation.dataset.uri}"
-        )
+        _note(f"{evaluation.candidate.kind} on {evaluation.dataset.uri}")
         for line in evaluation.candidate.notes:
             _note(line)
         try:

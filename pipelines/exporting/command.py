@@ -71,7 +71,7 @@ def write(export: Export) -> tuple[str, ...]:
         (folder / "README.md").write_text(card(export), encoding="utf-8")
         files = sorted(path.name for path in folder.iterdir())
     return (
-        f"{export.candidate.name} ({export.candidate.average} weights) for {export.to}",
+        f"{export.candidate.kind} for {export.to}",
         note,
         f"wrote {', '.join(files)} into {Path(export.out)}",
     )

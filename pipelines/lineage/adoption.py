@@ -105,7 +105,8 @@ class FromCheckpointAndData:
         if general and "optim.warmup-steps" not in given:
             changes["optim"] = replace(stage.optim, warmup_steps=int(WARMUP_SHARE * steps))
         if general and "eval-every-steps" not in given:
-            changes["eval_every_steps"] = max(1, round(per_epoch))
+            evaluations = max(1, round(steps / per_epoch))
+            changes["eval_every_steps"] = max(1, -(-steps // evaluations))
         return replace(stage, **changes)
 
 

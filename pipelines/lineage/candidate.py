@@ -80,6 +80,11 @@ class Candidate:
     notes: tuple[str, ...] = ()
 
     @property
+    def kind(self) -> str:
+        """What they are, for people: an average is not what training ended with."""
+        return f"{self.name}, averaged" if self.average == "ema" else self.name
+
+    @property
     def uri(self) -> str:
         """Where the weights lie."""
         return self.source.uri

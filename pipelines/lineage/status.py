@@ -146,7 +146,7 @@ def _judge(
             stage=stage.name,
             state="committed",
             fingerprint=last.fingerprint,
-            reason=f"{last.name}; whether other options train again, finetune.py says",
+            reason=f"{last.name}; finetune.py with your options says whether they need another",
         )
     try:
         digest = load_dataset(join(command.place.data_root, stage.data.dataset)).digest

@@ -15,7 +15,7 @@ from pipelines.lineage.source import downloads_kept
 from pipelines.reporting.command import report_at_the_end
 from pipelines.tracking.client import open_client, settle
 from pipelines.training.driver import run_stage
-from pipelines.training.outcomes import Outcome, print_summary
+from pipelines.training.outcomes import Outcome, next_commands, print_summary
 from pipelines.training.prepare import Checked, Plan, check_stage, make_plan
 
 
@@ -38,6 +38,8 @@ def main(description: str, stage_name: str | None = None) -> NoReturn:
         print_summary(outcomes, command)
         if any(outcome.status == "trained" for outcome in outcomes):
             report_at_the_end(command)
+    else:
+        print(next_commands(outcomes[0], command), flush=True)
     sys.exit(0)
 
 

@@ -76,6 +76,7 @@ def run_stage(
     tracker.watch(node_sampler(client, tracker.run_id), "system/")
     progress = Progress(stage.name, steps=stage.steps, global_batch=stage.global_batch)
     progress.note(f"{origin(plan)}; {_width(fewest, most, cpus)}; to {plan.attempt.uri}")
+    progress.note(amount(plan))
     if plan.steps_per_epoch < 1 and stage.steps:
         progress.note(
             f"note: a batch of {stage.global_batch} is more than there are images to train on: each"
@@ -220,6 +221,21 @@ def origin(plan: Plan) -> str:
     if plan.parent:
         return f"from {plan.stage.parent} {plan.parent.name}"
     return f"from {plan.stage.init}" if plan.stage.init else "from scratch"
+
+
+def amount(plan: Plan) -> str:
+    """What is trained on, and for how long, in words."""
+    stage, classes = plan.stage, plan.stage.model.num_classes
+    images = f"{plan.val_images:,} images to validate on"
+    if not stage.steps:
+        return f"{images}; no steps"
+    epochs = stage.steps / plan.steps_per_epoch
+    known = f" of {classes:,} classes" if stage.objective == "classify" else ""
+    return (
+        f"{plan.train_images:,} images{known} to train on, {images}; {stage.steps:,} steps of"
+        f" {stage.global_batch:,} images, {epochs:.3g} epochs; learning rate"
+        f" {stage.optim.peak_lr:g} after {stage.optim.warmup_steps:,} steps"
+    )
 
 
 def _width(fewest: int, most: int, cpus: float) -> str:

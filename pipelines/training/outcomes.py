@@ -1,13 +1,16 @@
 """The table at the end of a pipeline, and the command that opens MLflow."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.console import clock
 from pipelines.cli.options import Command
+from pipelines.cli.place import CONFIG, place_of, resolve_place
 from pipelines.cli.redaction import redact
 
 
@@ -42,6 +45,25 @@ def print_summary(outcomes: list[Outcome], command: Command) -> None:
         )
     console.print(table)
     console.print(f"Browse the runs: {mlflow_command(command.place.mlflow_uri)}")
+
+
+def next_commands(outcome: Outcome, command: Command) -> str:
+    """The commands that measure and use what one stage has trained."""
+    options, recipe = command.options, command.recipe
+    words = ["--recipe", options.recipe, "--run", options.run]
+    if outcome.stage != recipe.stages[-1].name:
+        words += ["--only", outcome.stage]
+    usual = resolve_place(place_of(options.config), cwd=Path.cwd())
+    if options.config != CONFIG:
+        words += ["--config", str(options.config)]
+    for name in ("storage_root", "data_root"):
+        if getattr(usual, name) != getattr(command.place, name):
+            words += [f"--place.{name.replace('_', '-')}", getattr(command.place, name)]
+    arguments = shlex.join(words)
+    measured = f"measure it: pipelines/evaluate.py {arguments}"
+    if recipe.stage(outcome.stage).objective != "classify":
+        return f"{measured} --evaluators few-shot knn probe"
+    return f"{measured}\nuse it: pipelines/predict.py {arguments} IMAGES"
 
 
 def accuracy_of(metrics: Mapping[str, float]) -> str:

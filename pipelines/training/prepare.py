@@ -57,6 +57,9 @@ class Plan:
     counts: tuple[int, ...]
     """The numbers of workers that may train, ascending."""
     steps_per_epoch: float
+    train_images: int
+    """Images of an epoch, 0 for a stage of no steps."""
+    val_images: int
 
     @property
     def done(self) -> bool:
@@ -90,6 +93,7 @@ class Checked:
     """The numbers of workers that may train, ascending."""
     init: Checkpoint | None
     """The checkpoint that `stage.init` names."""
+    val_images: int
 
 
 def check_stage(stage: Stage, place: Place) -> Checked:
@@ -128,10 +132,10 @@ def check_stage(stage: Stage, place: Place) -> Checked:
             f" data of {dataset.uri} has {classes} classes - set --stage.model.num-classes"
             f" {classes} (--{stage.name}.model.num-classes for scripts of several stages)"
         )
-    order_of(val_spec(stage, dataset.uri), dataset)
+    val_images = order_of(val_spec(stage, dataset.uri), dataset).samples
     if stage.steps:
         order_of(train_spec(stage, dataset.uri), dataset)
-    return Checked(dataset, counts, init)
+    return Checked(dataset, counts, init, val_images)
 
 
 def _check_val_split(stage: Stage, dataset: Dataset) -> None:
@@ -195,6 +199,8 @@ def make_plan(stage: Stage, command: Command, checked: Checked) -> Plan:
         dataset=dataset,
         counts=checked.counts,
         steps_per_epoch=1 / one_step,
+        train_images=order.samples if order else 0,
+        val_images=checked.val_images,
     )
 
 

@@ -150,6 +150,12 @@ def test_a_message_without_a_box_says_the_same() -> None:
     assert parser_message(plain) == parser_message(boxed) == "Error parsing --a: no"
 
 
+def test_another_trainers_option_is_answered_where_ours_is_there() -> None:
+    said = "Unrecognized options: --img-size, 3"
+    assert parser_message(said, known={"--image-size"}) == f"{said} - perhaps --image-size"
+    assert parser_message(said, known={"--batch"}) == said
+
+
 def test_the_shown_config_hides_a_password() -> None:
     shown = read("--place.mlflow-uri", "https://me:secret@host/x").as_yaml()
     assert "secret" not in shown

@@ -130,7 +130,7 @@ def test_an_evaluation_is_committed_with_its_lineage_and_logged_once(
     said = evaluate(*arguments)
     assert said.code == 0, said.err
     assert "finetune" in said.out
-    assert "(ema weights)" in said.out
+    assert ", averaged on" in said.out
 
     uri, manifest = only(tmp_path / "runs")
     assert manifest["parent"]["fingerprint"] == stage["fingerprint"]

@@ -52,7 +52,7 @@ def ours(data: bytes, photos: Photos, stage: Stage = STAGE) -> Tensor:
 def export(called: Called, photos: Photos, to: str, out: Path, run: str = "photos") -> Path:
     said = called(main, "export", *photos.place(), "--run", run, "--to", to, "--out", str(out))
     assert said.code == 0, said.err
-    assert "(ema weights)" in said.out
+    assert ", averaged for" in said.out
     assert (out / "README.md").exists()
     return out
 

@@ -49,7 +49,7 @@ def test_the_model_is_the_checkpoints_and_the_classes_are_the_datas(
     assert (stage.init, stage.parent, stage.reset_head) == (folder, None, True)
     assert stage.steps == round(3 * 1420 / 64) == 67
     assert stage.optim.warmup_steps == 6
-    assert stage.eval_every_steps == 22
+    assert stage.eval_every_steps == 23  # after 23, 46 and 67
     said = "\n".join(command.notes)
     assert f"model of {folder}" in said
     assert "heads 4, image_size 16" in said
@@ -78,11 +78,16 @@ def test_evaluation_cuts_as_the_checkpoint_says_unless_the_stage_says_otherwise(
     shutil.copytree(folder, whole)
     text = (whole / "config.json").read_text()
     (whole / "config.json").write_text(
-        text.replace('"crop_pct": 0.875', '"crop_pct": 1.0').replace('"center"', '"squash"')
+        text.replace('"crop_pct": 0.875', '"crop_pct": 1.0')
+        .replace('"center"', '"squash"')
+        .replace('"bicubic"', '"bilinear"')
     )
-    for init, crop in ((folder, ("center", 16 / 18)), (str(whole), ("resize", 0.875))):
+    for init, *crop in (
+        (folder, "center", 16 / 18, "bicubic"),
+        (str(whole), "resize", 0.875, "bilinear"),
+    ):
         (data,) = (s.data for s in finetune(local_data, "--init", init, *words).stages)
-        assert (data.eval_crop, data.eval_fraction) == crop
+        assert [data.eval_crop, data.eval_fraction, data.eval_interpolation] == crop
     given = ("--stage.data.eval-crop", "center", "--stage.data.eval-fraction", "0.5")
     (stage,) = finetune(local_data, "--init", str(whole), *words, *given).stages
     assert (stage.data.eval_crop, stage.data.eval_fraction) == ("center", 0.5)

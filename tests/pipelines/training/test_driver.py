@@ -1,7 +1,7 @@
 """What the driver says first, and that a stage on a thread can be stopped."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -9,8 +9,10 @@ import torch
 
 from pipelines.lineage.attempts import Attempt
 from pipelines.lineage.resume_states import save_state
+from pipelines.recipes import find_recipe
 from pipelines.recipes.digits import PRETRAIN
-from pipelines.training.driver import origin
+from pipelines.recipes.stage import Stage
+from pipelines.training.driver import amount, origin
 from pipelines.training.fit import ended
 from pipelines.training.listener import Listener
 from pipelines.worker.background import Background
@@ -33,6 +35,37 @@ def test_a_resumed_stage_does_not_begin_from_scratch(tmp_path: Any, parent: Atte
     assert origin(plan) == fresh
     save_state(str(tmp_path), {"cursor": torch.zeros(1)}, step=20)
     assert origin(plan) == "continues after step 20"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "told"),
+    [
+        (
+            "digits",
+            {},
+            "1,420 images of 7 classes to train on, 90 images to validate on; 60 steps of 64",
+        ),
+        ("digits-mae", {}, "1,420 images to train on, 90 images to validate on; 60 steps of"),
+        ("digits", {"steps": 0}, "90 images to validate on; no steps"),
+    ],
+)
+def test_the_amount_of_work_is_told(recipe: str, changes: dict[str, Any], told: str) -> None:
+    stage = replace(find_recipe(recipe).stage("pretrain"), steps=60, global_batch=64)
+    plan: Any = Amounts(stage=replace(stage, **changes))
+    said = amount(plan)
+    assert told in said
+    if "steps" not in changes:
+        assert "3 epochs; learning rate 0.001 after 10 steps" in said
+
+
+@dataclass
+class Amounts:
+    """Of a plan, what there is to do."""
+
+    stage: Stage
+    train_images: int = 1420
+    val_images: int = 90
+    steps_per_epoch: float = 20.0
 
 
 @dataclass
