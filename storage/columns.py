@@ -15,14 +15,14 @@ import numpy as np
 from storage.augment import NO_AUGMENTATION, AugmentConfig, augment_image, mix_draws
 from storage.balance import Balance, Balanced
 from storage.cache import Cache, CachedShards
-from storage.dataset import load_dataset
+from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
-from storage.errors import BadDataset, BadImage, BadSample
+from storage.errors import BadDataset, BadImage, BadOrder, BadSample
 from storage.index import SampleIndex, load_index
 from storage.order import OrderSpec, Tail, natural_run, replacement
 from storage.reader import Damaged, read_samples
 from storage.selection import EVERYTHING, Selection
-from storage.selection_cache import drawn, grouped
+from storage.selection_cache import drawn, grouped, grouped_by_member
 from storage.store import ObjectStore, RangeReader
 from storage.tasks import Batch
 
@@ -51,6 +51,8 @@ class StreamSpec:
     """Whether samples that do not fill an epoch's last batch are dropped or carried over."""
     balance: Balance = "none"
     """Share of each class in an epoch: its own, or balanced."""
+    shares: tuple[float, ...] | None = None
+    """Share of each dataset of a mixture in an epoch; None: as many as each has."""
     run_samples: int | None = None
     """Number of neighbours that are shuffled and read as one run; 1 is a full shuffle. If None,
     `natural_run` chooses it."""
@@ -101,7 +103,7 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
         global_batch=spec.global_batch,
         tail=spec.tail,
         run_samples=spec.run_samples or _run_samples(spec, labels),
-        balanced=None if spec.balance == "none" else _balanced(spec, digest, index, labels),
+        balanced=_balanced(spec, dataset, index, positions, labels),
     )
     store = dataset.shard_store()
     shards = {shard.name: shard for shard in index.shards}
@@ -117,13 +119,32 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
 
 
 def _run_samples(spec: StreamSpec, labels: np.ndarray) -> int:
-    if spec.balance != "none":
+    if spec.balance != "none" or spec.shares is not None:
         return 1
     return natural_run(labels, global_batch=spec.global_batch)
 
 
-def _balanced(spec: StreamSpec, digest: str, index: SampleIndex, labels: np.ndarray) -> Balanced:
-    table = grouped(index, spec.selection, labels, digest=digest, seed=spec.seed)
+def _balanced(
+    spec: StreamSpec,
+    dataset: Dataset,
+    index: SampleIndex,
+    positions: np.ndarray | None,
+    labels: np.ndarray,
+) -> Balanced | None:
+    key = {"digest": dataset.digest, "seed": spec.seed}
+    if spec.shares is not None:
+        members = dataset.mixed_from
+        if len(spec.shares) != len(members):
+            names = ", ".join(member.name for member in members) or "none: it is no mixture"
+            raise BadOrder(
+                f"data.shares {' '.join(f'{share:g}' for share in spec.shares)}: wanted one share"
+                f" for each dataset of {dataset.uri} ({names})"
+            )
+        table = grouped_by_member(index, spec.selection, positions, members, **key)
+        return Balanced.of(table, spec.shares, samples=len(labels))
+    if spec.balance == "none":
+        return None
+    table = grouped(index, spec.selection, labels, **key)
     return Balanced.of(table, spec.balance, samples=len(labels))
 
 

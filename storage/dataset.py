@@ -27,6 +27,7 @@ from storage.json_values import (
     texts_of,
     whole_of,
 )
+from storage.mixture import Member
 from storage.objects import open_store
 from storage.pack_command import pack_command
 from storage.resized import Resized
@@ -80,6 +81,8 @@ class Dataset:
     """URI of the tars, if they are not beside the manifest. Not part of the digest."""
     resized: Resized | None = None
     """How `pack.py --shorter-side` made large images smaller, if it was asked to."""
+    mixed_from: tuple[Member, ...] = ()
+    """The datasets whose shards these are, if it is a mixture (`pack.py mix`)."""
 
     @property
     def digest(self) -> str:
@@ -95,6 +98,11 @@ class Dataset:
                 for name, shards in self.splits.items()
             },
             **({"resized": asdict(self.resized)} if self.resized else {}),
+            **(
+                {"mixed_from": [[m.digest, dict(m.shards)] for m in self.mixed_from]}
+                if self.mixed_from
+                else {}
+            ),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -133,6 +141,7 @@ def to_json(dataset: Dataset) -> bytes:
         **({"in_place": True} if dataset.in_place else {}),
         **({"shards_at": dataset.shards_at} if dataset.shards_at else {}),
         **({"resized": asdict(dataset.resized)} if dataset.resized else {}),
+        **({"mixed_from": [m.plain() for m in dataset.mixed_from]} if dataset.mixed_from else {}),
         **({"notes": [list(pair) for pair in dataset.notes]} if dataset.notes else {}),
         "left_out": [list(pair) for pair in dataset.left_out],
     }
@@ -201,6 +210,7 @@ def _parse(uri: str, content: Mapping[str, Any]) -> Dataset:
         in_place=content.get("in_place", False) is True,
         shards_at=_shards_at(content),
         resized=Resized.read(content),
+        mixed_from=Member.read(content),
         left_out=tuple(_pairs(content)),
     )
 

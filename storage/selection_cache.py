@@ -2,13 +2,13 @@
 
 Positions and labels of a selection of 14 million samples are 224 MB, and drawing them takes several
 times that: neither fits on a node where 64 processes decode. The samples by class of a balanced
-order are 112 MB.
+order are 112 MB, and so are those by dataset of a mixture.
 """
 
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from storage.balance import samples_by_class
 from storage.index import SampleIndex
 from storage.index_files import private_folder
+from storage.mixture import Member, member_of
 from storage.selection import Selection, select
 
 _LARGE = 1_000_000
@@ -53,6 +54,36 @@ def grouped(
         return samples_by_class(every, digest=digest, seed=seed)
 
     return _mapped("classes", f"{digest}/{index.split}/{selection!r}/{seed}", table)
+
+
+def grouped_by_member(
+    index: SampleIndex,
+    selection: Selection,
+    positions: np.ndarray | None,
+    members: Sequence[Member],
+    *,
+    digest: str,
+    seed: int,
+) -> np.ndarray:
+    """The same by the datasets of a mixture: int64 [M + 1 + n].
+
+    Args:
+        index: of the split.
+        selection: part of the split.
+        positions: position in the split of each selected sample, int [n]; None if all are.
+        members: the datasets.
+        digest: digest of the mixture.
+        seed: seed of the order.
+    """
+
+    def table() -> np.ndarray:
+        shard = index.rows["shard"] if positions is None else index.rows["shard"][positions]
+        member = member_of(members, index.split, shard)
+        return samples_by_class(member, digest=digest, seed=seed, classes=len(members))
+
+    if (len(index) if positions is None else len(positions)) < _LARGE:
+        return table()
+    return _mapped("members", f"{digest}/{index.split}/{selection!r}/{seed}", table)
 
 
 def _mapped(kind: str, key: str, table: Callable[[], np.ndarray]) -> np.ndarray:

@@ -51,6 +51,8 @@ class Settings:
     """The packed dataset: a directory or s3://bucket/prefix. Default: that of the stage."""
     balance: Balance | None = None
     """Balance of the classes. Default: that of the stage."""
+    shares: tuple[float, ...] | None = None
+    """Share of each dataset of a mixture. Default: those of the stage."""
     config: Path = CONFIG
     """YAML file with the deployment settings (--place.*)."""
     steps: int | None = None
@@ -94,6 +96,8 @@ def prove(settings: Settings, place: Place) -> list[Outcome]:
     stage = recipe.stage(settings.stage) if settings.stage else recipe.stages[0]
     if settings.balance is not None:
         stage = replace(stage, data=replace(stage.data, balance=settings.balance))
+    if settings.shares is not None:
+        stage = replace(stage, data=replace(stage.data, shares=settings.shares))
     given = settings.dataset
     uri = init_location(given) if given else join(place.data_root, stage.data.dataset)
     attempt = join(place.storage_root, f".verify-order-{uuid.uuid4().hex}")

@@ -10,7 +10,7 @@ import tyro
 from pipelines.packing.progress import verified
 from pipelines.packing.resizing import Resizing
 from pipelines.packing.shards import require_shard_size, write_shards
-from pipelines.packing.tars import IndexTars, Verify
+from pipelines.packing.tars import IndexTars, Mix, Verify
 from storage.dataset import Dataset
 from storage.decode import MAX_PIXELS
 from storage.pack.cifar import Cifar
@@ -179,5 +179,6 @@ Command = (
     | Annotated[PackImageNet, tyro.conf.subcommand("imagenet")]
     | Annotated[PackHuggingFace, tyro.conf.subcommand("hf")]
     | Annotated[IndexTars, tyro.conf.subcommand("tar")]
+    | Annotated[Mix, tyro.conf.subcommand("mix")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
 )

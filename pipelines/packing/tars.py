@@ -1,4 +1,4 @@
-"""`pack.py tar` and `pack.py verify`: tars that exist already."""
+"""`pack.py tar`, `pack.py mix` and `pack.py verify`: tars that exist already."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from storage.dataset import Dataset, load_dataset
 from storage.decode import MAX_PIXELS
 from storage.pack.execute import in_threads
 from storage.pack.labels import read_classes
+from storage.pack.mix import mix_datasets
 from storage.pack.packed import Packed
 from storage.pack.shrink import resized_by
 from storage.pack.stored import Rule
@@ -86,6 +87,25 @@ class IndexTars(Resizing):
                 force=self.force,
             )
         return verified(dataset) if self.verify else dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Several packed datasets as one, by an index over their tars, which stay where they are.
+
+    Classes of the same name become one class.
+    """
+
+    of: tuple[str, ...]
+    """The packed datasets, at least two: directories, or s3://bucket/prefix."""
+    out: str
+    """Where the manifest and index of the mixture go: a directory or s3://bucket/prefix."""
+    force: bool = False
+    """Replace another mixture."""
+
+    def run(self) -> Dataset:
+        """Write manifest and index."""
+        return mix_datasets(self.of, self.out, force=self.force)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,6 @@ def _packed(stage: Stage, dataset: Dataset) -> Images:
 
 def _run_samples(stage: Stage, samples: int) -> int:
     """Neighbours read at once, where labels are unknown: as of shards shuffled when written."""
-    if stage.data.balance != "none":
+    if stage.data.balance != "none" or stage.data.shares is not None:
         return 1
     return longest_run(samples, global_batch=stage.global_batch)

@@ -60,9 +60,21 @@ class Data:
     """Share of each class in an epoch of training: its own (`none`, every sample once), by the root
     of its size (`sqrt`), or the same for all (`uniform`). Balanced, small classes repeat within an
     epoch, and large ones are seen whole over several."""
+    shares: tuple[float, ...] | None = None
+    """Share of each dataset of a mixture (pack.py mix) in an epoch of training, in their order: 3 1
+    draws three quarters from the first. Default: as many as each has."""
 
     def __post_init__(self) -> None:
         check_dataset_name(self.dataset)
+        if self.shares is None:
+            return
+        said = " ".join(f"{share:g}" for share in self.shares)
+        if not all(0 <= share < float("inf") for share in self.shares) or not sum(self.shares):
+            raise Mistake(f"data.shares {said}: wanted numbers of at least 0, one of them above 0")
+        if self.balance != "none":
+            raise Mistake(
+                f"data.shares {said} and data.balance {self.balance}: give only one of the two"
+            )
 
     def train_crop(self, image_size: int) -> Crop:
         """How a training image of this size is cut."""

@@ -53,6 +53,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "data": {
         "val_selection": asdict(Selection()),
         "balance": "none",
+        "shares": None,
         "eval_interpolation": "bicubic",
     },
     "crop": {"interpolation": "bicubic"},

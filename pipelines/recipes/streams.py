@@ -22,6 +22,7 @@ def train_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
         global_batch=stage.global_batch,
         tail=data.tail,
         balance=data.balance,
+        shares=data.shares,
     )
 
 
@@ -36,6 +37,7 @@ def val_spec(stage: Stage, dataset_uri: str) -> StreamSpec:
         augment=NO_AUGMENTATION,
         tail="carry",  # an evaluation pads its last batch and drops nothing
         balance="none",
+        shares=None,
     )
 
 

@@ -38,6 +38,26 @@ def test_tars_of_others_are_indexed_in_place(
     assert pack("verify", "--out", str(tmp_path)).code == 0
 
 
+def test_packed_datasets_are_mixed(
+    pack: Callable[..., Said], local_data: str, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "3").mkdir(parents=True)
+    for number in range(20):
+        image = np.roll(gradient(12, 12), number, axis=0)
+        (tmp_path / "images" / "3" / f"{number}.png").write_bytes(encoded(image, "PNG"))
+    own, out = str(tmp_path / "own"), str(tmp_path / "both")
+    assert pack("folder", "--folder", str(tmp_path / "images"), "--out", own).code == 0
+    said = pack("mix", "--of", f"{local_data}/digits", own, "--out", out)
+    assert said.code == 0, said.err
+    train = 1420 + load_dataset(own).samples("train")
+    assert f"{train} train" in said.out
+    assert "10 classes" in said.out
+    assert pack("verify", "--out", out).code == 0
+    alone = pack("mix", "--of", own, "--out", out)
+    assert alone.code == 2
+    assert "at least two" in alone.err
+
+
 @pytest.mark.parametrize("name", [*_BY_NAME, "photos"])
 def test_the_command_that_a_missing_dataset_names_is_one(name: str) -> None:
     script, *arguments = shlex.split(pack_command(f"data/{name}"))

@@ -50,6 +50,8 @@ def test_fingerprint_changes_with_config_data_and_parent(other: dict) -> None:
         {"val_selection": Selection(samples=100)},
         {"balance": "sqrt"},
         {"balance": "uniform"},
+        {"shares": (1.0, 3.0)},
+        {"shares": (3.0, 1.0)},
     ],
 )
 def test_fingerprint_tells_parts_of_the_data_apart(data: dict) -> None:
@@ -119,6 +121,23 @@ def test_only_training_is_balanced() -> None:
     balanced = replace(PRETRAIN, data=replace(PRETRAIN.data, balance="sqrt"))
     assert train_spec(balanced, "d").balance == "sqrt"
     assert val_spec(balanced, "d").balance == "none"
+    mixed = replace(PRETRAIN, data=replace(PRETRAIN.data, shares=(1.0, 3.0)))
+    assert (train_spec(mixed, "d").shares, val_spec(mixed, "d").shares) == ((1.0, 3.0), None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"shares": ()},
+        {"shares": (1.0, -1.0)},
+        {"shares": (0.0, 0.0)},
+        {"shares": (1.0, float("nan"))},
+        {"shares": (1.0, 2.0), "balance": "sqrt"},
+    ],
+)
+def test_shares_that_say_nothing_are_refused(data: dict) -> None:
+    with pytest.raises(Mistake, match=r"data\.shares"):
+        replace(PRETRAIN.data, **data)
 
 
 def test_a_stage_survives_json() -> None:
