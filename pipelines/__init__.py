@@ -31,6 +31,7 @@ From Python: `from pipelines import run, evaluate, predict` (docs/from-python.md
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import pipelines.cli.loopback
 import pipelines.cli.ray_environment  # noqa: F401  # before any module here imports Ray
 
 if TYPE_CHECKING:

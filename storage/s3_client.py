@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
+from urllib.request import getproxies
 
 import boto3.session
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
 
 from storage.errors import BadUri
+from storage.proxies import is_loopback
 
 T = TypeVar("T")
 Checksums = Literal["when_supported", "when_required"]
@@ -88,7 +90,8 @@ def _surroundings() -> tuple[object, ...]:
     environment = sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
     settings = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
-    return os.getpid(), *environment, _changed(credentials), _changed(settings)
+    proxies = sorted(getproxies().items())
+    return os.getpid(), *environment, *proxies, _changed(credentials), _changed(settings)
 
 
 def _changed(path: str) -> int:
@@ -119,8 +122,10 @@ def _client(
     client = session.client("s3", config=config)
     if not client.meta.endpoint_url.endswith(".amazonaws.com"):
         # other servers rarely have a DNS name per bucket
-        path_style = config.merge(Config(s3={"addressing_style": "path"}))
-        client = session.client("s3", config=path_style)
+        other: Any = Config(s3={"addressing_style": "path"})
+        if is_loopback(client.meta.endpoint_url):
+            other = other.merge(Config(proxies={}))  # none, whatever the environment says
+        client = session.client("s3", config=config.merge(other))
 
     def note(http_response: Any, **_: object) -> None:
         if http_response.status_code < 400:

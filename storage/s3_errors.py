@@ -59,6 +59,7 @@ def explained(
     server: str,
     attempts: int,
     worked_before: bool,
+    through: str = "",
 ) -> StorageError:
     """Translate an error.
 
@@ -70,6 +71,7 @@ def explained(
         server: host and port.
         attempts: number of attempts.
         worked_before: whether this process had working credentials before.
+        through: what is said of the proxy that requests go through, if any.
     """
     code = code_of(error)
     kinds = botocore_errors.NoCredentialsError, botocore_errors.PartialCredentialsError
@@ -91,7 +93,7 @@ def explained(
     if code in _REFUSED:
         return AccessDenied(
             f"{where}: {server} refused {doing} ({code}). Check the credentials and the bucket's"
-            " policy"
+            " policy" + (f"; {through}" if through and code == "403" else "")
         )
     if code in CONFLICTS:
         return ObjectChanged(f"{where} was replaced while it was read")
@@ -99,7 +101,7 @@ def explained(
         return ObjectChanged(f"{where} is shorter than its index says ({doing})")
     if isinstance(error, botocore_errors.SSLError):
         return Unavailable(f"{where}: {_distrust(error, server)}")
-    hint = ""
+    hint = f": {through}" if through else ""
     if "conditionally" in doing and code in ("501", "NotImplemented"):
         hint = (
             f": it has no conditional writes (If-None-Match). Use another server, or {ONE_WRITER}"

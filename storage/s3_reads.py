@@ -13,6 +13,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from storage.errors import ObjectChanged, ObjectNotFound, Unavailable
 from storage.local_files import arriving, write_all
+from storage.proxies import proxy_hint
 from storage.s3_client import Checksums, Client
 from storage.s3_errors import ANY_FAILURE, BROKEN_BODY, explained
 from storage.store import Traffic
@@ -158,12 +159,16 @@ class S3Reads:
             server=self._server(),
             attempts=self._client.attempts,
             worked_before=self._client.worked_before(),
+            through=proxy_hint(self._endpoint()),
         )
         raise found from (error if isinstance(found, Unavailable) else None)
 
     def _server(self) -> str:
-        found = urlsplit(str(self._client.made().meta.endpoint_url))
+        found = urlsplit(self._endpoint())
         return found.netloc.rpartition("@")[2] or "S3"  # a URL may carry a password
+
+    def _endpoint(self) -> str:
+        return str(self._client.made().meta.endpoint_url)
 
 
 class _Reading:

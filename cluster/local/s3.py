@@ -147,7 +147,9 @@ def s3_command(weed: str, folder: Path, ports: list[int], *, scratch: Path) -> l
 def make_bucket(server: S3Server) -> bool:
     """Make the server's bucket; return whether the bucket and an object could be written."""
     session = boto3.session.Session(server.access_key, server.secret_key, region_name="us-east-1")
-    config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+    config = Config(  # it is on loopback, where no proxy leads
+        retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, proxies={}
+    )
     client = session.client("s3", endpoint_url=server.endpoint, config=config)
     try:
         found = {each["Name"] for each in client.list_buckets()["Buckets"]}

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from pipelines.cli.redaction import redact, scrub
+from storage.proxies import proxy_hint
 
 SQLITE = "sqlite:///"
 _LOGIN = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
@@ -16,8 +17,8 @@ def reason_of(error: Exception) -> str:
     return scrub(error)[:200]
 
 
-def advice_for(error: Exception) -> str:
-    """Return what to do about an error that MLflow raised."""
+def advice_for(error: Exception, uri: str) -> str:
+    """Return what to do about an error that MLflow raised for a tracking URI."""
     message = str(error)
     if getattr(error, "error_code", None) in _LOGIN or any(word in message for word in _NO_LOGIN):
         return (
@@ -28,7 +29,9 @@ def advice_for(error: Exception) -> str:
         return "other runs write to it: try again, or use a server for several runs at once"
     if "schema" in message and "mlflow db upgrade" in message:
         return "run the command it names, or use another --place.mlflow-uri"
-    return "start the server, or set --place.mlflow-uri (sqlite:///mlflow.db needs none)"
+    start = "start the server, or set --place.mlflow-uri (sqlite:///mlflow.db needs none)"
+    hint = proxy_hint(uri)
+    return f"{hint}; else {start}" if hint else start
 
 
 def trouble_with_database(uri: str) -> str | None:

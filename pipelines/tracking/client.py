@@ -240,7 +240,7 @@ def answering(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow raises its own errors, SQLAlchemy's and requests'
         raise TrackingUnavailable(
-            f"MLflow at {redact(uri)} cannot be used: {reason_of(error)} - {advice_for(error)}"
+            f"MLflow at {redact(uri)} cannot be used: {reason_of(error)} - {advice_for(error, uri)}"
         ) from None
 
 

@@ -96,4 +96,4 @@ def test_a_store_that_takes_files_again_gets_the_later_ones(
     ],
 )
 def test_the_advice_fits_the_reason(said: str, advice: str) -> None:
-    assert advice in advice_for(RuntimeError(said))
+    assert advice in advice_for(RuntimeError(said), "http://127.0.0.1:5000")
