@@ -19,9 +19,11 @@ from storage.pack.folder import Folder
 from storage.pack.hf import HuggingFace
 from storage.pack.idx import Idx
 from storage.pack.imagenet import ImageNet
+from storage.pack.label_table import Columns
 from storage.pack.shrink import resized_by
 from storage.pack.source import Source
 from storage.pack.stored import Rule
+from storage.pack.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,44 @@ class PackFolder(_Files):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackTable(_Files):
+    """A folder of images whose classes are in a CSV file, one class per image.
+
+    Its first line names the columns. Images keep their bytes, as with `folder`.
+    """
+
+    table: Path
+    """CSV file with a column for the file (`file`, `image`, `id`, ...; `.jpg` may be left out), one
+    for its class (`label`, `class`, ...) and, if any, one for its split (`split`)."""
+    folder: Path
+    """Folder that the files of the table lie in."""
+    val_table: Path | None = None
+    """CSV file of the validation images, if they are in one of their own."""
+    file_column: str | None = None
+    """Column of the file, if it has an unusual name."""
+    label_column: str | None = None
+    """Column of the class, if it has an unusual name."""
+    split_column: str | None = None
+    """Column of the split (train, val, test), if it has an unusual name."""
+    validation_fraction: float | None = None
+    """Fraction of the training images that becomes the validation split. Default: the rows of val
+    or test are the validation split; without either, 0.1."""
+
+    def source(self) -> Source:
+        """Return the source of the images."""
+        return Table(
+            self.table,
+            self.folder,
+            val_table=self.val_table,
+            columns=Columns(
+                file=self.file_column, label=self.label_column, split=self.split_column
+            ),
+            validation_fraction=self.validation_fraction,
+            rule=self.rule,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackCifar(_Target):
     """CIFAR-10 or CIFAR-100: the official binary archive (the pickled one is refused)."""
 
@@ -175,6 +215,7 @@ Command = (
     Annotated[PackDigits, tyro.conf.subcommand("digits")]
     | Annotated[PackIdx, tyro.conf.subcommand("idx")]
     | Annotated[PackFolder, tyro.conf.subcommand("folder")]
+    | Annotated[PackTable, tyro.conf.subcommand("csv")]
     | Annotated[PackCifar, tyro.conf.subcommand("cifar")]
     | Annotated[PackImageNet, tyro.conf.subcommand("imagenet")]
     | Annotated[PackHuggingFace, tyro.conf.subcommand("hf")]

@@ -98,7 +98,7 @@ def class_folders(top: Path, level: int | None) -> dict[str, list[Path]]:
         here = f"{top} holds images and no class folders" if has_images(top) else None
         raise BadSource(
             f"{here}: sort them into {top}/CLASS/ first, or where they have no labels into one such"
-            " folder (labels in a CSV are not read)"
+            " folder; if a CSV has the labels, `pack.py csv` reads it"
             if here
             else f"{top} has no class folders: wanted {top}/CLASS/image.jpg"
         )
