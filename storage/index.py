@@ -17,7 +17,7 @@ from storage.dataset import Dataset, IndexFile, Shard
 from storage.errors import BadDataset
 from storage.index_files import check_once, local_index
 from storage.objects import open_store
-from storage.tar import BLOCK as HEADER_BYTES
+from storage.tar_header import BLOCK as HEADER_BYTES
 
 _ROWS_AT_ONCE = 1 << 20
 INDEX_ROW = np.dtype(

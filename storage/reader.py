@@ -17,8 +17,8 @@ import numpy as np
 from storage.errors import BadDataset, BadSample, ObjectChanged, ObjectNotFound, printable
 from storage.index import SampleIndex, name_hash
 from storage.store import RangeReader
-from storage.tar import BLOCK as HEADER_BYTES
-from storage.tar import member_name
+from storage.tar_header import BLOCK as HEADER_BYTES
+from storage.tar_header import member_name
 
 # Gaps up to this size are read too instead of starting another request: a request to S3 costs the
 # client a millisecond of CPU time, and a round trip in which a connection moves more than this.

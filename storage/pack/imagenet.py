@@ -19,7 +19,8 @@ from storage.pack.listing import Listing
 from storage.pack.source import LeftOut, Sample, Source, check_splits, hash_of
 from storage.pack.stored import Rule
 from storage.resized import Resized
-from storage.tar import BLOCK, Entry, entries
+from storage.tar import Entry, entries
+from storage.tar_header import BLOCK
 
 _CLASS = re.compile(r"n\d{8}")
 

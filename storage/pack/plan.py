@@ -22,7 +22,7 @@ from storage.errors import BadSource
 from storage.pack.source import LeftOut, Source, hash_of, read_labelled
 from storage.permutation import Permutation
 from storage.resized import Resized
-from storage.tar import BLOCK
+from storage.tar_header import BLOCK
 
 _LAYOUT = "1"  # changes with the bytes that the packer makes of a source
 _MEASURED = 512

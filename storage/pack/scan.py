@@ -26,7 +26,7 @@ from storage.tar import Member, members
 _LAYOUT = "tar 2"  # changes with what is read from a tar
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _NO_NAME = "\0"  # no member's name begins with it
-_SHORT_LABEL, _MANY_LABELS = 32, 1 << 16
+_SHORT_LABEL, _MANY_LABELS, _MANY_PLANS = 32, 1 << 16, 1 << 10
 Row = tuple[int, int, int, int, int, int]
 
 
@@ -87,11 +87,18 @@ class _Image(NamedTuple):
     refusal: str | None
 
 
-class _Use(NamedTuple):
-    """What members of one suffix may be."""
+class _Plan(NamedTuple):
+    """What the rule makes of a set of suffixes; the same few sets come again and again."""
 
-    picture: bool
-    label: bool
+    labelled: list[str]
+    """Suffixes of members that may contain the label."""
+    pictured: list[str]
+    """Suffixes of images."""
+    image: str
+    """Suffix of the sample's image; empty if it has none."""
+    refusal: str | None
+    """Why there is no image, or which of several it is cannot be said."""
+    notes: tuple[str, ...]
 
 
 Group = dict[str, Member | _Image]  # the members of one key, by suffix
@@ -112,8 +119,8 @@ class _Scan:
     _done: set[str] = field(default_factory=set)
     _waiting: dict[str, Group] = field(default_factory=dict)
     """Keys whose image or label has not been read yet."""
-    _uses: dict[str, "_Use"] = field(default_factory=dict)
-    """What each suffix means, by the rule."""
+    _plans: dict[tuple[str, ...], _Plan] = field(default_factory=dict)
+    """What each set of suffixes means, by the rule."""
     _labels: dict[tuple[str, bytes], tuple[int, str | None]] = field(default_factory=dict)
     """What short labels mean, by suffix and text."""
 
@@ -149,37 +156,32 @@ class _Scan:
         """Finish after the last member."""
         self._put_aside()
         for key, group in self._waiting.items():
-            labelled = [suffix for suffix in group if self._use(suffix).label]
-            pictured = [suffix for suffix in group if self._use(suffix).picture]
-            self._add_sample(key, group, labelled, pictured)
+            self._add_sample(key, group, self._plan(group))
 
     def _put_aside(self) -> None:
         """Handle a change of key: the group is complete, or put aside until more of it follows."""
         group = self._group
         if not group:
             return
-        labelled, pictured = list[str](), list[str]()
-        for suffix in group:
-            use = self._uses.get(suffix) or self._use(suffix)
-            if use.label:
-                labelled.append(suffix)
-            if use.picture:
-                pictured.append(suffix)
-        if labelled and pictured:
+        plan = self._plan(group)
+        if plan.labelled and plan.pictured:
             self._done.add(self._key)
-            self._add_sample(self._key, group, labelled, pictured)
-        elif labelled or pictured:
-            for suffix in pictured:
+            self._add_sample(self._key, group, plan)
+        elif plan.labelled or plan.pictured:
+            for suffix in plan.pictured:
                 group[suffix] = self._image(group[suffix])
             self._waiting[self._key] = group
         # a README is no lost sample
 
-    def _add_sample(self, key: str, group: Group, labelled: list[str], pictured: list[str]) -> None:
+    def _add_sample(self, key: str, group: Group, plan: _Plan) -> None:
         """Add the index row of one sample, or why it is left out."""
+        if plan.notes:
+            self.notes.update(plan.notes)
         try:
-            suffix = self._image_suffix(group, pictured)
-            label, note = self._label(group, labelled)
-            image = self._image(group[suffix])
+            if plan.refusal is not None:
+                raise Unlabelled(plan.refusal)
+            label, note = self._label(group, plan.labelled)
+            image = self._image(group[plan.image])
             if image.refusal is not None:
                 raise Unlabelled(image.refusal)
         except Unlabelled as error:
@@ -189,54 +191,60 @@ class _Scan:
             self.notes[note] += 1
         self.rows.append((image.offset, image.name, image.size, image.crc, 0, label))
 
-    def _use(self, suffix: str) -> "_Use":
-        """What the rule makes of a suffix; the same few come again and again."""
-        use = self._uses.get(suffix)
-        if use is None:
-            use = self._uses[suffix] = _Use(
-                picture=suffix == self.rule.image_key or suffix.rpartition(".")[2] in _IMAGES,
-                label=self.rule.labels.names(suffix),
-            )
-        return use
+    def _plan(self, group: Group) -> _Plan:
+        """What the rule makes of the members of a key."""
+        suffixes = tuple(group)
+        plan = self._plans.get(suffixes)
+        if plan is None:
+            labelled = [suffix for suffix in group if self.rule.labels.names(suffix)]
+            pictured = [suffix for suffix in group if self._is_picture(suffix)]
+            plan = _Plan(labelled, pictured, *self._choice(suffixes, pictured))
+            if len(self._plans) < _MANY_PLANS:
+                self._plans[suffixes] = plan
+        return plan
 
-    def _label(self, group: Group, labelled: list[str]) -> tuple[int, str | None]:
-        """The label and a note about it; short ones come again and again. Raises Unlabelled."""
-        texts = {s: m.data for s in labelled if isinstance(m := group[s], Member)}
-        if len(texts) != 1:
-            return self.rule.labels.of(texts)
-        (known,) = texts.items()
-        found = self._labels.get(known)
-        if found is None:
-            found = self.rule.labels.of(texts)
-            if len(known[1]) <= _SHORT_LABEL and len(self._labels) < _MANY_LABELS:
-                self._labels[known] = found
-        return found
+    def _is_picture(self, suffix: str) -> bool:
+        return suffix == self.rule.image_key or suffix.rpartition(".")[2] in _IMAGES
 
-    def _image_suffix(self, group: Group, found: list[str]) -> str:
+    def _choice(
+        self, suffixes: tuple[str, ...], found: list[str]
+    ) -> tuple[str, str | None, tuple[str, ...]]:
+        """Which of the images found is the sample's, why none is, and notes."""
         if self.rule.image_key is not None:
-            if self.rule.image_key not in group:
-                raise Unlabelled(f"no image .{self.rule.image_key}")
-            return self.rule.image_key
-        if len(found) == 1 and "." not in found[0]:
-            return found[0]
+            there = self.rule.image_key in suffixes
+            return self.rule.image_key, None if there else f"no image .{self.rule.image_key}", ()
+        if not found:
+            return "", "no image", ()
         plain = [suffix for suffix in found if "." not in suffix]
         if len(plain) == 1:
-            for other in found:
-                if other != plain[0]:
-                    self.notes[f"members .{other} beside the image ignored"] += 1
-            return plain[0]
+            others = (suffix for suffix in found if suffix != plain[0])
+            notes = (f"members .{other} beside the image ignored" for other in others)
+            return plain[0], None, tuple(notes)
         if plain:
-            raise Unlabelled(f"{len(plain)} images under one key: say --image-key")
+            return "", f"{len(plain)} images under one key: say --image-key", ()
         if len(found) > 1:
             some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-            raise Unlabelled(
+            refusal = (
                 f"dotted names ({some}) share one key: say --image-key if they are one sample, "
                 "rename them if they are several"
             )
-        if not found:
-            raise Unlabelled("no image")
-        self.notes[f"images read from .{found[0]}"] += 1
-        return found[0]
+            return "", refusal, ()
+        return found[0], None, (f"images read from .{found[0]}",)
+
+    def _label(self, group: Group, labelled: list[str]) -> tuple[int, str | None]:
+        """The label and a note about it; short ones come again and again. Raises Unlabelled."""
+        member = group[labelled[0]] if len(labelled) == 1 else None
+        if isinstance(member, Member) and len(member.data) <= _SHORT_LABEL:
+            known = (labelled[0], member.data)
+            found = self._labels.get(known)
+            if found is None:
+                found = self.rule.labels.of({known[0]: known[1]})
+                if len(self._labels) < _MANY_LABELS:
+                    self._labels[known] = found
+            return found
+        return self.rule.labels.of(
+            {suffix: m.data for suffix in labelled if isinstance(m := group[suffix], Member)}
+        )
 
     def _image(self, found: Member | _Image) -> _Image:
         if isinstance(found, _Image):

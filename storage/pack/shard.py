@@ -22,7 +22,7 @@ from storage.objects import open_store
 from storage.pack.parts import Part, write_part
 from storage.pack.plan import Slice, order, tar_bytes
 from storage.pack.source import LeftOut, Sample, Source, read_labelled
-from storage.tar import BLOCK
+from storage.tar_header import BLOCK
 
 _MAX_KEY = 90  # with its suffix it fits a USTAR name field
 

@@ -186,7 +186,7 @@ def test_what_is_no_whole_tar_is_named(make: Callable[[], bytes], message: str) 
 
 
 def test_a_member_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from storage import tar as reading
+    from storage import tar_header as reading
 
     monkeypatch.setattr(reading, "MAX_MEMBER_BYTES", 500)
     big, small = read(ONE)
