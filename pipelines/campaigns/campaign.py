@@ -21,7 +21,7 @@ from pipelines.planning.estimate import Estimate, check_sharing, estimate
 from pipelines.planning.hardware import default_kind, find_node_kind
 from pipelines.planning.images import images_of
 from pipelines.recipes.stage import Recipe
-from pipelines.tracking.client import open_tracker
+from pipelines.tracking.attempt_run import open_tracker
 from pipelines.tracking.tracker import Tracker
 from storage.objects import open_store
 from storage.uri import join

@@ -25,7 +25,8 @@ from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
 from pipelines.lineage.manifest import File, Manifest
 from pipelines.recipes.fingerprint import flatten
-from pipelines.tracking.client import open_client, open_tracker, settle
+from pipelines.tracking.attempt_run import open_tracker, settle
+from pipelines.tracking.client import open_client
 from pipelines.tracking.tracker import Tracker
 from storage import weights
 from storage.errors import BadInput, ObjectExists, WeightsExist

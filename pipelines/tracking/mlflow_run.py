@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from pipelines.cli.redaction import redact
 from pipelines.tracking import run_tree
 from pipelines.tracking.history import MetricPoint
-from pipelines.tracking.tracker import Refused
+from pipelines.tracking.server import Refused
 
 _METRICS = 1000  # MLflow's limit per request
 # Errors of records that MLflow will never accept: a deleted run, a bad name.
@@ -22,7 +22,7 @@ EXTERNAL = {"mlflow.model.isExternal": "true"}
 
 
 class MlflowRun:
-    """One run on an MLflow server: implements `pipelines.tracking.tracker.Server`."""
+    """One run on an MLflow server: implements `pipelines.tracking.server.Server`."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self._run_id = client, run_id

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from pipelines.tracking.spool import is_held, spool_folder
+from pipelines.tracking.spool_file import is_held, spool_folder
 
 PARENT_RUN = "mlflow.parentRunId"
 DRIVER = "vit.driver_host"

@@ -6,27 +6,21 @@ process delivers what this one could not. A chunk that failed is sent again as a
 receiver, getting a record twice must be the same as getting it once.
 """
 
-import fcntl
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.recipes.errors import Mistake
+from pipelines.tracking.spool_file import open_locked, whole_lines, write_all
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # between two attempts
 CLOSING_WAIT_SECONDS = 1.0
 CHUNK_BYTES = 256 << 10  # enough for a few requests
 
 Record = dict[str, Any]
-
-
-class SpoolInUse(Mistake):
-    """Another process writes this spool."""
 
 
 class Spool:
@@ -43,9 +37,9 @@ class Spool:
 
     def __init__(self, path: Path, send: Callable[[list[Record]], None]) -> None:
         self.path, self._send = path, send
-        self._file = _open_locked(path)
+        self._file = open_locked(path)
         self._changed = threading.Condition()
-        self._size = _whole_lines(self._file)
+        self._size = whole_lines(self._file)
         os.ftruncate(
             self._file, self._size
         )  # drops a line that is incomplete because its writer was killed
@@ -80,7 +74,7 @@ class Spool:
                 self.lost += 1
                 return
             try:
-                _write_all(self._file, line)
+                write_all(self._file, line)
             except OSError as error:
                 os.ftruncate(self._file, self._size)  # half a line would spoil the next
                 self.lost += 1
@@ -176,80 +170,6 @@ class Spool:
             if end or length >= self._size - offset:
                 return data[:end]
             length *= 2
-
-
-def spool_folder() -> Path:
-    """Return the folder of the spools: in the user's state folder, else in the temporary folder.
-
-    It is not the storage root, which may be a bucket that is unreachable at the same moment.
-
-    Raises:
-        OSError: no folder can be written.
-    """
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    try:
-        return _own_folder(Path(state) / "vit-on-ray" / "mlflow")
-    except OSError:
-        return _own_folder(Path(tempfile.gettempdir()) / f"vit-on-ray-{os.getuid()}" / "mlflow")
-
-
-def is_held(path: Path) -> bool:
-    """Return whether a living process writes this spool."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    except OSError:  # another user's file: assume that it is held
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return True
-    finally:
-        os.close(file)
-    return False
-
-
-def _own_folder(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} belongs to another user or cannot be written")
-    return folder
-
-
-def _open_locked(path: Path) -> int:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise SpoolInUse(f"{path} is written by another process") from None
-        except OSError:  # a file system without locks
-            return file
-        if os.fstat(file).st_nlink:
-            return file
-        os.close(file)  # its owner removed it between the two calls
-
-
-def _whole_lines(file: int) -> int:
-    """Return the number of bytes up to the last line break."""
-    end = os.fstat(file).st_size
-    while end:
-        start = max(0, end - CHUNK_BYTES)
-        at = os.pread(file, end - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        end = start
-    return 0
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
 
 
 def _parsed(chunk: bytes) -> Iterator[Record]:

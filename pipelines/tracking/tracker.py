@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from pipelines.cli.redaction import scrub
 from pipelines.tracking.history import History, MetricPoint
+from pipelines.tracking.server import Refused, Server
 from pipelines.tracking.spool import Record, Spool
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -23,39 +23,8 @@ SYSTEM_SECONDS = 5.0
 _FILE_TRIES = 3
 
 
-class Refused(Exception):
-    """The server will never accept a record: its run was deleted, or its name is bad."""
-
-
 class _NoArtifact(Exception):
     """The server answers, but its artifact store refuses a file."""
-
-
-class Server(Protocol):
-    """One run on the tracking server. Calls may block and raise anything; all may be repeated."""
-
-    name: str
-    """Name for messages, without credentials."""
-
-    def log_points(self, points: Sequence[MetricPoint]) -> None:
-        """Log metrics; logging the same point twice must count once."""
-        ...
-
-    def log_file(self, name: str, data: bytes) -> None:
-        """Log a small file."""
-        ...
-
-    def log_model(self, step: int) -> None:
-        """Add the run's weights after so many steps as a model; the same call again adds none."""
-        ...
-
-    def end(self, status: str, ended_ms: int) -> None:
-        """Close the run."""
-        ...
-
-    def answer(self) -> None:
-        """Raise if the server does not answer."""
-        ...
 
 
 class Tracker:
@@ -179,11 +148,8 @@ class Tracker:
         """Return new notices for the user, one per line; each is returned once."""
         spool, lines = self._spool, []
         trouble, owing = spool.trouble, bool(spool.inherited)
-        if (
-            trouble is not None
-            and not isinstance(trouble, _NoArtifact)
-            and ("away" not in self._reported)
-        ):
+        away = trouble is not None and not isinstance(trouble, _NoArtifact)
+        if away and "away" not in self._reported:
             self._reported.add("away")
             lines.append(
                 f"warning: MLflow at {self._server.name} takes no metrics: {scrub(trouble)[:200]};"
@@ -212,10 +178,8 @@ class Tracker:
         return lines
 
     def _warn(self, kind: str, text: str) -> None:
-        self._warnings = {
-            **self._warnings,
-            kind: text,
-        }  # notices() may be iterating over the old dict
+        # a new dict: notices() may be iterating over the old one
+        self._warnings = {**self._warnings, kind: text}
 
     def _put_points(self, points: Sequence[MetricPoint]) -> None:
         if not points:

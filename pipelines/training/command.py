@@ -13,7 +13,8 @@ from pipelines.lineage.adoption import FromCheckpointAndData
 from pipelines.lineage.resume_states import drop_leftovers
 from pipelines.lineage.source import downloads_kept
 from pipelines.reporting.command import report_at_the_end
-from pipelines.tracking.client import open_client, settle
+from pipelines.tracking.attempt_run import settle
+from pipelines.tracking.client import open_client
 from pipelines.training.driver import run_stage
 from pipelines.training.outcomes import Outcome, next_commands, print_summary
 from pipelines.training.prepare import Checked, Plan, check_stage, make_plan

@@ -27,7 +27,8 @@ from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.fingerprint import flatten
-from pipelines.tracking.client import DatasetRecord, node_sampler, open_tracker
+from pipelines.tracking.attempt_run import DatasetRecord, open_tracker
+from pipelines.tracking.client import node_sampler
 from pipelines.tracking.history import MetricPoint
 from pipelines.tracking.tensorboard import EventFiles
 from pipelines.tracking.tracker import Tracker

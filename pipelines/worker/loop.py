@@ -18,7 +18,6 @@ from cluster import resume_state
 from cluster.engine import prepare_worker
 from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
-from pipelines.inspection.image_grid import image_grid
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
@@ -30,6 +29,7 @@ from pipelines.worker.job import Job, Stopped
 from pipelines.worker.messages import Evaluated, Preempted, StageStopped
 from pipelines.worker.micro_batch import halve, with_number
 from pipelines.worker.out_of_memory import FIRST_STEPS, bad_place
+from pipelines.worker.pictures import ANSWERS_PICTURE, BATCH_PICTURE, draw_answers, draw_batch
 from pipelines.worker.quarantine import quarantines
 from pipelines.worker.start import start
 from pipelines.worker.step import train_step
@@ -37,17 +37,12 @@ from pipelines.worker.survival import Survival
 from pipelines.worker.telemetry import Telemetry
 from pipelines.worker.transfer import DeviceBatches
 from pipelines.worker.validation import evaluate
-from storage.objects import open_store
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 EVALUATED_AT_ONCE = 4
 """Micro-batches of training that fit where no gradients and activations are kept."""
-BATCH_PICTURE = "pictures/augmented-batch.png"
-ANSWERS_PICTURE = "pictures/hidden-patches.png"
-ANSWERS_SHOWN = 12
-"""Images in a row of it."""
 
 
 def train(job: Job) -> None:
@@ -189,18 +184,9 @@ class Worker:
         self.telemetry.unreported.append(trained)
 
     def draw(self, images: Tensor) -> None:
-        """Keep a picture of the first images [m, 3, H, W] as the network sees them."""
-        open_store(self.job.attempt_uri).write(BATCH_PICTURE, image_grid(images))
+        """Keep a picture of the first images [m, 3, H, W], and tell it."""
+        draw_batch(self.job.attempt_uri, images)
         self.telemetry.drew(BATCH_PICTURE)
-
-    def draw_answers(self, rows: list[Tensor]) -> None:
-        """Keep a picture of images, each row [m, 3, H, W], and of what the network makes of them.
-
-        It replaces that of the evaluation before.
-        """
-        columns = min(ANSWERS_SHOWN, len(rows[0]))
-        picture = image_grid(torch.cat([row[:columns] for row in rows]), columns=columns)
-        open_store(self.job.attempt_uri).write(ANSWERS_PICTURE, picture)
 
     def report(self, step: int) -> None:
         """Tell the metrics of every step since the last report, where there are any."""
@@ -240,7 +226,7 @@ class Worker:
             dtype=self.dtype,
             micro_batch=EVALUATED_AT_ONCE * self.plan.micro,
             average=stage.optim.ema_decay is not None and (last or stage.chooses),
-            show=self.draw_answers if drawn else None,
+            show=partial(draw_answers, self.job.attempt_uri) if drawn else None,
         )
         self.best.add(self.engine, step, metrics)
         pictures = (ANSWERS_PICTURE,) if drawn else ()

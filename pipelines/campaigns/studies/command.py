@@ -31,7 +31,8 @@ from pipelines.cli.console import clock
 from pipelines.cli.exits import Failed, errors_as_exits
 from pipelines.cli.options import Command, program_name, read_options
 from pipelines.lineage.source import committed_source
-from pipelines.tracking.client import open_client, settle, spool_path
+from pipelines.tracking.attempt_run import settle, spool_path
+from pipelines.tracking.client import open_client
 from pipelines.tracking.reader import read_history
 from pipelines.training.outcomes import Outcome, mlflow_command
 

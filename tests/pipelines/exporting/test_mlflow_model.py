@@ -17,7 +17,8 @@ import pytest
 
 from cluster.local.services import free_ports
 from pipelines.exporting.command import main
-from pipelines.tracking.client import open_client, open_tracker
+from pipelines.tracking.attempt_run import open_tracker
+from pipelines.tracking.client import open_client
 from pipelines.tracking.tracker import FINISHED
 from tests.pipelines.conftest import Said
 from tests.pipelines.exporting.test_files_to_logits import ours

@@ -21,6 +21,7 @@ from pipelines.reporting.content import gather
 from pipelines.reporting.cost import cost_of
 from pipelines.tracking import client as tracking
 from pipelines.tracking import reader as tracking_read
+from pipelines.tracking.attempt_run import open_tracker
 from pipelines.tracking.tracker import FAILED, FINISHED
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.committed import commit_stage
@@ -89,7 +90,7 @@ def log_stage(
     tags = {"fingerprint": manifest["fingerprint"], "dataset": stage.data.dataset}
     if manifest["parent"]:
         tags |= {f"parent.{name}": value for name, value in manifest["parent"].items()}
-    tracker = tracking.open_tracker(
+    tracker = open_tracker(
         tracking.open_client(uri),
         experiment="digits",
         run=run,

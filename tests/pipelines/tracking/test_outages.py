@@ -12,7 +12,8 @@ import pytest
 
 from pipelines.tracking import spool
 from pipelines.tracking import tracker as tracker_module
-from pipelines.tracking.client import open_client, open_tracker, settle, spool_path
+from pipelines.tracking.attempt_run import open_tracker, settle, spool_path
+from pipelines.tracking.client import open_client
 from pipelines.tracking.tracker import FINISHED, KILLED, Tracker
 from tests.pipelines.conftest import TINY, Said
 from tests.pipelines.support.mlflow_gate import Gate, MlflowServer, gate_before, running_mlflow
@@ -134,7 +135,8 @@ def test_the_end_is_bounded_and_the_next_call_delivers(gate: Gate, fault: str) -
     assert "run the same command again to deliver them" in lines[-1]
     gate.heal()
     code = (
-        "import sys; from pipelines.tracking.client import open_client, settle\n"
+        "import sys; from pipelines.tracking.attempt_run import settle\n"
+        "from pipelines.tracking.client import open_client\n"
         "print(*settle(open_client(sys.argv[1]), {'mlflow_run_id': sys.argv[2]}), sep='\\n')"
     )
     command = [sys.executable, "-c", code, gate.uri, run.run_id]

@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.tracking import client as tracking
 from pipelines.tracking import reader as tracking_read
+from pipelines.tracking.attempt_run import open_tracker
 from pipelines.tracking.tracker import FINISHED
 
 
@@ -15,7 +16,7 @@ def client(tmp_path_factory: pytest.TempPathFactory):
 
 
 def stage_run(client, run: str, stage: str, steps: int = 3) -> str:
-    tracker = tracking.open_tracker(
+    tracker = open_tracker(
         client,
         experiment="e",
         run=run,

@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.tracking.client import (
-    DatasetRecord,
-    TrackingUnavailable,
-    open_client,
-    open_tracker,
-    spool_path,
-)
+from pipelines.tracking.attempt_run import DatasetRecord, open_tracker, spool_path
+from pipelines.tracking.client import TrackingUnavailable, open_client
 from pipelines.tracking.mlflow_run import MlflowRun
 from pipelines.tracking.reader import read_run
 from pipelines.tracking.run_tree import DRIVER, PARENT_RUN
@@ -106,7 +101,8 @@ def test_a_parent_runs_while_a_stage_does_and_ends_as_the_last(
 
 DYING = """
 import os, sys
-from pipelines.tracking.client import open_client, open_tracker
+from pipelines.tracking.attempt_run import open_tracker
+from pipelines.tracking.client import open_client
 run = open_tracker(open_client(sys.argv[1]), experiment="e", run="dead", stage="pretrain",
                    attempt="runs/dead/pretrain", tags={}, params={})
 print(run.run_id, flush=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking.spool import CHUNK_BYTES, Record, Spool, SpoolInUse, spool_folder
+from pipelines.tracking.spool import CHUNK_BYTES, Record, Spool
+from pipelines.tracking.spool_file import SpoolInUse, spool_folder
 
 
 class Receiver:

@@ -10,15 +10,8 @@ import pytest
 from pipelines.cli.redaction import redact
 from pipelines.tracking import spool as spool_module
 from pipelines.tracking import tracker as tracker_module
-from pipelines.tracking.client import (
-    TrackingUnavailable,
-    absolute,
-    node_sampler,
-    open_client,
-    open_tracker,
-    settle,
-    spool_path,
-)
+from pipelines.tracking.attempt_run import open_tracker, settle, spool_path
+from pipelines.tracking.client import TrackingUnavailable, absolute, node_sampler, open_client
 from pipelines.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 
 
