@@ -26,10 +26,12 @@ def test_workers_without_gpus_stay_on_the_cpu_of_a_gpu_machine(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    foreign = {"RANK": "7", "LOCAL_RANK": "5", "WORLD_SIZE": "64", "DS_ACCELERATOR": "cuda"}
+    for name, value in foreign.items():  # of torchrun or SLURM
+        monkeypatch.setenv(name, value)
     assert prepare(gpu=False) == torch.device("cpu")
     assert os.environ["DS_ACCELERATOR"] == "cpu"
-    assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("3", "1")
+    assert [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["3", "1", "4"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
