@@ -110,6 +110,17 @@ def test_every_named_file_is_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_named_test_is_there(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())
+    lacking = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert lacking == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_named_module_is_there(page: Path) -> None:
     named = re.findall(rf"(?<![\w/.-])(?:{PACKAGES})(?:\.[a-zA-Z_]\w*)+", page.read_text())
     other = re.compile(r"\.(md|py|yaml|json|com)$")  # files beside the page; hosts

@@ -27,6 +27,20 @@ def test_nested_keys_reach_their_dataclass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffworkers: {min: 2, max: 3}",
+        "workers:\r\n  min: 2\r\n  max: 3\r\n",
+        "workers: {max: 3, min: 2}  # é",
+    ],
+)
+def test_a_file_from_another_editor_is_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "place.yaml"
+    path.write_bytes(text.encode())
+    assert read_place(path).workers == Workers(min=2, max=3)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("storage: x", r"storage: no such setting"),
@@ -39,6 +53,7 @@ def test_nested_keys_reach_their_dataclass(tmp_path: Path) -> None:
         ("max_micro_batch: 0", r"max_micro_batch: wanted at least 1, found 0"),
         ("- a\n- b", r"wanted a mapping of settings, found list"),
         ("a: [", r"cannot be read"),
+        ("workers:\n\tmin: 1", r"cannot be read"),
         ("!!python/object/apply:os.system ['true']", r"cannot be read"),
     ],
 )

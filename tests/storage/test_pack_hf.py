@@ -113,6 +113,24 @@ def test_test_files_beside_a_validation_split_are_the_test_split(tmp_path: Path)
     assert unlabelled.notes == {"test files without labels, not packed": 1}
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training-00000-of-00001", "testing-00000-of-00001"),
+        ("data/train-0", "data/validation-0"),
+        ("train/0000", "valid/0000"),
+        ("plain/Train", "plain/Val"),
+    ],
+)
+def test_the_usual_names_of_files_are_splits(tmp_path: Path, train: str, test: str) -> None:
+    """Both were one pool, split anew: test images were trained on."""
+    good(tmp_path / f"{train}.parquet", 0, 20)
+    good(tmp_path / f"{test}.parquet", 20, 6)
+    source = HuggingFace(tmp_path)
+    assert source.splits == {"train": 20, "val": 6}
+    assert {source.read("val", i).data for i in range(6)} == {image(20 + i) for i in range(6)}
+
+
 def test_test_files_alone_are_the_validation_split_unless_a_share_is_held_out(
     tmp_path: Path,
 ) -> None:

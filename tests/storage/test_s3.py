@@ -58,6 +58,14 @@ def test_malformed_endpoint_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPat
         open_store(s3.uri("x")).read("y")
 
 
+def test_the_endpoint_of_s3_alone_counts(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"{s3.endpoint}/")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    store = open_store(s3.uri("endpoint", "é x"))
+    store.write("ü", b"1")
+    assert (list(store.list()), store.read("ü")) == (["ü"], b"1")
+
+
 def test_prefixes_do_not_see_each_other(s3: S3Server) -> None:
     open_store(s3.uri("p", "a")).write("x", b"1")
     open_store(s3.uri("p", "ab")).write("x", b"2")

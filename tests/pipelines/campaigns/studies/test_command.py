@@ -5,14 +5,19 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from pipelines.campaigns.studies import STUDIES, command, resolution
 from pipelines.campaigns.studies.study import FewShotTask, Study
+from pipelines.cli.exits import Failed
 from pipelines.recipes.digits import FINETUNE, PRETRAIN
+from pipelines.tracking.attempt_run import spool_path
 from tests.pipelines.conftest import Said
+from tests.pipelines.support.committed import commit_stage
 
 FEW_SHOT = FewShotTask(dataset="digits", shots=(1, 5), seeds=(0, 1), test_samples=100)
 
@@ -95,6 +100,22 @@ def check_mlflow(tmp_path: Path, rows: list[dict[str, str]]) -> None:
         seen = [metric.value for metric in client.get_metric_history(run_id, "val/accuracy")]
         assert len(seen) == 2
         assert float(row["best/accuracy"]) == max(seen)
+
+
+def test_a_best_accuracy_that_mlflow_has_not_yet_is_not_made_up(
+    local_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records of an outage still wait on this machine, and no server answers."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    study = replace(tiny(), few_shot=None)
+    uri, _ = commit_stage(str(tmp_path / "runs"), FINETUNE, local_data, mlflow_run_id="a" * 32)
+    done: Any = SimpleNamespace(weights=uri)
+    outcomes = {point.stage: done for point in study.points}
+    place: Any = None
+    ours = command.command_of(study.recipe, "r", place)
+    spool_path("a" * 32).write_text("{}\n")
+    with pytest.raises(Failed, match="does not have all metrics of stage finetune-16px-s0 yet"):
+        command.measured(study, ours, outcomes, None)
 
 
 def test_a_plan_starts_nothing(
