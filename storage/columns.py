@@ -131,7 +131,7 @@ def _balanced(
     positions: np.ndarray | None,
     labels: np.ndarray,
 ) -> Balanced | None:
-    key = {"digest": dataset.digest, "seed": spec.seed}
+    digest, seed = dataset.digest, spec.seed
     if spec.shares is not None:
         members = dataset.mixed_from
         if len(spec.shares) != len(members):
@@ -140,11 +140,13 @@ def _balanced(
                 f"data.shares {' '.join(f'{share:g}' for share in spec.shares)}: wanted one share"
                 f" for each dataset of {dataset.uri} ({names})"
             )
-        table = grouped_by_member(index, spec.selection, positions, members, **key)
+        table = grouped_by_member(
+            index, spec.selection, positions, members, digest=digest, seed=seed
+        )
         return Balanced.of(table, spec.shares, samples=len(labels))
     if spec.balance == "none":
         return None
-    table = grouped(index, spec.selection, labels, **key)
+    table = grouped(index, spec.selection, labels, digest=digest, seed=seed)
     return Balanced.of(table, spec.balance, samples=len(labels))
 
 
