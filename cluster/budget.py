@@ -84,6 +84,7 @@ def model_states(
     element_bytes: int,
     optimizer_states: int,
     adam: bool,
+    changes: bool = False,
     frozen: int = 0,
     offload: bool = False,
     on_gpu: bool = True,
@@ -98,6 +99,8 @@ def model_states(
         element_bytes: bytes of a weight in the forward pass: 4 in float32, 2 in bfloat16.
         optimizer_states: float32 numbers kept per weight: moments and average.
         adam: whether the step computes the root of a second moment.
+        changes: whether the step computes all changes before it adds one to its weight (LAMB, whose
+            second moment's root becomes the change).
         frozen: number of parameters that are not trained: weights alone.
         offload: whether optimizer states are in host memory.
         on_gpu: whether workers have GPUs. A GPU allocates the whole bucket, and a second one to
@@ -114,6 +117,8 @@ def model_states(
     # AdamW's denominator: on a GPU it is computed for all tensors at once and changed in place, on
     # a CPU tensor by tensor (a parameter, or a worker's whole part) and copied once.
     roots = (1 if on_gpu else 2 if level else 0) if adam else 0
+    if changes:
+        roots = 1
     states = MASTER_BYTES * held * optimizer_states
     if level == 0:  # the parameters are the master weights, their gradients float32 already
         return States(

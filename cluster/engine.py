@@ -16,7 +16,9 @@ from cluster.async_step import let_host_run_ahead
 from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
-from cluster.resume_state import prime_optimizer
+from cluster.partitions import keep_moments
+from cluster.resume_state import moments, prime_optimizer
+from cluster.whole_tensors import spread_optimizer
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -128,6 +130,11 @@ def build_engine(
     bf16_optimizer.see_memory_usage = _unsaid
     deepspeed.init_distributed(verbose=False)
     frozen = take_frozen(model)
+    states = {
+        parameter: moments(optimizer, group)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     if frozen:
         # DeepSpeed reduces a leaf module's gradients in its full backward hook. Where its input
         # needs no gradient, torch calls that before there are any, and the step fails.
@@ -145,7 +152,9 @@ def build_engine(
         if fused and isinstance(sharded, stage_1_and_2.DeepSpeedZeroOptimizer):
             let_host_run_ahead(sharded)
     keep_frozen(engine, frozen)
+    keep_moments(engine, states)
     prime_optimizer(engine, average=average)
+    spread_optimizer(engine)
     return engine
 
 

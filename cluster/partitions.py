@@ -3,9 +3,9 @@
 All that follows from the inside of DeepSpeed 0.19.8 is here; `resume_state` is made of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,19 @@ def master_tensors(engine: "DeepSpeedEngine") -> list[Tensor]:
         if hasattr(wrapped, name):
             return list(getattr(wrapped, name))
     return [p for group in wrapped.param_groups for p in group["params"]]
+
+
+def grouped_masters(engine: "DeepSpeedEngine") -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Each of these tensors with its parameter group."""
+    groups, wrapped = inner_optimizer(engine).param_groups, cast("Any", engine.optimizer)
+    masters = master_tensors(engine)
+    if hasattr(wrapped, "sub_group_to_group_id"):  # level 3 cuts large groups
+        for number, master in enumerate(masters):
+            yield groups[wrapped.sub_group_to_group_id[number]], master
+        return
+    for group in groups:
+        for master in group["params"]:
+            yield group, master
 
 
 def module_of(engine: "DeepSpeedEngine") -> nn.Module:
@@ -91,3 +104,17 @@ def full_tensor(engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str | 
         value = safe_get_full_optimizer_state(parameter, kind)
     assert value is not None, f"DeepSpeed keeps no {kind or 'weights'} of a parameter"
     return value
+
+
+def keep_moments(
+    engine: "DeepSpeedEngine", moments: Mapping[nn.Parameter, tuple[str, ...]]
+) -> None:
+    """Keep the names of the states of each parameter beside the engine."""
+    own: Any = engine
+    own.moments = moments
+
+
+def moments_of(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> tuple[str, ...]:
+    """Names of the states that the optimizer keeps of a parameter."""
+    own: Any = engine
+    return own.moments[parameter]

@@ -10,7 +10,7 @@ Two traps are handled here: optimizer states must exist before DeepSpeed links t
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,14 +19,17 @@ from torch import Tensor, nn
 from cluster.frozen import copy_from_module, frozen_weights
 from cluster.partitions import (
     full_tensor,
+    grouped_masters,
     inner_optimizer,
     is_replicated,
     local_part,
     master_tensors,
     module_of,
+    moments_of,
     shape_of,
     trained,
 )
+from cluster.whole_tensors import SeesTensors
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
@@ -130,13 +133,13 @@ def prime_optimizer(engine: "DeepSpeedEngine", *, average: bool = False) -> None
     that exist beforehand are linked at once, and can be set.
     """
     inner = inner_optimizer(engine)
-    for master in master_tensors(engine):
-        inner.state[master] = {kind: torch.zeros_like(master) for kind in _moments(inner)}
+    for group, master in grouped_masters(engine):
+        inner.state[master] = {kind: torch.zeros_like(master) for kind in moments(inner, group)}
         if average:
             inner.state[master][AVERAGE] = master.detach().clone()
-        if isinstance(inner, torch.optim.AdamW):  # counts its steps for the bias correction
+        if not isinstance(inner, torch.optim.SGD):  # counts its steps for the bias correction
             # torch's own rule: the fused kernel reads the count on the device, the others here
-            device = master.device if inner.defaults["fused"] else "cpu"
+            device = master.device if inner.defaults.get("fused") else "cpu"
             inner.state[master]["step"] = torch.tensor(0.0, device=device)
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
@@ -187,24 +190,21 @@ def update_average(engine: "DeepSpeedEngine", decay: float) -> None:
         inner.state[master][AVERAGE].lerp_(master, 1 - decay)
 
 
-def _kinds(engine: "DeepSpeedEngine") -> tuple[str, ...]:
-    """Names of the states kept per parameter."""
-    inner = inner_optimizer(engine)
-    averaged = AVERAGE in inner.state[master_tensors(engine)[0]]
-    return (*_moments(inner), AVERAGE) if averaged else _moments(inner)
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """Names of the states torch keeps per parameter."""
+def moments(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the states that are kept for each weight of a parameter group."""
+    if isinstance(optimizer, SeesTensors):
+        return optimizer.moments(group)
     if isinstance(optimizer, torch.optim.AdamW):
         return ("exp_avg", "exp_avg_sq")
     assert isinstance(optimizer, torch.optim.SGD), f"no resume state for {type(optimizer)}"
-    return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    return ("momentum_buffer",) if group["momentum"] else ()
 
 
 def _parts(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Iterator[tuple[str, int, Tensor]]:
     """This worker's part of a parameter and of each of its states: kind, first element, [n]."""
-    for kind in (WEIGHTS, *_kinds(engine)):
+    averaged = AVERAGE in inner_optimizer(engine).state[master_tensors(engine)[0]]
+    average = (AVERAGE,) if averaged else ()
+    for kind in (WEIGHTS, *moments_of(engine, parameter), *average):
         found = local_part(engine, parameter, None if kind == WEIGHTS else kind)
         if found is not None:
             yield kind, *found

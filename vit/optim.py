@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 
 from vit.errors import BadModel
+from vit.lamb import Lamb
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimizer, learning-rate schedule, weight decay, clipping and averaging."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """Optimizer: AdamW, or SGD with momentum, whose weight decay is the classical coupled one."""
+    name: Literal["adamw", "sgd", "lamb"] = "adamw"
+    """Optimizer: AdamW; SGD with momentum, whose weight decay is the classical coupled one; or LAMB
+    for large batches (arXiv:1904.00962), which scales Adam's change of each kernel to the kernel's
+    norm."""
     peak_lr: float = 1e-3
     """Learning rate after warm-up."""
     weight_decay: float = 0.0
     """Weight decay of kernels. It is not applied to biases, norms, class token and positions."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two running averages of AdamW."""
+    """Decay rates of the two running averages of AdamW and LAMB."""
     eps: float = 1e-8
-    """Epsilon of AdamW."""
+    """Epsilon of AdamW and LAMB."""
     momentum: float = 0.9
     """Momentum of SGD."""
     clip_norm: float = 0.0
@@ -114,20 +117,27 @@ class Layered(Protocol):
 
 
 def param_groups(model: Layered, config: OptimConfig) -> list[dict[str, Any]]:
-    """Group trainable parameters by decay and rate.
+    """Group trainable parameters by decay, rate and kind of update.
 
-    Each group has `params`, `names`, `weight_decay` and `lr_scale`; its rate at a step is
+    Each group has `params`, `names`, `weight_decay`, `lr_scale` and `update`; its rate at a step is
     `lr_at(...) * lr_scale`, which `set_lr` sets.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, str], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = config.weight_decay if is_kernel(name, parameter) else 0.0
         scale = config.layer_decay ** (model.num_layers - 1 - model.layer_of(name))
+        update = _update_of(name, parameter, config)
         group = groups.setdefault(
-            (decay, scale),
-            {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale},
+            (decay, scale, update),
+            {
+                "params": [],
+                "names": [],
+                "weight_decay": decay,
+                "lr_scale": scale,
+                "update": update,
+            },
         )
         group["params"].append(parameter)
         group["names"].append(name)
@@ -140,19 +150,29 @@ def is_kernel(name: str, parameter: Tensor) -> bool:
     return name.endswith(".weight") and parameter.ndim >= 2
 
 
+def _update_of(name: str, parameter: Tensor, config: OptimConfig) -> str:
+    """How the optimizer changes a tensor where it treats them differently."""
+    if config.name == "lamb" and is_kernel(name, parameter):
+        return "trust"
+    return "plain"
+
+
 def build_optimizer(
     groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """Torch's AdamW or SGD over `param_groups`, at the peak rate until `set_lr`.
+    """Make the optimizer over `param_groups`, at the peak rate until `set_lr`.
 
-    With `fused`, they read and write each number once, in one kernel: for AdamW 28 bytes of GPU
-    memory traffic instead of 80. The results differ in the last bits from those without.
+    With `fused`, torch's AdamW and SGD read and write each number once, in one kernel: for AdamW 28
+    bytes of GPU memory traffic instead of 80. The results differ in the last bits from those
+    without.
     """
     groups = [group | {"lr": config.peak_lr * group["lr_scale"]} for group in groups]
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=config.peak_lr, momentum=config.momentum, fused=fused or None
         )
+    if config.name == "lamb":
+        return Lamb(groups, lr=config.peak_lr, betas=config.betas, eps=config.eps)
     return torch.optim.AdamW(
         groups, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=fused or None
     )

@@ -82,6 +82,7 @@ def memory_at(
             element_bytes=element,
             optimizer_states=optimizer_states(stage),
             adam=stage.optim.name == "adamw",
+            changes=stage.optim.name == "lamb",
             offload=place.zero.offload_optimizer and level > 0,
             on_gpu=gpu,
             float32_sums=accumulates_in_float32(stage.precision, accumulation),
@@ -172,7 +173,7 @@ def element_bytes(stage: Stage) -> int:
 def optimizer_states(stage: Stage) -> int:
     """Return the float32 numbers kept per weight: moments, and the Polyak average if any."""
     optim = stage.optim
-    moments = 2 if optim.name == "adamw" else int(optim.momentum > 0)
+    moments = int(optim.momentum > 0) if optim.name == "sgd" else 2
     return moments + int(optim.ema_decay is not None)
 
 

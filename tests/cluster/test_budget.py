@@ -123,3 +123,11 @@ def test_what_is_not_trained_travels_at_level_3_alone(level: ZeroLevel, gathered
     given: dict[str, Any] = {"workers": 2, "level": level, "element_bytes": 4}
     alone, beside = (network_bytes(1000, frozen=n, **given) for n in (0, 9000))
     assert beside - alone == gathered * 4 * 9000 // 2
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_an_optimizer_that_makes_all_changes_first_keeps_them(on_gpu: bool) -> None:
+    given: dict[str, Any] = {"element_bytes": 4, "optimizer_states": 2, "adam": False}
+    given |= {"workers": 1, "level": 0, "on_gpu": on_gpu}
+    gradients, both = (model_states(1000, changes=some, **given) for some in (False, True))
+    assert (gradients.stepping, both.stepping) == (4000, 8000)

@@ -27,22 +27,25 @@ CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
 TRAIN = {"partly": "blocks 1..", "lora": "lora 2 qkv,fc1"}
 """What is trained of the small ViT: a leaf module of level 3 whose input needs no gradient; and
 adapters, which the layers have that ZeRO divides."""
+WHOLE = ("lamb",)
+"""Optimizers whose step looks at whole tensors; the small ViT is trained as a whole by them."""
 PARTLY = vit.ViTConfig(
     image_size=8, patch_size=4, width=12, depth=2, heads=2, mlp_dim=15, num_classes=5, pool="gap"
 )
 
 
 def build(part: str = "", *, fused: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A network that is trained as a whole, or a ViT of which `TRAIN[part]` is trained."""
+    """A network that is trained by AdamW, or a ViT: `TRAIN[part]` of it, or by an optimizer."""
     if part:
         vision = vit.build_model(PARTLY, seed=0)
         nn.init.normal_(vision.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]  # it has classes
-        freeze(vision, TRAIN[part])
+        freeze(vision, TRAIN.get(part, "all"))
         for name, parameter in vision.named_parameters():
             if name.endswith("lora_b"):  # at 0 the other matrix has no gradient in the first step
                 nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
         # eps: Adam takes the rounding of gradients that are zero (keys' biases) for gradients
-        optim = vit.OptimConfig(weight_decay=0.1, layer_decay=0.5, eps=1e-3)
+        name: Any = part if part in WHOLE else "adamw"
+        optim = vit.OptimConfig(name=name, weight_decay=0.1, layer_decay=0.5, eps=1e-3)
         groups = vit.param_groups(vision, optim)
         return vision, vit.build_optimizer(groups, optim, fused=fused)
     # 7 and 5: sizes that two workers do not divide
