@@ -145,7 +145,7 @@ def image_case(draw: random.Random, folder: Path) -> None:
         assert header.width > 0 < header.height
     except BadImage:
         pass
-    kind = draw.choice(("random", "center", "resize"))
+    kind = draw.choice(("random", "simple", "center", "resize"))
     crop = Crop(image_size=16, kind=kind)  # pyright: ignore[reportArgumentType]  a literal
     try:
         pixels = decode(data, crop, seed=draw.randrange(9), epoch=0, index=draw.randrange(99))

@@ -13,17 +13,21 @@ import numpy as np
 
 from storage.errors import BadInput, BadOrder
 from storage.randaugment import rand_augment
+from storage.three_augment import color_jitter, three_augment
 
 # A sample draws random numbers separately for each purpose, so that switching one off does not
 # change the others.
-_MIX, _ERASE, _RANDAUGMENT = 1, 2, 3
+_MIX, _ERASE, _RANDAUGMENT, _THREE_AUGMENT, _COLOR_JITTER = 1, 2, 3, 4, 5
 MIX_COLUMNS = 5
 _ERASE_ATTEMPTS = 10  # some shapes do not fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentation of training images after crop and flip; 0 switches each one off."""
+    """Augmentation of training images after crop and flip; 0 switches each one off.
+
+    What changes colours comes first: 3-Augment, colour jitter, RandAugment; then random erasing.
+    """
 
     mixup: float = 0.0
     """Alpha of the Beta distribution of mixup (arXiv:1710.09412)."""
@@ -36,6 +40,12 @@ class AugmentConfig:
     """Strength of the RandAugment operations, usually 5 to 30."""
     random_erasing: float = 0.0
     """Probability of erasing a rectangle (arXiv:1708.04896)."""
+    three_augment: bool = False
+    """Make each image gray, solarized or blurred, one of the three (3-Augment of DeiT-III,
+    arXiv:2204.07118)."""
+    color_jitter: float = 0.0
+    """Strength of random changes of brightness, contrast and saturation: factors of 1 minus to 1
+    plus this. 0.3 in DeiT-III."""
 
     @property
     def mixes(self) -> bool:
@@ -46,8 +56,9 @@ class AugmentConfig:
         for name in ("mixup", "cutmix", "randaugment_layers", "randaugment_magnitude"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must not be negative, found {getattr(self, name)}")
-        if not 0 <= self.random_erasing <= 1:
-            raise BadInput(f"random_erasing must be in [0, 1], found {self.random_erasing}")
+        for name in ("random_erasing", "color_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} must be in [0, 1], found {getattr(self, name)}")
 
 
 NO_AUGMENTATION = AugmentConfig()
@@ -56,7 +67,7 @@ NO_AUGMENTATION = AugmentConfig()
 def augment_image(
     image: np.ndarray, config: AugmentConfig, *, seed: int, epoch: int, index: int
 ) -> np.ndarray:
-    """RandAugment and random erasing of one sample: uint8 [H, W, 3] -> uint8 [H, W, 3].
+    """Change the pixels of one sample: uint8 [H, W, 3] -> uint8 [H, W, 3].
 
     Args:
         image: stays as it is.
@@ -65,6 +76,11 @@ def augment_image(
         epoch: which time the sample is drawn, from 0 (`order.Draws.visit`).
         index: position of the sample in the split.
     """
+    if config.three_augment:
+        image = three_augment(image, _rng(seed, epoch, index, _THREE_AUGMENT))
+    if config.color_jitter:
+        rng = _rng(seed, epoch, index, _COLOR_JITTER)
+        image = color_jitter(image, rng, config.color_jitter)
     if config.randaugment_layers:
         rng = _rng(seed, epoch, index, _RANDAUGMENT)
         layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
@@ -140,7 +156,7 @@ def _erased(image: np.ndarray, rng: np.random.Generator, probability: float) -> 
             top = int(rng.integers(height - box_height + 1))
             left = int(rng.integers(width - box_width + 1))
             shape = (box_height, box_width, channels)
-            image = image.copy()  # RandAugment's is read-only
+            image = image.copy()  # Pillow's is read-only
             image[top : top + box_height, left : left + box_width] = rng.integers(
                 0, 256, shape, dtype=np.uint8
             )

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from storage.errors import BadImage, BadInput
 from storage.jpeg_header import plain_jpeg_size
 from storage.pixels import JPEGS, SIDEWAYS, Box, Interpolation, cut
+from storage.simple_crop import mirrored, window
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # an allow-list: PIL would also run Ghostscript for EPS
 MAX_BYTES = 64 << 20
@@ -39,16 +40,16 @@ class Crop:
 
     image_size: int
     """Height and width of the result, in pixels."""
-    kind: Literal["random", "center", "resize"] = "random"
-    """Kind of crop. `random`: a random area and aspect ratio (Inception crop). `center`: the centre
-    of the image after resizing its shorter side. `resize`: the whole image, whatever its aspect
-    ratio."""
+    kind: Literal["random", "simple", "center", "resize"] = "random"
+    """Kind of crop. `random`: a random area and aspect ratio (Inception crop). `simple`: a random
+    square of the shorter side's length (`storage.simple_crop`). `center`: the centre of the image
+    after resizing its shorter side. `resize`: the whole image, whatever its aspect ratio."""
     area: tuple[float, float] = (0.05, 1.0)
     """For `random`, bounds of the crop's share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """For `random`, bounds of width divided by height, drawn log-uniformly."""
     flip: bool = True
-    """For `random`, whether to mirror left and right with probability 1/2."""
+    """For `random` and `simple`, whether to mirror left and right with probability 1/2."""
     resize_fraction: float = 224 / 256
     """For `center`, the crop's side divided by the shorter side of the resized image; 1 crops
     least."""
@@ -58,8 +59,8 @@ class Crop:
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise BadInput(f"image_size must be at least 1, found {self.image_size}")
-        if self.kind not in ("random", "center", "resize"):
-            raise BadInput(f"kind must be random, center or resize, found {self.kind!r}")
+        if self.kind not in ("random", "simple", "center", "resize"):
+            raise BadInput(f"kind must be random, simple, center or resize, found {self.kind!r}")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise BadInput(f"area must be ascending within (0, 1], found {self.area}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -81,7 +82,7 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
     try:
         width, height, orientation = _size_and_orientation(image)
         box, flip = crop_box(crop, width, height, seed=seed, epoch=epoch, index=index)
-        return cut(
+        pixels = cut(
             image,
             data,
             box,
@@ -95,6 +96,11 @@ def decode(data: bytes, crop: Crop, *, seed: int, epoch: int, index: int) -> np.
         raise
     except Exception as error:  # bytes from outside may make a decoder raise anything
         raise BadImage(f"{image.format} cannot be decoded: {describe_error(error)}") from None
+    if crop.kind != "simple":
+        return pixels
+    draw = _draws(seed, epoch, index)
+    _, down, right = window(width, height, crop.image_size, (draw[1], draw[2]))
+    return mirrored(pixels, down, -right if flip else right)
 
 
 def crop_box(
@@ -109,6 +115,8 @@ def crop_box(
         return (left, upper, left + side, upper + side), False
     draw = _draws(seed, epoch, index)
     flip = crop.flip and bool(draw[0] < 0.5)
+    if crop.kind == "simple":
+        return window(width, height, crop.image_size, (draw[1], draw[2])).box, flip
     return _random_box(crop, width, height, draw[1:].reshape(_ATTEMPTS, 4)), flip
 
 

@@ -125,6 +125,8 @@ class ViTConfig:
     """Dropout rate after the position embedding, after the attention output and in the MLP."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block; it grows linearly from 0 at the first block."""
+    drop_path_constant: bool = False
+    """Whether every block has that rate instead (DeiT-III)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "patch_size", "in_channels", "width", "depth", "heads", "mlp_dim")

@@ -29,6 +29,8 @@ class ViT(TokenEmbed):
         self.make_tokens(config)
         self.pos_drop = SampleDropout(config.dropout)
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        if config.drop_path_constant:
+            rates = [config.drop_path] * config.depth
         self.norm_pre = norm_layer(config, width) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
         norm = norm_layer(config, width)

@@ -18,7 +18,7 @@ from vit.init import init_tensor_
 from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
 # Fields that matter only in training; they may differ without changing the weights.
-_FREE = {"dropout", "drop_path", "head_bias_init", "layer_scale_init"}
+_FREE = {"dropout", "drop_path", "drop_path_constant", "head_bias_init", "layer_scale_init"}
 # Fields whose change is handled below.
 _ADAPTED = {"image_size", "patch_size", "drop_rest", "in_channels", "pos_embed_prefix",
             "num_classes", "head"}  # fmt: skip

@@ -39,14 +39,15 @@ class Data:
     val_selection: Selection = field(default_factory=Selection)
     """Part of the validation split; where it names no classes, those of `selection`. With the
     training split as `val_split` and `skip` it holds examples out."""
-    crop: Literal["random", "center", "resize"] = "random"
-    """Training: a random area and aspect (Inception crop), the centre, or the whole image."""
+    crop: Literal["random", "simple", "center", "resize"] = "random"
+    """Training: a random area and aspect (Inception crop), a random square of the shorter side's
+    length (the simple crop of DeiT-III), the centre, or the whole image."""
     area: tuple[float, float] = (0.05, 1.0)
     """Random crop: bounds of its share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Random crop: bounds of its width over height."""
     flip: bool = True
-    """Random crop: mirror half of the images. Not for digits or text."""
+    """Random and simple crop: mirror half of the images. Not for digits or text."""
     eval_crop: Literal["center", "resize"] = "center"
     """Evaluation: the centre, or the whole image."""
     eval_fraction: float = 224 / 256

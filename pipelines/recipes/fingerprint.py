@@ -30,6 +30,7 @@ _ADDED: dict[str, dict[str, Any]] = {
         "proj_bias": True,
         "layer_scale": False,
         "layer_scale_init": 1e-5,
+        "drop_path_constant": False,
         "distilled": False,
     },
     "stage": {
@@ -50,6 +51,7 @@ _ADDED: dict[str, dict[str, Any]] = {
             "normalize": True,
         },
     },
+    "augment": {"three_augment": False, "color_jitter": 0.0},
     "data": {
         "val_selection": asdict(Selection()),
         "balance": "none",
@@ -114,7 +116,9 @@ def _as_first_written(stage: dict[str, Any]) -> dict[str, Any]:
     data = dict(stage["data"])
     data["selection"] = _without_defaults(data["selection"], _ADDED["selection"])
     model = _without_defaults(stage["model"], _ADDED["model"])
-    whole = stage | {"data": _without_defaults(data, _ADDED["data"]), "model": model}
+    augment = _without_defaults(stage["augment"], _ADDED["augment"])
+    data = _without_defaults(data, _ADDED["data"])
+    whole = stage | {"data": data, "model": model, "augment": augment}
     return _without_defaults(whole, _ADDED["stage"])
 
 

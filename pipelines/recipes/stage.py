@@ -58,8 +58,9 @@ class Stage:
     and hand on a model without a head."""
     masked: Masked = field(default_factory=Masked)
     """What is hidden, for `masked-patch` and `mae`."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Softmax cross-entropy, or sigmoid cross-entropy summed over classes (21k, JFT)."""
+    loss: Literal["softmax", "sigmoid", "bce"] = "softmax"
+    """Softmax cross-entropy; sigmoid cross-entropy summed over classes (21k, JFT); or its mean over
+    classes with each class of a mixed image as present (`bce`, DeiT-III)."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -107,7 +107,7 @@ def test_what_print_config_prints_is_the_same_stage(tmp_path: Path, name: str) -
         ),
         (
             {"base": "digits", "stages": {"pretrain": {"loss": "hinge"}}},
-            r"loss: wanted 'softmax' or 'sigmoid', found 'hinge'",
+            r"loss: wanted 'softmax', 'sigmoid' or 'bce', found 'hinge'",
         ),
         (
             {"base": "digits", "stages": {"pretrain": {"data": {"area": [1]}}}},

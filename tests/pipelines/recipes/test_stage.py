@@ -10,6 +10,7 @@ from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import fingerprint, flatten, plain, typed_values
 from pipelines.recipes.stage import Recipe, Stage
 from pipelines.recipes.streams import train_spec, val_spec
+from storage.augment import AugmentConfig
 from storage.selection import Selection
 from vit import BiTConfig, ViTConfig, config_from_dict
 
@@ -28,6 +29,10 @@ def test_fingerprint_is_the_same_for_the_same_content() -> None:
     [
         {"stage": replace(PRETRAIN, seed=1)},
         {"stage": replace(PRETRAIN, model=replace(PRETRAIN.model, depth=5))},
+        {"stage": replace(PRETRAIN, model=replace(PRETRAIN.model, drop_path_constant=True))},
+        {"stage": replace(PRETRAIN, augment=AugmentConfig(three_augment=True))},
+        {"stage": replace(PRETRAIN, augment=AugmentConfig(color_jitter=0.3))},
+        {"stage": replace(PRETRAIN, loss="bce")},
         {
             "stage": replace(
                 PRETRAIN, data=replace(PRETRAIN.data, selection=Selection(classes=(1,)))
