@@ -34,7 +34,7 @@ class Options:
     with --init or --data."""
     run: str
     """Name of the run, a folder under --place.storage-root where stages find their parents. With
-    the recipes finetune and probe, that of --data."""
+    the recipes finetune, augreg-finetune and probe, that of --data."""
     config: Path = CONFIG
     """YAML file with the deployment settings (--place.*)."""
     print_config: bool = False

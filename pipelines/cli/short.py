@@ -18,8 +18,8 @@ class Short:
     """Packed dataset: the name of a folder under --place.data-root, as photos for data/photos. The
     number of classes follows from it. Same as --stage.data.dataset."""
     epochs: float | None = None
-    """Length in epochs of that dataset, instead of --stage.steps. Recipes finetune and probe: 20
-    unless given."""
+    """Length in epochs of that dataset, instead of --stage.steps. Recipes finetune, augreg-finetune
+    and probe: 20 unless given."""
     batch: int | None = None
     """Images in one optimizer step, over all workers. Same as --stage.global-batch."""
     lr: float | None = None

@@ -55,8 +55,8 @@ class FromCheckpointAndData:
     def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
         """Return the stage that the long options change, and lines about what was inferred.
 
-        In the recipes `finetune` and `probe` the model is the checkpoint's own, and so is the crop
-        of evaluation. In every other recipe both are the recipe's.
+        In the recipes `finetune`, `augreg-finetune` and `probe` the model is the checkpoint's own,
+        and so is the crop of evaluation. In every other recipe both are the recipe's.
 
         Raises:
             Mistake: there is no checkpoint or dataset, or the checkpoint leaves something open.
@@ -146,13 +146,15 @@ def read_hints(argv: list[str]) -> Hints:
 
 
 def is_general(stage: Stage) -> bool:
-    """Whether a stage is that of the recipe `finetune` or `probe`, as it stands there."""
+    """Whether a stage is that of a general recipe, as it stands there."""
     return any(stage == recipe.stages[0] for recipe in GENERAL_RECIPES)
 
 
 def _recipe_of(stage: Stage) -> str:
-    """Name of the general recipe that trains the same part."""
-    return next(each.name for each in GENERAL_RECIPES if each.stages[0].train == stage.train)
+    """Name of the general recipe that trains the same part by the same optimizer."""
+    wanted = (stage.train, stage.optim.name)
+    firsts = ((each.name, each.stages[0]) for each in GENERAL_RECIPES)
+    return next(name for name, first in firsts if (first.train, first.optim.name) == wanted)
 
 
 def _of_checkpoint(stage: Stage, short: Short, hints: Hints) -> tuple[Stage, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 The paper's rows fine-tune on ImageNet; `ROW-to-TASK` fine-tunes the same weights on another task.
 """
 
+from pipelines.recipes.deit3 import DEIT3
 from pipelines.recipes.digits import DIGITS, DIGITS_SCRATCH
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.files import is_file, read_recipe
@@ -21,6 +22,7 @@ RECIPES: dict[str, Recipe] = {
         BASELINE_300,
         *PAPER.values(),
         *WITHOUT_LABELS,
+        *DEIT3,
     )
 }
 TRANSFER_TASKS = tuple(name for name, task in TASKS.items() if task.classes)

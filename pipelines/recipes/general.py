@@ -1,10 +1,12 @@
-"""The recipes `finetune` and `probe`: any checkpoint on any packed dataset, which give the rest.
+"""Recipes for any checkpoint on any packed dataset: `finetune`, `augreg-finetune`, `probe`.
 
 `pipelines/finetune.py --init CHECKPOINT --data NAME` fills in the model, the classes and the steps
 (`pipelines.lineage.adoption`). `finetune` suits thousands to a million images: AdamW with
 layer-wise decay of the learning rate, as arXiv:2106.08254 (BEiT) and arXiv:2111.06377 (MAE, table
-9) fine-tune. `probe` trains a linear head on the frozen checkpoint. Of the evaluations after each
-epoch the best counts.
+9) fine-tune. `augreg-finetune` is SGD without any regularisation, as arXiv:2106.10270 fine-tuned
+its checkpoints (section 3.4); of its learning rates try 0.003 and 0.03 too. `probe` trains a linear
+head on the frozen checkpoint. Of the evaluations after each epoch the best counts, but in
+`augreg-finetune` the last.
 """
 
 from dataclasses import replace
@@ -37,6 +39,23 @@ GENERAL = Recipe(
     ),
 )
 
+AUGREG = Recipe(
+    name="augreg-finetune",
+    stages=(
+        replace(
+            GENERAL.stages[0],
+            data=Data(dataset="", tail="carry"),
+            label_smoothing=0.0,
+            optim=OptimConfig(
+                name="sgd", peak_lr=0.01, momentum=0.9, clip_norm=1.0, schedule="cosine"
+            ),
+            global_batch=512,
+            keep="last",
+            patience=0,
+        ),
+    ),
+)
+
 PROBE = Recipe(
     name="probe",
     stages=(
@@ -51,5 +70,5 @@ PROBE = Recipe(
     ),
 )
 
-GENERAL_RECIPES = (GENERAL, PROBE)
+GENERAL_RECIPES = (GENERAL, AUGREG, PROBE)
 """The recipes whose model and length follow from a checkpoint and a dataset."""

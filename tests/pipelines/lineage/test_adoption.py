@@ -115,6 +115,16 @@ def test_a_probe_trains_the_head_of_the_checkpoints_model(local_data: str, folde
     assert stage.train == "blocks 1.."
 
 
+def test_augreg_fine_tunes_the_checkpoints_model_by_sgd(local_data: str, folder: str) -> None:
+    words = ("--recipe", "augreg-finetune", "--init", folder, "--data", "digits", "--batch", "64")
+    command = finetune(local_data, *words)
+    (stage,) = command.stages
+    assert (command.recipe.name, command.options.run) == ("augreg-finetune", "digits")
+    assert (stage.train, stage.model) == ("all", replace(CHECKPOINT, num_classes=10))
+    assert (stage.optim.name, stage.optim.peak_lr, stage.keep) == ("sgd", 0.01, "last")
+    assert stage.optim.warmup_steps == int(0.1 * stage.steps) > 0
+
+
 def test_long_options_win_and_the_length_follows_from_them(local_data: str, folder: str) -> None:
     words = ("--init", folder, "--data", "digits", "--epochs", "2", "--batch", "32", "--lr", "0.01")
     longer = ("--stage.data.selection.classes", "3", "5", "--stage.global-batch", "16")
@@ -145,6 +155,7 @@ def test_in_another_recipe_the_model_is_the_recipes(local_data: str, folder: str
         (["--recipe", "finetune", "--data", "digits"], Mistake, "give --init"),
         (["--data", "digits"], Mistake, "recipe finetune .* give --init"),
         (["--recipe", "probe", "--data", "digits"], Mistake, "recipe probe .* give --init"),
+        (["--recipe", "augreg-finetune", "--data", "digits"], Mistake, "recipe augreg-finetune .*"),
         (["--init", "CHECKPOINT"], Mistake, "give --data NAME"),
         (["--init", "CHECKPOINT", "--data", "none"], DatasetNotFound, "/none: .*: .*digits"),
         (["--init", "CHECKPOINT", "--data", "data/none"], DatasetNotFound, "data/none: .*digits"),
