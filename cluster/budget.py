@@ -82,7 +82,7 @@ def model_states(
     workers: int,
     level: ZeroLevel,
     element_bytes: int,
-    optimizer_states: int,
+    optimizer_states: float,
     adam: bool,
     changes: bool = False,
     frozen: int = 0,
@@ -100,7 +100,7 @@ def model_states(
         optimizer_states: float32 numbers kept per weight: moments and average.
         adam: whether the step computes the root of a second moment.
         changes: whether the step computes all changes before it adds one to its weight (LAMB, whose
-            second moment's root becomes the change).
+            second moment's root becomes the change; Muon, of the matrices alone).
         frozen: number of parameters that are not trained: weights alone.
         offload: whether optimizer states are in host memory.
         on_gpu: whether workers have GPUs. A GPU allocates the whole bucket, and a second one to
@@ -119,7 +119,7 @@ def model_states(
     roots = (1 if on_gpu else 2 if level else 0) if adam else 0
     if changes:
         roots = 1
-    states = MASTER_BYTES * held * optimizer_states
+    states = round(MASTER_BYTES * held * optimizer_states)
     if level == 0:  # the parameters are the master weights, their gradients float32 already
         return States(
             weights=MASTER_BYTES * whole,
@@ -192,6 +192,7 @@ def network_bytes(
     frozen: int = 0,
     accumulation: int = 1,
     float32_sums: bool = False,
+    added_up: int = 0,
 ) -> int:
     """Bytes that each worker sends in one optimizer step (and as many that it receives).
 
@@ -201,7 +202,8 @@ def network_bytes(
     as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
     Level 3 gathers the weights once per micro-batch if they can stay until its backward pass, and
     twice if they do not fit (`LIVE_WEIGHTS`). With `float32_sums`, level 1 reduces float32 sums.
-    The `frozen` parameters, which are not trained, are only gathered, at level 3.
+    The `frozen` parameters, which are not trained, are only gathered, at level 3. The optimizer
+    itself adds up `added_up` float32 numbers over the workers (Muon).
     """
     trained, whole = element_bytes * parameters, element_bytes * (parameters + frozen)
     share = (workers - 1) / workers
@@ -213,4 +215,4 @@ def network_bytes(
     else:
         gathers = 1 if parameters + frozen <= LIVE_WEIGHTS else 2
         sent = float(accumulation) * (trained + gathers * whole)
-    return round(share * sent)
+    return round(share * (sent + 2 * MASTER_BYTES * added_up))

@@ -14,16 +14,18 @@ from torch import Tensor
 
 from vit.errors import BadModel
 from vit.lamb import Lamb
+from vit.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimizer, learning-rate schedule, weight decay, clipping and averaging."""
 
-    name: Literal["adamw", "sgd", "lamb"] = "adamw"
-    """Optimizer: AdamW; SGD with momentum, whose weight decay is the classical coupled one; or LAMB
+    name: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
+    """Optimizer: AdamW; SGD with momentum, whose weight decay is the classical coupled one; LAMB
     for large batches (arXiv:1904.00962), which scales Adam's change of each kernel to the kernel's
-    norm."""
+    norm; or Muon for the matrices of the blocks, whose changes it makes orthogonal, and AdamW for
+    all else, at the same rate and decay (arXiv:2502.16982)."""
     peak_lr: float = 1e-3
     """Learning rate after warm-up."""
     weight_decay: float = 0.0
@@ -33,7 +35,7 @@ class OptimConfig:
     eps: float = 1e-8
     """Epsilon of AdamW and LAMB."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and Muon; 0.95 is usual for Muon."""
     clip_norm: float = 0.0
     """Largest global norm of the gradient; 0 does not clip."""
     schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"
@@ -154,7 +156,13 @@ def _update_of(name: str, parameter: Tensor, config: OptimConfig) -> str:
     """How the optimizer changes a tensor where it treats them differently."""
     if config.name == "lamb" and is_kernel(name, parameter):
         return "trust"
+    if config.name == "muon" and is_kernel(name, parameter) and _is_block_matrix(name, parameter):
+        return "orthogonal"
     return "plain"
+
+
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and "blocks." in name
 
 
 def build_optimizer(
@@ -173,6 +181,14 @@ def build_optimizer(
         )
     if config.name == "lamb":
         return Lamb(groups, lr=config.peak_lr, betas=config.betas, eps=config.eps)
+    if config.name == "muon":
+        return Muon(
+            groups,
+            lr=config.peak_lr,
+            momentum=config.momentum,
+            betas=config.betas,
+            eps=config.eps,
+        )
     return torch.optim.AdamW(
         groups, lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=fused or None
     )

@@ -27,6 +27,7 @@ from pipelines.planning.memory import (
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import (
     stage_cost,
+    stage_matrices,
     stage_trained_parameters,
     stage_training_flops,
 )
@@ -116,12 +117,13 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         element_bytes=element_bytes(stage),
         accumulation=batch.accumulation,
         float32_sums=accumulates_in_float32(stage.precision, batch.accumulation),
+        added_up=_added_up(stage, place.zero.level, workers),
     )
     link = kind.link_gigabytes if nodes == 1 else kind.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)
     kept = 1 + int(stage.optim.ema_decay is not None)  # weights, average
     best = kept if stage.keep == "best" else 0  # a state has those of the best evaluation too
-    state = MASTER_BYTES * (cost.parameters + trains * (optimizer_states(stage) + best))
+    state = MASTER_BYTES * round(cost.parameters + trains * (optimizer_states(stage) + best))
     period = place.save_period(stage.steps)
     saves = max(0, stage.steps - 1) // period if period else 0
     files = MASTER_BYTES * cost.parameters * kept
@@ -162,6 +164,17 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         dollars=dollars,
         images=images,
     )
+
+
+def _added_up(stage: Stage, level: int, workers: int) -> int:
+    """Return the most numbers in matrices that are cut between workers: Muon adds up their parts.
+
+    A cut between two workers goes through one matrix at most, and at level 3 through all of them.
+    """
+    sizes = stage_matrices(stage)
+    if level == 3:
+        return sum(sizes)
+    return sum(sizes[::-1][: workers - 1]) if level else 0
 
 
 def _evaluations(stage: Stage) -> int:

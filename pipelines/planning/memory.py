@@ -13,7 +13,7 @@ from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.batches import batch_of
-from pipelines.recipes.objectives import stage_trained_parameters
+from pipelines.recipes.objectives import stage_matrices, stage_trained_parameters
 from pipelines.recipes.stage import Stage
 from vit import ViTConfig
 from vit.memory import activation_bytes, loss_bytes, workspace_bytes
@@ -82,7 +82,7 @@ def memory_at(
             element_bytes=element,
             optimizer_states=optimizer_states(stage),
             adam=stage.optim.name == "adamw",
-            changes=stage.optim.name == "lamb",
+            changes=stage.optim.name in ("lamb", "muon"),
             offload=place.zero.offload_optimizer and level > 0,
             on_gpu=gpu,
             float32_sums=accumulates_in_float32(stage.precision, accumulation),
@@ -170,10 +170,14 @@ def element_bytes(stage: Stage) -> int:
     return 2 if stage.precision == "bfloat16" else 4
 
 
-def optimizer_states(stage: Stage) -> int:
-    """Return the float32 numbers kept per weight: moments, and the Polyak average if any."""
+def optimizer_states(stage: Stage) -> float:
+    """Return the float32 numbers kept per weight: moments, and the Polyak average if any.
+
+    Muon keeps one moment of the matrices of the blocks, and two of all else.
+    """
     optim = stage.optim
-    moments = int(optim.momentum > 0) if optim.name == "sgd" else 2
+    moments = float(optim.momentum > 0) if optim.name == "sgd" else 2.0
+    moments -= sum(stage_matrices(stage)) / stage_trained_parameters(stage)
     return moments + int(optim.ema_decay is not None)
 
 

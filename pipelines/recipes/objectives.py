@@ -1,6 +1,9 @@
 """The objective of a stage, its network, and what the network costs."""
 
+from functools import lru_cache
+
 from pipelines.recipes.stage import Stage
+from vit import param_groups
 from vit.build import Model
 from vit.cost import Cost
 from vit.objectives import Objective, objective_of
@@ -45,3 +48,14 @@ def stage_trained_parameters(stage: Stage) -> int:
     if stage.objective != "classify":
         return stage_cost(stage).parameters
     return trained_parameters(stage.model, stage.train)
+
+
+@lru_cache(maxsize=32)
+def stage_matrices(stage: Stage) -> tuple[int, ...]:
+    """Sizes of the matrices that Muon makes orthogonal, ascending; none with other optimizers."""
+    if stage.optim.name != "muon":
+        return ()
+    network = stage_objective(stage).network(device="meta")
+    freeze(network, stage.train)
+    matrices = [g for g in param_groups(network, stage.optim) if g["update"] == "orthogonal"]
+    return tuple(sorted(each.numel() for group in matrices for each in group["params"]))

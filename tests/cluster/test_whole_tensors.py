@@ -1,4 +1,4 @@
-"""LAMB looks at whole tensors, of which a worker holds pieces: the result is plain torch's."""
+"""LAMB and Muon look at whole tensors, of which workers hold pieces: plain torch's result."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,9 @@ pytestmark = pytest.mark.timeout(600)
 WORLDS = (3, 1)
 """Three workers cut the tensors into pieces of other sizes than two equal ones."""
 NAMES = [f"{precision}-{level}" for precision, level in CASES]
+# Muon rounds matrices to bfloat16 (8 bits): another sum of the gradients turns single roundings.
+LOSS_ERROR = {"lamb": 1e-5, "muon": 1e-3}
+WEIGHT_ERROR = {"lamb": 2e-6, "muon": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def test_losses_equal_plain_torch(trained: Path, optimizer: str, name: str, worl
     expected, _ = plain_torch(optimizer)
     assert expected[-1] < expected[0] - 0.1  # of one batch
     report = json.loads((trained / f"report-w{world}.json").read_text())
-    tolerance = 1e-5 if name.startswith("float32") else 1e-2
+    tolerance = LOSS_ERROR[optimizer] if name.startswith("float32") else 1e-2
     assert report[f"{optimizer}-{name}"] == pytest.approx(expected, rel=tolerance)
 
 
@@ -49,7 +52,8 @@ def test_weights_and_average_equal_plain_torch(
     _, expected = plain_torch(optimizer)
     state = read_state(trained / f"{optimizer}-{name}-w{world}")
     for key, value in expected.items():
-        torch.testing.assert_close(state[key], value, rtol=1e-4, atol=2e-6, msg=key)
+        error = WEIGHT_ERROR[optimizer]
+        torch.testing.assert_close(state[key], value, rtol=1e-4, atol=error, msg=key)
 
 
 @pytest.mark.parametrize(("saved_at", "level"), RESUMED)
@@ -67,4 +71,5 @@ def test_one_worker_continues_what_three_saved(
     resumed = read_state(trained / f"{optimizer}-{saved_at}-to-{level}")
     assert resumed.keys() == unbroken.keys()
     for key, value in unbroken.items():
-        torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=2e-6, msg=key)
+        error = WEIGHT_ERROR[optimizer]
+        torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=error, msg=key)

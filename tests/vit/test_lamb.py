@@ -1,8 +1,7 @@
 """LAMB is timm's over steps, and the same where its tensors lie in pieces of vectors."""
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 import vit
 from tests.vit.support.peers import import_timm
+from tests.vit.support.two_workers import by_one, by_two
 from vit.lamb import Lamb
 
 import_timm()
@@ -76,53 +76,17 @@ def test_a_kernel_of_zeros_gets_adams_step() -> None:
     torch.testing.assert_close(weight.detach(), torch.full((2, 3), -0.1))
 
 
-class Piece(NamedTuple):
-    tensor: int
-    shape: tuple[int, ...]
-    start: int
-    offset: int
-    length: int
-    shared: bool
-
-
 @pytest.mark.parametrize("cut", [1, 7, 12, 19])
-def test_a_tensor_cut_between_vectors_changes_as_a_whole(cut: int) -> None:
+def test_a_tensor_cut_between_workers_changes_as_a_whole(cut: int) -> None:
     """Two tensors of 12 and 8 numbers lie behind each other, and one of two workers has `cut`."""
-    generator = torch.Generator().manual_seed(0)
-    values, gradients = torch.randn(2, 20, generator=generator)
-    group = {"weight_decay": 0.1, "update": "trust"}
-    given: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8}
-    whole = [nn.Parameter(values[:12].clone()), nn.Parameter(values[12:].clone())]
-    reference = Lamb([group | {"params": whole}], **given)
-    whole[0].grad, whole[1].grad = gradients[:12].clone(), gradients[12:].clone()
-    reference.step()
-    expected = torch.cat([each.detach() for each in whole])
 
-    sums: list[Tensor] = []
+    def make(tensors: list[nn.Parameter]) -> Lamb:
+        group = {"params": tensors, "weight_decay": 0.1, "update": "trust"}
+        return Lamb([group], lr=0.1, betas=(0.9, 0.999), eps=1e-8)
 
-    def worker(low: int, high: int, add_up: Callable[[Tensor], Tensor]) -> Tensor:
-        vector = nn.Parameter(values[low:high].clone())
-        vector.grad = gradients[low:high].clone()
-        optimizer = Lamb([group | {"params": [vector]}], **given)
-        parts: list[Piece] = []
-        for number, (first, last) in enumerate([(0, 12), (12, 20)]):
-            begin, end = max(first, low), min(last, high)
-            if begin < end:
-                parts.append(
-                    Piece(number, (last - first,), begin - first, begin - low, end - begin, True)
-                )
-        optimizer.spread({vector: parts}, tensors=2, add_up=add_up)
-        optimizer.step()
-        return vector.detach()
-
-    def noted(own: Tensor) -> Tensor:
-        sums.append(own.clone())
-        return own
-
-    for low, high in ((0, cut), (cut, 20)):  # what each would send
-        worker(low, high, noted)
-    found = [worker(low, high, lambda _: sums[0] + sums[1]) for low, high in ((0, cut), (cut, 20))]
-    torch.testing.assert_close(torch.cat(found), expected)
+    values, *gradients = torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    given = (make, [(3, 4), (8,)], values, torch.stack(gradients))
+    torch.testing.assert_close(by_two(*given, cut=cut), by_one(*given))
 
 
 def test_it_is_made_by_its_name_and_keeps_two_moments() -> None:

@@ -27,7 +27,7 @@ CASES = [("float32", level) for level in (0, 1, 2, 3)] + [
 TRAIN = {"partly": "blocks 1..", "lora": "lora 2 qkv,fc1"}
 """What is trained of the small ViT: a leaf module of level 3 whose input needs no gradient; and
 adapters, which the layers have that ZeRO divides."""
-WHOLE = ("lamb",)
+WHOLE = ("lamb", "muon")
 """Optimizers whose step looks at whole tensors; the small ViT is trained as a whole by them."""
 PARTLY = vit.ViTConfig(
     image_size=8, patch_size=4, width=12, depth=2, heads=2, mlp_dim=15, num_classes=5, pool="gap"
