@@ -28,7 +28,7 @@ def proxy_of(url: str) -> str | None:
 
 
 def proxy_hint(url: str) -> str:
-    """How to do without the proxy of a URL that does not answer; empty if there is none."""
+    """Name the proxy between here and a URL, and how to bypass it; empty if there is no proxy."""
     proxy = proxy_of(url)
     if proxy is None:
         return ""

@@ -31,9 +31,9 @@ class OptimConfig:
     weight_decay: float = 0.0
     """Weight decay of kernels. It is not applied to biases, norms, class token and positions."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two running averages of AdamW and LAMB."""
+    """Decay rates of the two running averages of AdamW and LAMB, and of the AdamW beside Muon."""
     eps: float = 1e-8
-    """Epsilon of AdamW and LAMB."""
+    """Epsilon of AdamW and LAMB, and of the AdamW beside Muon."""
     momentum: float = 0.9
     """Momentum of SGD and Muon; 0.95 is usual for Muon."""
     clip_norm: float = 0.0
@@ -156,13 +156,10 @@ def _update_of(name: str, parameter: Tensor, config: OptimConfig) -> str:
     """How the optimizer changes a tensor where it treats them differently."""
     if config.name == "lamb" and is_kernel(name, parameter):
         return "trust"
-    if config.name == "muon" and is_kernel(name, parameter) and _is_block_matrix(name, parameter):
+    of_block = parameter.ndim == 2 and "blocks." in name
+    if config.name == "muon" and is_kernel(name, parameter) and of_block:
         return "orthogonal"
     return "plain"
-
-
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and "blocks." in name
 
 
 def build_optimizer(

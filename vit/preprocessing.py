@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from vit.errors import BadModel
 
+Interpolation = Literal["bicubic", "bilinear"]
 MEAN = STD = (0.5, 0.5, 0.5)
 _PILLOW = {"bilinear": 2, "bicubic": 3}  # its numbers of the filters
 
@@ -23,8 +24,7 @@ class Preprocessing:
     the network's size, whatever its aspect ratio."""
     crop_fraction: float = 224 / 256
     """For `center`, the crop's side divided by the shorter side of the resized image."""
-
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     """Filter of the resize."""
 
     def __post_init__(self) -> None:

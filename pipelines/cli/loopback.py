@@ -1,6 +1,7 @@
 """Keep requests to this machine off the user's proxy, by no_proxy: MLflow's client has no option.
 
-`pipelines/__init__.py` imports this file, so that it holds for every script and what it starts.
+Importing this file sets the variable. `pipelines/__init__.py` does so for every script, and the
+processes that a script starts inherit it.
 """
 
 import os

@@ -36,7 +36,6 @@ from pipelines.recipes.fingerprint import plain
 from pipelines.recipes.streams import val_selection
 from storage.checksum import sha256_file
 from storage.dataset import Dataset, load_dataset
-from storage.decode import Crop
 from storage.index import load_index
 from storage.selection import Selection
 from storage.stream import order_of
@@ -202,11 +201,10 @@ def _protocol(candidate: Candidate, own: EvaluationOptions) -> Protocol:
         split=own.split or data.val_split,
         selection=selection,
         train_split=own.train_split or data.train_split,
-        crop=Crop(
-            image_size=side,
+        crop=replace(
+            data.val_crop(side),
             kind=own.crop or data.eval_crop,
             resize_fraction=data.eval_fraction if fraction is None else fraction,
-            interpolation=data.eval_interpolation,
         ),
         knn=own.knn,
         few_shot=own.few_shot,

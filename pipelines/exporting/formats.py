@@ -17,7 +17,6 @@ from torch import Tensor
 from pipelines.exporting.export import Export, base_of
 from pipelines.recipes.errors import Mistake
 from pipelines.tracking.registry import save_model
-from storage.decode import Crop
 from vit import export_hugging_face, export_onnx, export_program, export_timm
 from vit.export_peft import export_peft
 from vit.lora import lora_of
@@ -60,18 +59,12 @@ def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) ->
 def _mlflow(export: Export, tensors: Mapping[str, Tensor], folder: Path) -> None:
     if export.classes.names is None:
         raise Mistake(f"--to mlflow needs the classes' names: {export.classes.unknown}")
-    crop = export.preprocessing
     save_model(
         folder,
         tensors,
         export.candidate.config,
         classes=export.classes.names,
-        crop=Crop(
-            image_size=export.candidate.config.image_hw[0],
-            kind=crop.crop,
-            resize_fraction=crop.crop_fraction,
-            interpolation=crop.interpolation,
-        ),
+        crop=export.candidate.data.val_crop(export.candidate.config.image_hw[0]),
         metadata={"weights_sha256": export.candidate.sha256},
     )
 

@@ -23,10 +23,12 @@ _PARTS = ".parts"
 def file_of(out: str) -> Path | None:
     """The one file that `--out` names; None for a folder, or a place in a bucket.
 
-    Raises Mistake where something is there already.
+    Raises Mistake where something is there already, or for a CSV in a bucket.
     """
     location = parse(out)
     file = Path(location.path)
+    if location.bucket is not None and file.suffix.lower() == CSV:
+        raise Mistake(f"--out {out}: a bucket takes Parquet - wanted a local FILE.csv, or no .csv")
     if location.bucket is not None or file.suffix.lower() not in (CSV, PARQUET):
         return None
     if file.exists():

@@ -7,6 +7,7 @@ from pipelines.recipes.errors import Mistake
 from storage.balance import Balance
 from storage.decode import Crop
 from storage.order import Tail
+from storage.pixels import Interpolation
 from storage.selection import Selection
 from vit import Preprocessing
 
@@ -52,7 +53,7 @@ class Data:
     """Evaluation: the centre, or the whole image."""
     eval_fraction: float = 224 / 256
     """Evaluation by centre: the crop's side over the shorter side of the resized image."""
-    eval_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    eval_interpolation: Interpolation = "bicubic"
     """Evaluation: the filter that resizes images. Training always takes bicubic."""
     tail: Tail = "drop"
     """Samples of an epoch that fill no global batch: `drop` them, or `carry` them over into a batch

@@ -1,4 +1,4 @@
-"""Image files below a folder, listed once: how each becomes a sample, whoever gave its label.
+"""Image files below a folder become samples; their labels come from folders or from a table.
 
 Formats that the stream does not read become PNG. Files that are not images, cannot be read or link
 out of the folder are left out and named.

@@ -39,7 +39,7 @@ def mix_datasets(uris: Sequence[str], out: str, *, force: bool = False) -> Datas
     datasets = [load_dataset(uri) for uri in uris]
     store = open_store(out)
     _check(datasets, store.uri)
-    root = _root([dataset.shards_at or dataset.uri for dataset in datasets])
+    root = _root([dataset.shard_store().uri for dataset in datasets])
     classes = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
     splits = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.splits))
     there = present(store)
@@ -106,7 +106,7 @@ def _below(root: str, uri: str) -> str:
 
 def _shards(datasets: Sequence[Dataset], split: str, root: str) -> Iterator[Shard]:
     for dataset in datasets:
-        prefix = _below(root, dataset.shards_at or dataset.uri)
+        prefix = _below(root, dataset.shard_store().uri)
         for shard in dataset.splits.get(split, ()):
             yield replace(shard, name=f"{prefix}{shard.name}")
 

@@ -1,4 +1,4 @@
-"""Mixtures: several packed datasets as one, drawn by shares, equal for every worker count."""
+"""Several packed datasets become one. Shares say how often each is drawn, on any worker count."""
 
 import shutil
 from collections.abc import Sequence

@@ -67,7 +67,7 @@ def test_kernels_alone_are_scaled_and_decayed() -> None:
 
 
 def test_a_kernel_of_zeros_gets_adams_step() -> None:
-    """Its norm would make the step zero, and it would stay zero for ever."""
+    """Scaled to a norm of zero, its step would be zero, and it could never change."""
     weight = nn.Parameter(torch.zeros(2, 3))
     group = {"params": [weight], "weight_decay": 0.0, "update": "trust"}
     optimizer = Lamb([group], lr=0.1, betas=(0.9, 0.999), eps=1e-8)

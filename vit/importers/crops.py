@@ -11,13 +11,12 @@ by an antialiased bicubic or bilinear filter. What files say beyond that is a no
 
 from collections.abc import Mapping
 from math import floor
-from typing import Any, Literal
+from typing import Any
 
-from vit.preprocessing import Preprocessing
+from vit.preprocessing import Interpolation, Preprocessing
 
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by number."""
-Interpolation = Literal["bicubic", "bilinear"]
 Crop = tuple[Preprocessing | None, tuple[str, ...]]
 """The crop, None if the files say none that can be made here, and notes about what cannot."""
 
@@ -77,7 +76,7 @@ def _side(size: Any) -> int | None:
 
 
 def _filter(file: str, said: Any) -> tuple[Interpolation, tuple[str, ...]]:
-    """The filter that a file names, and a note where it is none of ours."""
+    """The filter to resize with, and a note if the file names one that is not made here."""
     name = _FILTERS[said] if isinstance(said, int) and 0 <= said < len(_FILTERS) else said
     if name == "bilinear":
         return "bilinear", ()

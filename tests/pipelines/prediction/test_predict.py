@@ -192,6 +192,7 @@ def test_the_output_must_be_a_folder_of_its_own(
         (("{folder}", "--features"), "--out FILE.parquet"),
         (("{folder}", "--features", "--out", "{folder}/new.csv"), "--out FILE.parquet"),
         (("{folder}", "--out", "{folder}/new.xlsx"), "FILE.csv"),
+        (("{folder}", "--out", "s3://bucket/new.csv"), "local FILE.csv"),
         (("{folder}", "--top", "3"), "2 classes"),
         (("{folder}", "--top", "0"), "--top"),
         (("{folder}", "--force"), "--force"),
