@@ -6,7 +6,6 @@ state how an image is cut: `preprocessing`, which should be that of the evaluati
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vit.build import build_model
 from vit.config import Config, ViTConfig
 from vit.errors import BadModel
-from vit.importers.fixes import add_query_key_value_biases, fit_parts
+from vit.hugging_face_model import hugging_face_model
 from vit.preprocessing import Preprocessing
-from vit.surgery import adapt_state_dict, check_state_dict
+from vit.surgery import check_state_dict
 from vit.timm_model import timm_arguments, timm_tensors
 
 _CENTER = Preprocessing()
-_HUGGING_FACE_BLOCK = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-_HUGGING_FACE_GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
-_HUGGING_FACE_TOP = {
-    "cls_token": "vit.embeddings.cls_token",
-    "pos_embed": "vit.embeddings.position_embeddings",
-    "patch_embed.proj.weight": "vit.embeddings.patch_embeddings.projection.weight",
-    "patch_embed.proj.bias": "vit.embeddings.patch_embeddings.projection.bias",
-    "norm.weight": "vit.layernorm.weight",
-    "norm.bias": "vit.layernorm.bias",
-    "head.weight": "classifier.weight",
-    "head.bias": "classifier.bias",
-}
-_HUGGING_FACE = ViTConfig()
-_HUGGING_FACE_FIXED = (
-    "pool", "pos_embed", "head", "registers", "distilled", "fc_norm", "rotary",
-    "mlp", "norm", "pre_norm", "qk_norm", "attn_norm", "mlp_norm", "proj_bias", "stem_blocks",
-)  # fmt: skip
-"""Fields in which Hugging Face's ViT has no choice."""
 
 
 def export_timm(
@@ -92,43 +67,18 @@ def export_hugging_face(
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing = _CENTER,
 ) -> None:
-    """Write a folder for `AutoModelForImageClassification.from_pretrained(FOLDER)`.
+    """Write a folder for `AutoModelForImageClassification.from_pretrained(FOLDER)` of transformers.
 
-    Raises BadModel if Hugging Face's ViT cannot represent the config, or if the number of class
-    names is wrong.
+    It is of the family that the model belongs to (`vit.hugging_face_families`). A model without
+    classes is for `AutoModel`.
+    Raises BadModel if no family represents the config, or if the number of class names is wrong.
     """
     check_state_dict(weights, config)
-    config = _hugging_face_has(config)
-    weights, _ = adapt_state_dict(weights, config, replace(config, pos_embed_prefix=True))
-    fit_parts(weights, asdict(config), replace(config, layer_scale=False, patch_bias=True))
-    qkv_bias = config.qkv_bias != "none"
-    if config.qkv_bias == "no-key":
-        add_query_key_value_biases(weights)
+    described, tensors = hugging_face_model(weights, config)
     _check_names(class_names, config)
     names = list(class_names or (f"LABEL_{i}" for i in range(config.num_classes)))
-    size = list(config.image_hw)
-    described = {
-        "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],
-        "model_type": "vit",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_dim,
-        "image_size": size[0] if size[0] == size[1] else size,
-        "patch_size": config.patch_size,
-        "num_channels": config.in_channels,
-        "hidden_act": _HUGGING_FACE_GELU[config.gelu],
-        "layer_norm_eps": config.norm_eps,
-        "qkv_bias": qkv_bias,
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": 0.0,
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "dtype": "float32",
-    }
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        tensors.update(_hugging_face_names(name, tensor))
+    described["id2label"] = {str(i): name for i, name in enumerate(names)}
+    described["label2id"] = {name: i for i, name in enumerate(names)}
     processor = preprocessing.hugging_face(*config.image_hw)
     files = {"config.json": described, "preprocessor_config.json": processor}
     _write_folder(folder, tensors, files)
@@ -183,36 +133,6 @@ def _model_and_images(weights: Mapping[str, Tensor], config: Config) -> tuple[nn
 def _check_names(names: Sequence[str] | None, config: Config) -> None:
     if names and len(names) != config.num_classes:
         raise BadModel(f"wanted {config.num_classes} class names, found {len(names)}")
-
-
-def _hugging_face_has(config: Config) -> ViTConfig:
-    """The config, if Hugging Face's ViT can represent it; else BadModel names what it has not.
-
-    LayerScale, missing biases and missing rows of positions are no reason: they are folded, or
-    filled with zeros.
-    """
-    if not isinstance(config, ViTConfig):
-        raise BadModel(f"Hugging Face's ViT has no place for a {config.family}")
-    wanted = {name: getattr(_HUGGING_FACE, name) for name in _HUGGING_FACE_FIXED}
-    different = [
-        f"{name} {getattr(config, name)!r} (wanted {value!r})"
-        for name, value in wanted.items()
-        if getattr(config, name) != value
-    ]
-    if different:
-        raise BadModel(f"Hugging Face's ViT has no place for {', '.join(different)}")
-    return config
-
-
-def _hugging_face_names(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    if name in _HUGGING_FACE_TOP:
-        return {_HUGGING_FACE_TOP[name]: tensor}
-    _, number, *module, leaf = name.split(".")
-    block, module = f"vit.encoder.layer.{number}", ".".join(module)
-    if module != "attn.qkv":
-        return {f"{block}.{_HUGGING_FACE_BLOCK[module]}.{leaf}": tensor}
-    names = (f"{block}.attention.attention.{part}.{leaf}" for part in ("query", "key", "value"))
-    return dict(zip(names, tensor.chunk(3), strict=True))
 
 
 def _write_folder(

@@ -83,8 +83,19 @@ def card(export: Export) -> str:
     return "\n".join(parts)
 
 
+_BACKBONE = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER").eval()
+tokens = model(**processor(Image.open("image.jpg"), return_tensors="pt")).last_hidden_state"""
+"""For transformers, of a model without classes."""
+
+
 def _loading(export: Export) -> str:
     text = _LOADING[export.to]
+    if export.to == "hf" and not export.candidate.config.num_classes:
+        return _BACKBONE
     if export.to != "peft":
         return text
     config, manifest = export.candidate.config, export.manifest
@@ -98,10 +109,12 @@ def _loading(export: Export) -> str:
 
 def _header(export: Export) -> dict[str, Any]:
     """The YAML header. The last field is ours, the others are the Hub's."""
+    classes = export.candidate.config.num_classes
+    task = "image-classification" if classes else "image-feature-extraction"
     header: dict[str, Any] = {
         "library_name": _LIBRARY[export.to],
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", export.candidate.config.family, "vit-on-ray"],
+        "pipeline_tag": task,
+        "tags": [task, export.candidate.config.family, "vit-on-ray"],
     }
     manifest = export.manifest
     if manifest is None:

@@ -2,18 +2,20 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import vit
-from tests.vit.support.peers import images_for, import_timm, random_model
+from tests.vit.support.peers import images_for, import_timm, random_model, randomize
 from vit.export import export_hugging_face, export_onnx, export_program, export_timm
 from vit.timm_model import timm_arguments
 
 TINY = vit.ViTConfig(
     image_size=32, patch_size=8, width=48, depth=2, heads=3, mlp_dim=100, num_classes=7
 )
+HALF = (0.5, 0.5, 0.5)
 TINY_BIT = vit.BiTConfig(blocks=(1, 1), image_size=48, num_classes=3)
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 needs_transformers = pytest.mark.skipif(
@@ -71,6 +73,145 @@ def test_hugging_face_makes_the_same_model_of_the_folder(change, tmp_path):
     torch.testing.assert_close(theirs(images).logits, ours(images), atol=1e-5, rtol=0)
 
 
+_DINOV2 = {"gelu": "exact", "layer_scale": True, "mlp_dim": 96}
+_DINOV3 = {"rotary": "dinov3", "rotary_temperature": 100.0, "pos_embed": "none", "gelu": "exact",
+           "layer_scale": True, "qkv_bias": "no-key", "norm_eps": 1e-5}  # fmt: skip
+_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "deit": ("DeiTForImageClassificationWithTeacher", {"distilled": True}),
+    "dinov2": ("Dinov2ForImageClassification", _DINOV2),
+    "dinov2-no-bias": ("Dinov2ForImageClassification", _DINOV2 | {"qkv_bias": "none"}),
+    "dinov2-swiglu": (
+        "Dinov2ForImageClassification", _DINOV2 | {"mlp": "swiglu", "mlp_dim": 128}
+    ),
+    "dinov2-registers": (
+        "Dinov2WithRegistersForImageClassification",
+        _DINOV2 | {"registers": 3, "pos_embed_prefix": False, "patch_bias": False},
+    ),
+    "registers-with-positions": (
+        "Dinov2WithRegistersForImageClassification", _DINOV2 | {"registers": 3}
+    ),
+    "siglip": ("SiglipForImageClassification", {"pool": "gap", "qkv_bias": "none"}),
+}  # fmt: skip
+_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("ViTModel", {}),
+    "dinov2": ("Dinov2Model", _DINOV2),
+    "dinov2-registers": (
+        "Dinov2WithRegistersModel", _DINOV2 | {"registers": 4, "pos_embed_prefix": False}
+    ),
+    "dinov3": ("DINOv3ViTModel", _DINOV3 | {"registers": 4}),
+    "dinov3-swiglu": ("DINOv3ViTModel", _DINOV3 | {"mlp": "swiglu", "qkv_bias": "all"}),
+    "siglip-gap": ("SiglipVisionModel", {"pool": "gap"}),
+    "siglip-map": ("SiglipVisionModel", {"pool": "map", "mlp_dim": 192}),
+    "clip": (
+        "CLIPVisionModel",
+        {"pre_norm": True, "patch_bias": False, "gelu": "quick", "norm_eps": 1e-5},
+    ),
+}  # fmt: skip
+
+
+@needs_transformers
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_each_family_of_hugging_face_computes_our_logits(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageClassification
+
+    class_name, change = _FAMILIES[family]
+    config = replace(TINY, **change)
+    ours = random_model(config).eval()
+    export_hugging_face(ours.state_dict(), config, tmp_path)
+    theirs, said = AutoModelForImageClassification.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert type(theirs).__name__ == class_name
+    assert not said["missing_keys"]
+    assert not said["unexpected_keys"]
+    images = images_for(config)
+    torch.testing.assert_close(theirs.eval()(images).logits, ours(images), atol=1e-5, rtol=0)
+    back = _imported(tmp_path)
+    torch.testing.assert_close(back(images), ours(images), atol=1e-5, rtol=0)
+
+
+def _imported(folder: Path) -> Any:
+    config = vit.infer_config(folder).config
+    model = vit.build_model(config).eval()
+    model.load_state_dict(vit.import_checkpoint(folder, config)[0])
+    return model
+
+
+@needs_transformers
+def test_the_head_of_dinov2_that_reads_the_patches_is_left_out(tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    described: dict[str, Any] = {
+        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+        "patch_size": 8, "num_labels": 7,
+    }  # fmt: skip
+    theirs = Dinov2ForImageClassification(Dinov2Config(**described)).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    assert isinstance(found.config, vit.ViTConfig)
+    assert found.config.num_classes == 0
+    assert any("left out the head" in note for note in found.notes)
+    config = replace(found.config, num_classes=3)
+    weights, _ = vit.import_checkpoint(tmp_path, config, mean=HALF, std=HALF)
+    assert not weights["head.weight"].any()
+    model = vit.build_model(config).eval()
+    model.load_state_dict(weights)
+    images = images_for(config)
+    wanted = theirs.dinov2(images).last_hidden_state
+    torch.testing.assert_close(model.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", ["Siglip", "CLIP"])
+def test_the_classifiers_of_siglip_and_clip(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    vision = {
+        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+        "patch_size": 8, "intermediate_size": 192,
+    }  # fmt: skip
+    described = getattr(transformers, f"{kind}Config")(vision_config=vision, num_labels=7)
+    theirs = getattr(transformers, f"{kind}ForImageClassification")(described).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    model = vit.build_model(found.config).eval()
+    model.load_state_dict(vit.import_checkpoint(tmp_path, found.config, mean=HALF, std=HALF)[0])
+    images = images_for(TINY)
+    if kind == "CLIP":  # reads patches before the last norm
+        assert found.config.num_classes == 0
+        assert any("left out the head" in note for note in found.notes)
+    else:
+        torch.testing.assert_close(model(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
+@needs_transformers
+@pytest.mark.parametrize("family", _BACKBONES)
+def test_each_backbone_of_hugging_face_computes_our_tokens_and_comes_back(
+    family: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    class_name, change = _BACKBONES[family]
+    config = replace(TINY, num_classes=0, **change)
+    ours = random_model(config).eval()
+    weights = ours.state_dict()
+    export_hugging_face(weights, config, tmp_path)
+    theirs, said = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs).__name__ == class_name
+    assert {name for name in said["missing_keys"] if "pooler" not in name} == set()
+    assert not said["unexpected_keys"]
+    images = images_for(config)
+    found, wanted = theirs.eval()(images), ours.forward_features(images)
+    if class_name == "CLIPVisionModel":  # its norm is behind the pooling
+        torch.testing.assert_close(found.pooler_output, wanted[:, 0], atol=1e-5, rtol=0)
+    else:
+        torch.testing.assert_close(found.last_hidden_state, wanted, atol=1e-5, rtol=0)
+    features = _imported(tmp_path).forward_features(images)
+    torch.testing.assert_close(features, wanted, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("export", [export_timm, export_hugging_face])
 def test_what_was_exported_is_imported_again_unchanged(export, tmp_path):
     weights = random_model(TINY).state_dict()
@@ -111,10 +252,15 @@ def test_an_exported_program_computes_the_same_logits_for_any_batch(config, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pool": "gap"}, "pool 'gap' .wanted 'token'."),
-        ({"registers": 2}, "registers 2"),
+        ({"pool": "map"}, "SigLIP has no place for pool 'map' .wanted 'gap'."),
+        ({"pool": "gap", "registers": 2}, "registers 2"),
+        ({"registers": 2}, "DINOv2 with registers has no place for layer_scale False"),
         ({"head": "mlp"}, "head 'mlp'"),
         ({"pos_embed": "none"}, "pos_embed 'none'"),
+        ({"pos_embed": "none", "rotary": "dinov3", "layer_scale": True}, "DINOv3 .* num_classes 7"),
+        ({"pre_norm": True, "patch_bias": False}, "CLIP has no place for num_classes 7"),
+        (_DINOV2 | {"registers": 2, "image_size": (32, 64)}, r"image_size \(32, 64\) .*square"),
+        ({"mlp": "swiglu", "layer_scale": True, "mlp_dim": 101}, "ViT .* mlp 'swiglu'"),
     ],
 )
 def test_hugging_face_is_not_given_what_it_has_no_place_for(change, message, tmp_path):

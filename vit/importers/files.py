@@ -83,6 +83,8 @@ def as_float(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path} holds no tensors")
     if strange := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise BadCheckpoint(f"{path}: {first_three(strange)} are no tensors")
+    # DINOv3 without registers has a tensor of none.
+    tensors = {n: t for n, t in tensors.items() if t.numel() or not n.endswith("register_tokens")}
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
         raise BadCheckpoint(
             f"{path}: {first_three(empty)} are empty, as in checkpoints of ZeRO 3, which has the"

@@ -79,6 +79,38 @@ def fit_parts(weights: Weights, fields: Mapping[str, Any], config: ViTConfig) ->
     return changed
 
 
+def head_of_the_class_token(weights: Weights) -> list[str]:
+    """Cut DINOv2's classifier, which also reads the mean of the patches, to the class token's part.
+
+    If its other part is not zero, no model here computes its logits, and the head is left out.
+    """
+    head, norm = weights.get("head.weight"), weights.get("norm.weight")
+    if head is None or norm is None or head.shape[1] != 2 * len(norm):
+        return []
+    if not head[:, len(norm) :].any():
+        weights["head.weight"] = head[:, : len(norm)].clone()
+        return ["head: the part that reads the mean of the patches is zero and was cut off"]
+    weights.pop("head.weight")
+    weights.pop("head.bias", None)
+    return ["left out the head, which also reads the mean of the patches (DINOv2)"]
+
+
+def head_of_a_tower(weights: Weights) -> list[str]:
+    """Fit the model to the classifier of SigLIP, which averages the patches; leave CLIP's out.
+
+    CLIP's reads patches from before the last norm, which no model here does.
+    """
+    if "head.weight" not in weights:
+        return []
+    parts = ("head.",) if "cls_token" in weights else ("attn_pool.",)
+    unread = [name for name in weights if name.startswith(parts)]
+    for name in unread:
+        del weights[name]
+    if parts == ("head.",):
+        return ["left out the head, which reads patches before the last norm (CLIP)"]
+    return ["left out the attention pooling, which the classifier does not read"] if unread else []
+
+
 def distillation_as_register(weights: Weights) -> list[str]:
     """Make DeiT's distillation token a register; leave its second head out (arXiv:2012.12877)."""
     token = weights.pop("dist_token", None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vit.importers import fixes
+from vit.importers import fixes, towers
 from vit.importers.errors import BadCheckpoint
 from vit.importers.files import FOLDER, as_float, find_weights, read_tensors
 from vit.importers.layouts import Layout, sniff
@@ -66,7 +66,11 @@ def read_source(path: str | PathLike[str]) -> Source:
     try:
         weights = translate(unstacked(tensors), layout.rules)
         settings, read = _settings_beside(file)
-        fixed = [] if "head_dist.weight" in weights else fixes.distillation_as_register(weights)
+        fixed = fixes.head_of_the_class_token(weights)
+        if layout.rules is towers.CLIP:
+            fixed += fixes.head_of_a_tower(weights)
+        if "head_dist.weight" not in weights:
+            fixed += fixes.distillation_as_register(weights)
         shown = shown_by_tensors(weights)
     except ValueError as error:
         reason = unsupported(tensors)

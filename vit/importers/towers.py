@@ -52,6 +52,7 @@ CLIP: tuple[Rule, ...] = (
     Rule(rf"head\.attention\.out_proj{_LEAF}", r"attn_pool.proj.\1"),
     Rule(rf"head\.layernorm{_LEAF}", r"attn_pool.norm.\1"),
     Rule(rf"head\.mlp\.fc([12]){_LEAF}", r"attn_pool.mlp.fc\1.\2"),
+    Rule(rf"classifier{_LEAF}", r"head.\1"),
 )
 
 DINOV3: tuple[Rule, ...] = (

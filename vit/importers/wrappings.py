@@ -36,12 +36,13 @@ _TRANSPARENT = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|"
                           r"_checkpoint_wrapped_module)\.")  # fmt: skip
 # If a file has several encoders, those with one of these words are not taken.
 _SECOND = ("student", "momentum", "ema", "target", "key_encoder", "encoder_k")
+_CLASSIFIER = ("classifier.weight", "classifier.bias")
 # Where big_vision's training loop and older Flax put the weights, next to the optimiser's state.
 _FLAX = ("params/img/", "params/", "opt/target/", "target/", "img/")
 # Tensors that only pre-training needs: a pattern of names, and what they are.
 _LEFT_OUT = (
     (r"embeddings\.position_ids", "the numbers of the positions"),
-    (r"decoder[._].+|mask_token|embeddings\.mask_token|(?:vit\.)?embeddings\.mask_token",
+    (r"decoder[._].+|mask_token|(?:\w+\.)?embeddings\.mask_token",
      "the decoder or mask token of pre-training"),
     (r"head\.(?:\d+|mlp(?!\.fc[12]\.)|last_layer|layers)\..+",
      "the projection head of pre-training"),
@@ -87,8 +88,10 @@ def strip_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
             left = len(plain) - len(inner)
             return inner, [*notes, f"left out {left} tensors outside {prefix}"] if left else notes
     if prefix := _choose(_prefixes(plain)):
-        inner = _inside(plain, prefix)
-        outside = sorted({_group(name) for name in plain if not name.startswith(prefix)})
+        # Hugging Face's classifiers stand beside the model.
+        inner = _inside(plain, prefix) | {n: plain[n] for n in _CLASSIFIER if n in plain}
+        others = (n for n in plain if not n.startswith(prefix) and n not in _CLASSIFIER)
+        outside = sorted({_group(name) for name in others})
         left = f"; left out tensors without it: {first_three(outside)}" if outside else ""
         notes.append(f"removed {prefix} from the names{left}")
         plain = inner

@@ -98,11 +98,12 @@ def test_an_empty_folder_is_filled_and_a_full_one_refused(export: Export, tmp_pa
 
 
 def test_a_failed_export_leaves_nothing(export: Export, photos: Photos, tmp_path: Path) -> None:
-    """Hugging Face's ViT has no place for a global average pool."""
-    pooled = replace(MODEL, pool="gap")
+    """No classifier of transformers' averages the patches before the last norm."""
+    pooled = replace(MODEL, pool="gap", fc_norm=True)
     save_file(random_model(pooled).state_dict(), tmp_path / "gap.safetensors")
     weights = ("--weights", str(tmp_path / "gap.safetensors"), "--only", "finetune")
-    shape = ("--finetune.model.pool", "gap", "--finetune.model.image-size", "224")
+    shape = ("--finetune.model.pool", "gap", "--finetune.model.fc-norm")
+    shape += ("--finetune.model.image-size", "224")
     sizes = [
         argument
         for name in ("patch_size", "width", "depth", "heads", "mlp_dim", "num_classes")
@@ -111,7 +112,7 @@ def test_a_failed_export_leaves_nothing(export: Export, photos: Photos, tmp_path
     options = (*weights, *shape, *sizes, "--finetune.data.dataset", "photos")
     said = export(*options, to="hf")
     assert said.code == 2
-    assert "pool 'gap'" in said.err
+    assert "fc_norm True" in said.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gap.safetensors"]
     assert export(*options, "--finetune.init-image-size", "224").code == 0
     assert header(tmp_path / "out")["vit_on_ray"].keys() == {"weights_sha256"}
@@ -125,6 +126,18 @@ def test_a_public_checkpoint_is_exported_in_its_own_model(export: Export, tmp_pa
     assert said.code == 0, said.err
     found = infer_config(tmp_path / "out")
     assert (found.config, found.crop) == (own, crop)
+
+
+def test_a_public_backbone_becomes_its_family_of_transformers(
+    export: Export, tmp_path: Path
+) -> None:
+    own = replace(MODEL, image_size=64, num_classes=0, layer_scale=True, mlp_dim=MODEL.width * 2)
+    export_timm(random_model(own).state_dict(), own, tmp_path / "public")
+    said = export("--weights", str(tmp_path / "public"), to="hf")
+    assert said.code == 0, said.err
+    assert json.loads((tmp_path / "out/config.json").read_text())["model_type"] == "dinov2"
+    assert header(tmp_path / "out")["pipeline_tag"] == "image-feature-extraction"
+    assert "AutoModel.from_pretrained" in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_bare_weights_leave_open_is_asked_for_in_words_that_answer(

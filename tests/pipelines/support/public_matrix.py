@@ -90,22 +90,21 @@ def _exported(
 ) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     """The exported folder in each library that has such a model."""
     for library, write in (("timm", vit.export_timm), ("transformers", vit.export_hugging_face)):
-        if library == "transformers" and not config.num_classes:
-            continue  # loaded as a classifier
         try:
             write(weights, config, folder / library)
         except BadModel:
             continue
-        yield library, _loaded(library, folder / library)
+        yield library, _loaded(library, folder / library, head=bool(config.num_classes))
 
 
-def _loaded(library: str, folder: Path) -> Callable[[Tensor], Tensor]:
+def _loaded(library: str, folder: Path, *, head: bool) -> Callable[[Tensor], Tensor]:
     if library == "timm":
         return import_timm().create_model(f"local-dir:{folder}", pretrained=True).eval()
-    from transformers import AutoModelForImageClassification
+    import transformers
 
-    model: Any = AutoModelForImageClassification.from_pretrained(folder).eval()
-    return lambda pixels: model(pixel_values=pixels).logits
+    kind: Any = transformers.AutoModelForImageClassification if head else transformers.AutoModel
+    model = kind.from_pretrained(folder).eval()
+    return lambda pixels: model(pixel_values=pixels)["logits" if head else "pooler_output"]
 
 
 def table(rows: Iterator[Row]) -> Iterator[str]:

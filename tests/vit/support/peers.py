@@ -81,7 +81,7 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
 
 def random_model(config: vit.Config, seed: int = 0) -> vit.ViT | vit.BiT:
     """`config`'s model with every parameter random."""
-    model = vit.build_model(config, device="meta").to_empty(device="cpu")
+    model = vit.build_model(config)
     randomize(model, seed)
     return model
 
