@@ -7,7 +7,7 @@ dropout   dropout and stochastic depth by the sample, the same however a batch i
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision
 export    a timm or Hugging Face folder, ONNX, a torch.export program; preprocessing is what it says
-          of the pixels, timm_model what timm calls the model
+          of the pixels, timm_model and hugging_face_model what these call the model
 augment   uint8 batches to what the network sees; mixup and cutmix by draws
 losses    softmax and sigmoid cross-entropy, targets
 optim     parameter groups, learning-rate schedules, weight averaging

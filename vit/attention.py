@@ -24,8 +24,9 @@ def attention_weights(attention: Attention, tokens: Tensor, rotary: Tensor | Non
     """
     q, k, _ = attention.queries_keys_values(tokens, rotary=rotary)  # each [B, heads, T, d]
     logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, T, T]
-    if attention.rel_pos is not None:
-        logits = logits + attention.relative_bias(q, attention.rel_pos)
+    bias = attention.logit_bias(q)
+    if bias is not None:
+        logits = logits + bias
     return logits.softmax(dim=-1)
 
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from vit.config import ViTConfig
 from vit.dropout import Draws, DropPath, SampleDropout
 from vit.layers import LayerScale, Mlp, SwiGlu, new_parameter, norm_layer
+from vit.relative import bias_rows
 from vit.rotary import rotate
 
 
@@ -14,10 +15,13 @@ class Attention(nn.Module):
     """Multi-head self-attention, q, k and v from one matrix: [B, T, D] -> [B, T, D].
 
     With relative positions every query also attends to an embedding of the distance to each key
-    (appendix D.4 of arXiv:2010.11929); the distances are along the token sequence.
+    (appendix D.4 of arXiv:2010.11929); the distances are along the token sequence. BEiT's are
+    biases for the offset between two patches instead (`vit.relative`).
     """
 
     rel_pos: nn.Parameter | None
+    relative_position_bias_table: nn.Parameter | None  # timm's name
+    relative_position_index: Tensor | None
     q_bias: nn.Parameter | None
     v_bias: nn.Parameter | None
 
@@ -38,6 +42,12 @@ class Attention(nn.Module):
         relative = config.pos_embed == "relative"
         table = new_parameter(2 * config.num_tokens - 1, size) if relative else None
         self.register_parameter("rel_pos", table)
+        biased = config.pos_embed == "relative-bias"
+        biases = new_parameter(bias_rows(config), config.heads) if biased else None
+        self.register_parameter("relative_position_bias_table", biases)
+        tokens = config.num_tokens
+        index = torch.empty(tokens, tokens, dtype=torch.int32) if biased else None
+        self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(
         self,
@@ -52,9 +62,8 @@ class Attention(nn.Module):
         the first layer of `draws`. `rotary` is the table by which queries and keys turn.
         """
         q, k, v = self.queries_keys_values(tokens, keep, rotary)
-        bias = None if self.rel_pos is None else self.relative_bias(q, self.rel_pos)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [B, heads, Q, d]
-        mixed = self.norm(mixed.transpose(1, 2).flatten(2))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.logit_bias(q))
+        mixed = self.norm(mixed.transpose(1, 2).flatten(2))  # [B, heads, Q, d] -> [B, Q, D]
         return self.proj_drop(self.proj(mixed), draws, 0)
 
     def queries_keys_values(
@@ -75,6 +84,17 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = (rotate(each, rotary, halves=self.halves) for each in (q, k))
         return q, k, v
+
+    def logit_bias(self, q: Tensor) -> Tensor | None:
+        """What relative positions add to the logits: [B, h, Q, d] -> [B or 1, h, Q, T], if any."""
+        if self.rel_pos is not None:
+            return self.relative_bias(q, self.rel_pos)
+        if self.relative_position_bias_table is None:
+            return None
+        assert self.relative_position_index is not None
+        index = self.relative_position_index[: q.shape[-2]]
+        biases = F.embedding(index, self.relative_position_bias_table)  # [Q, T, h]
+        return biases.permute(2, 0, 1)[None].to(q.dtype)
 
     @staticmethod
     def relative_bias(q: Tensor, table: Tensor) -> Tensor:

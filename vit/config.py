@@ -25,7 +25,7 @@ Pool = Literal["token", "gap", "map"]
 Head = Literal["linear", "mlp"]
 QkvBias = Literal["all", "no-key", "none"]
 Rotary = Literal["none", "axial", "dinov3"]
-PosEmbed = Literal["none", "learned-1d", "learned-2d", "sincos-2d", "relative"]
+PosEmbed = Literal["none", "learned-1d", "learned-2d", "sincos-2d", "relative", "relative-bias"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ class ViTConfig:
 
     # Tokens and their positions
     pos_embed: PosEmbed = "learned-1d"
-    """Kind of position embedding; Table 8 of the paper compares them."""
+    """Kind of position embedding; Table 8 of the paper compares all but relative-bias, which is
+    BEiT's: a learned bias of attention for each offset between two patches."""
     pos_embed_prefix: bool = True
     """Whether a learned-1d table also has rows for class and register tokens (not in
     big_vision)."""

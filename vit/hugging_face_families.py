@@ -41,7 +41,7 @@ class Family:
     differs: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are fixed to another value than in `_PLAIN`, or are free (`_ANY`)."""
     square: bool = False
-    """Whether its positions are always those of a square image."""
+    """Whether its code takes the grid of its positions for a square."""
     biases: tuple[str, ...] = ("all", "none")
     """Values of `qkv_bias` that it has; for others the missing ones become zeros."""
     describe: Callable[[ViTConfig], dict[str, Any]]
@@ -65,7 +65,7 @@ class Family:
         """Rewrite, in place, the parts of the model that this class has not."""
         target = replace(
             config,
-            layer_scale=self.differs.get("layer_scale", False),
+            layer_scale=bool(self.differs.get("layer_scale")),
             patch_bias=self.differs.get("patch_bias", True),
             qkv_bias=config.qkv_bias if config.qkv_bias in self.biases else "all",
         )
@@ -97,6 +97,16 @@ def _dinov3(config: ViTConfig) -> dict[str, Any]:
         "query_bias": config.qkv_bias != "none",
         "key_bias": config.qkv_bias == "all",
         "value_bias": config.qkv_bias != "none",
+    }
+
+
+def _beit(config: ViTConfig) -> dict[str, Any]:
+    return {
+        "intermediate_size": config.mlp_dim,
+        "layer_scale_init_value": config.layer_scale_init,
+        "use_mean_pooling": config.pool == "gap",
+        "use_relative_position_bias": True,
+        "drop_path_rate": config.drop_path,
     }
 
 
@@ -144,6 +154,18 @@ DINOV2_REGISTERS = Family(
     square=True,
     describe=lambda config: _dinov2(config) | {"num_register_tokens": config.registers},
 )
+BEIT = Family(
+    name="BEiT",
+    model_type="beit",
+    backbone="BeitModel",
+    classifier="BeitForImageClassification",
+    names=theirs.BEIT.inside("beit."),
+    square=True,
+    differs={"pos_embed": "relative-bias", "layer_scale": True, "qkv_bias": "no-key"},
+    biases=("no-key",),
+    describe=_beit,
+)
+BEIT_MEAN = replace(BEIT, differs={**BEIT.differs, "pool": "gap", "registers": 1, "fc_norm": True})
 DINOV3 = Family(
     name="DINOv3",
     model_type="dinov3_vit",
@@ -193,6 +215,8 @@ def family_of(config: ViTConfig) -> Family:
     """The nearest family; `check` says what it has not."""
     if config.rotary != "none":
         return DINOV3
+    if config.pos_embed == "relative-bias":
+        return BEIT if config.pool == "token" else BEIT_MEAN
     if config.pre_norm:
         return CLIP
     if config.distilled:

@@ -101,6 +101,18 @@ BERT = Names(
         "mlp.fc2": "output.dense",
     },
 )
+_BIAS = "relative_position_bias_table"
+BEIT = Names(
+    top={**_BERT_TOP, "reg_token": "embeddings.cls_token", "fc_norm": "pooler.layernorm"},
+    block="encoder.layer.{}.",
+    parts={
+        **BERT.parts,
+        f"attn.{_BIAS}": f"attention.attention.relative_position_bias.{_BIAS}",
+        "ls1.gamma": "lambda_1",
+        "ls2.gamma": "lambda_2",
+    },
+)
+"""Without the mean of the patches it has a class token; with it ours is a register."""
 _DINO = {
     "norm1": "norm1",
     "norm2": "norm2",

@@ -13,6 +13,7 @@ from torch.nn import init
 
 from vit.config import BiTConfig, Config, ViTConfig
 from vit.embed import sincos_table
+from vit.relative import bias_index
 from vit.rotary import rotary_table
 
 _NORMS = ("norm", "norm1", "norm2", "norm3", "norm_pre", "fc_norm", "q_norm", "k_norm")
@@ -27,6 +28,9 @@ def init_weights(tensors: Mapping[str, Tensor], config: Config, generator: torch
         elif name == "rotary_table":
             assert isinstance(config, ViTConfig)
             tensor.copy_(rotary_table(config))
+        elif name.endswith("relative_position_index"):
+            assert isinstance(config, ViTConfig)
+            tensor.copy_(bias_index(config))
         else:
             init_tensor_(name, tensor, config, generator)
 
@@ -67,7 +71,7 @@ def init_tensor_(name: str, tensor: Tensor, config: Config, generator: torch.Gen
         init.normal_(tensor, std=0.02, generator=generator)
     elif leaf in ("reg_token", "dist_token"):
         init.normal_(tensor, std=1e-6, generator=generator)  # as arXiv:2309.16588 does
-    elif leaf == "cls_token":
+    elif leaf in ("cls_token", "relative_position_bias_table"):
         init.zeros_(tensor)
 
 

@@ -42,7 +42,7 @@ def missing_positions(config: Config) -> str | None:
         return "a BiT ResNet has no position embedding"
     if config.pos_embed == "none":
         return "the model has no position embedding"
-    if config.pos_embed == "relative":
+    if config.pos_embed in ("relative", "relative-bias"):
         return "relative positions are distances within each block, not a table of positions"
     return None
 

@@ -131,10 +131,12 @@ def _block(config: ViTConfig, tokens: int, kept: int, element: int) -> int:
         some += config.heads * statistics
         some += width  # proj: a copy of attention's output, whose memory has the layout of q
     masks = kept * (2 * width + hidden) if config.dropout else 0  # a byte an element
-    if config.pos_embed == "relative":  # the bias needs a gradient, so attention is not fused
+    if config.pos_embed in ("relative", "relative-bias"):
+        # The bias needs a gradient, so attention is not fused.
         every += 2 * width  # scaled k; v
-        some += 2 * width  # q of the bias; scaled q
-        some += config.heads * (2 * tokens - 1 + tokens)  # logits by distance; weights
+        some += width + config.heads * tokens  # scaled q; weights
+        if config.pos_embed == "relative":
+            some += width + config.heads * (2 * tokens - 1)  # q of the bias; logits by distance
         logits = 0
     else:
         every += 3 * width  # attention: q, k, v, views of one matrix

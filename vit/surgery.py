@@ -15,6 +15,7 @@ from vit.build import build_model
 from vit.config import Config, ViTConfig
 from vit.errors import BadModel
 from vit.init import init_tensor_
+from vit.relative import resize_bias_table
 from vit.resample import Convention, resize_patch_kernel, resize_position_table
 
 # Fields that matter only in training; they may differ without changing the weights.
@@ -179,6 +180,10 @@ def _adapt_positions(
             f"{new[0]}x{new[1]}: its distances count along the rows of the grid"
         )
     changes = [f"pos_embed {old[0]}x{old[1]} -> {new[0]}x{new[1]}"]
+    if source.pos_embed == "relative-bias":
+        for name in [n for n in weights if n.endswith("relative_position_bias_table")]:
+            weights[name] = resize_bias_table(weights[name], source, target, convention)
+        return changes
     if source.pos_embed == "learned-1d":
         weights["pos_embed"] = resize_position_table(
             weights["pos_embed"],

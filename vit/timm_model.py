@@ -1,8 +1,8 @@
 """What timm calls a model of ours: architecture, arguments and tensor names, for `vit.export`.
 
 timm's VisionTransformer has most parts; its Eva has rotary positions, and biases of queries and
-values without one of keys. A name of timm's also stands for what no argument can say: the epsilon,
-a SwiGLU, a second head.
+values without one of keys; its Beit has relative positions. A name of
+timm's also stands for what no argument can say: the epsilon, a SwiGLU, a second head.
 """
 
 from collections.abc import Mapping
@@ -30,6 +30,7 @@ _VIT = {
     (1280, 32, 16, 5120): ("huge", (14,)),
 }
 """Names of timm's plain models and their patches, by width, depth, heads and mlp_dim."""
+_POSITIONS = ("learned-1d", "relative-bias", "none")
 _GELU = {"tanh": "gelu_tanh", "exact": "gelu", "quick": "quick_gelu"}
 
 
@@ -46,9 +47,11 @@ def timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
     _refuse(
         "ViT",
         head=config.head == "mlp" and config.head,
-        pos_embed=config.pos_embed not in ("learned-1d", "none") and config.pos_embed,
+        pos_embed=config.pos_embed not in _POSITIONS and config.pos_embed,
         stem_blocks=config.stem_blocks,
     )
+    if is_beit(config):
+        return _beit(config)
     shared: dict[str, Any] = {
         "img_size": list(config.image_hw),
         "patch_size": config.patch_size,
@@ -73,6 +76,11 @@ def is_eva(config: ViTConfig) -> bool:
     return config.rotary != "none" or config.qkv_bias == "no-key"
 
 
+def is_beit(config: ViTConfig) -> bool:
+    """Whether a model is a Beit in timm."""
+    return config.pos_embed == "relative-bias"
+
+
 def timm_tensors(weights: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """The weights under the names of the model that `timm_arguments` describes."""
     tensors = dict(weights)
@@ -80,7 +88,9 @@ def timm_tensors(weights: Mapping[str, Tensor], config: Config) -> dict[str, Ten
         return tensors
     if not config.patch_bias and not config.pre_norm:
         tensors["patch_embed.proj.bias"] = torch.zeros(config.width)
-    if not is_eva(config):
+    if is_beit(config) and config.pool == "gap":
+        tensors["cls_token"] = tensors.pop("reg_token")
+    if not (is_eva(config) or is_beit(config)):
         return tensors
     for name in list(tensors):
         if name.endswith((".ls1.gamma", ".ls2.gamma")):
@@ -167,6 +177,39 @@ def _eva(config: ViTConfig, shared: dict[str, Any]) -> tuple[str, dict[str, Any]
     like_dinov3 = config.norm_eps == 1e-5
     architecture = "vit_base_patch16_dinov3" if like_dinov3 else "eva02_base_patch14_224"
     return architecture, shared | arguments
+
+
+def _beit(config: ViTConfig) -> tuple[str, dict[str, Any]]:
+    mean = config.pool == "gap"
+    _refuse(
+        "Beit",
+        pool=config.pool == "map" and config.pool,
+        registers=config.registers != mean and config.registers,  # its class token
+        mlp=config.mlp != "gelu" and config.mlp,
+        gelu=config.gelu != "exact" and config.gelu,
+        qkv_bias=config.qkv_bias == "all" and config.qkv_bias,
+        norm=config.norm == "rms" and config.norm,
+        proj_bias=not config.proj_bias and "off",
+        rotary=config.rotary != "none" and config.rotary,
+        **{name: getattr(config, name) for name in ("pre_norm", "qk_norm", "attn_norm",
+                                                    "distilled")},
+    )  # fmt: skip
+    return "beit_base_patch16_224", {
+        "img_size": list(config.image_hw),
+        "patch_size": config.patch_size,
+        "in_chans": config.in_channels,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": _ratio(config, 1),
+        "qkv_bias": config.qkv_bias != "none",
+        "init_values": config.layer_scale_init if config.layer_scale else None,
+        "scale_mlp": config.mlp_norm,
+        "use_abs_pos_emb": False,
+        "use_rel_pos_bias": True,
+        "use_fc_norm": config.fc_norm,
+        "global_pool": "avg" if mean else "token",
+    }
 
 
 def _ratio(config: ViTConfig, matrices: int) -> float:

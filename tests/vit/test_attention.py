@@ -30,6 +30,7 @@ KINDS = [
     {"pool": "gap", "registers": 1, "pos_embed": "sincos-2d"},
     {"pool": "map", "pos_embed": "learned-2d"},
     {"pool": "token", "pos_embed": "relative"},
+    {"pool": "gap", "registers": 2, "pos_embed": "relative-bias"},
     {"pool": "token", "rotary": "axial", "qk_norm": True, "layer_scale": True},
     {"pool": "gap", "registers": 1, "rotary": "dinov3", "pre_norm": True, "mlp": "swiglu"},
 ]
@@ -40,7 +41,7 @@ def sharp_model(**changes) -> ViT:
     model = vit.build_model(replace(SMALL, **changes)).double().eval()
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
-        if name.endswith(("qkv.weight", "q.weight", "kv.weight", "rel_pos")):
+        if name.endswith(("qkv.weight", "q.weight", "kv.weight", "rel_pos", "bias_table")):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
     return model
 

@@ -46,7 +46,7 @@ def test_flops_are_what_the_counter_counts(name):
 
 
 @pytest.mark.parametrize("pool", ["token", "gap", "map"])
-@pytest.mark.parametrize("pos_embed", ["none", "learned-2d", "relative"])
+@pytest.mark.parametrize("pos_embed", ["none", "learned-2d", "relative", "relative-bias"])
 def test_flops_of_heads_and_positions_are_what_the_counter_counts(pool, pos_embed):
     config = vit.ViTConfig(
         image_size=(32, 64),

@@ -76,6 +76,8 @@ def test_hugging_face_makes_the_same_model_of_the_folder(change, tmp_path):
 _DINOV2 = {"gelu": "exact", "layer_scale": True, "mlp_dim": 96}
 _DINOV3 = {"rotary": "dinov3", "rotary_temperature": 100.0, "pos_embed": "none", "gelu": "exact",
            "layer_scale": True, "qkv_bias": "no-key", "norm_eps": 1e-5}  # fmt: skip
+_BEIT = {"gelu": "exact", "layer_scale": True, "qkv_bias": "no-key",
+         "pos_embed": "relative-bias"}  # fmt: skip
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "deit": ("DeiTForImageClassificationWithTeacher", {"distilled": True}),
     "dinov2": ("Dinov2ForImageClassification", _DINOV2),
@@ -89,6 +91,10 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "registers-with-positions": (
         "Dinov2WithRegistersForImageClassification", _DINOV2 | {"registers": 3}
+    ),
+    "beit": ("BeitForImageClassification", _BEIT),
+    "beit-mean": (
+        "BeitForImageClassification", _BEIT | {"pool": "gap", "registers": 1, "fc_norm": True}
     ),
     "siglip": ("SiglipForImageClassification", {"pool": "gap", "qkv_bias": "none"}),
 }  # fmt: skip
@@ -259,6 +265,8 @@ def test_an_exported_program_computes_the_same_logits_for_any_batch(config, tmp_
         ({"pos_embed": "none"}, "pos_embed 'none'"),
         ({"pos_embed": "none", "rotary": "dinov3", "layer_scale": True}, "DINOv3 .* num_classes 7"),
         ({"pre_norm": True, "patch_bias": False}, "CLIP has no place for num_classes 7"),
+        (_BEIT | {"image_size": (32, 64)}, r"BEiT .* image_size \(32, 64\) .*square"),
+        (_BEIT | {"pool": "gap"}, "registers 0 .wanted 1., fc_norm False .wanted True."),
         (_DINOV2 | {"registers": 2, "image_size": (32, 64)}, r"image_size \(32, 64\) .*square"),
         ({"mlp": "swiglu", "layer_scale": True, "mlp_dim": 101}, "ViT .* mlp 'swiglu'"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vit
+from vit.config import PosEmbed
 from vit.memory import activation_bytes, saved_bytes, workspace_bytes
 
 SMALL = vit.ViTConfig(
@@ -64,8 +65,9 @@ def test_the_formula_is_what_autograd_saves(config: vit.ViTConfig, dtype: torch.
     assert found == pytest.approx(measured(config, dtype), rel=0.005)
 
 
-def test_relative_positions_keep_a_matrix_of_tokens() -> None:
-    config = replace(SMALL, pos_embed="relative", image_size=128)
+@pytest.mark.parametrize("kind", ["relative", "relative-bias"])
+def test_relative_positions_keep_a_matrix_of_tokens(kind: PosEmbed) -> None:
+    config = replace(SMALL, pos_embed=kind, image_size=128)
     found = activation_bytes(config, BATCH, element_bytes=4)
     assert found == pytest.approx(measured(config, torch.float32), rel=0.05)
 

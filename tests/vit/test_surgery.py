@@ -107,6 +107,23 @@ def test_relative_positions_cannot_change_grids():
         vit.adapt_state_dict(weights_of(source), source, replace(source, image_size=64))
 
 
+@pytest.mark.parametrize("pool", ["token", "gap"])  # with and without rows for the class token
+def test_relative_biases_are_resized_by_offset(pool: str) -> None:
+    """A table that is linear in the offsets is the same plane on a finer grid."""
+    source = replace(SOURCE, pos_embed="relative-bias", pool=pool)  # 4x4 patches
+    target = replace(source, image_size=64)  # 8x8
+    weights, name = weights_of(source), "blocks.1.attn.relative_position_bias_table"
+    offsets = torch.linspace(-1, 1, 7)
+    plane = (2 * offsets[:, None] + offsets[None]).reshape(-1, 1).expand(-1, SOURCE.heads)
+    rest = torch.arange(3.0)[:, None].expand(-1, SOURCE.heads) if pool == "token" else plane[:0]
+    weights[name] = torch.cat([plane, rest])
+    adapted, changes = vit.adapt_state_dict(weights, source, target)
+    finer = torch.linspace(-1, 1, 15)
+    wanted = (2 * finer[:, None] + finer[None]).reshape(-1, 1).expand(-1, SOURCE.heads)
+    torch.testing.assert_close(adapted[name], torch.cat([wanted, rest]))
+    assert changes == ("pos_embed 4x4 -> 8x8",)
+
+
 def test_new_patches_see_resized_images_as_the_old_ones_saw_the_originals():
     weights = weights_of()
     target = replace(SOURCE, patch_size=16, image_size=64)

@@ -66,8 +66,9 @@ def test_micro_batches_train_as_the_whole_batch_does(micro_batches):
         CONFIG,
         replace(CONFIG, pool="map", pos_embed="relative"),
         replace(CONFIG, pool="gap", pos_embed="sincos-2d", registers=2, dropout=0.05),
+        replace(CONFIG, pos_embed="relative-bias"),
     ],
-    ids=["token", "map-relative", "gap-sincos"],
+    ids=["token", "map-relative", "gap-sincos", "relative-bias"],
 )
 def test_a_batch_is_learned_by_heart(config):
     torch.manual_seed(0)  # dropout's

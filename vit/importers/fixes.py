@@ -111,6 +111,17 @@ def head_of_a_tower(weights: Weights) -> list[str]:
     return ["left out the attention pooling, which the classifier does not read"] if unread else []
 
 
+def spread_relative_bias(weights: Weights) -> list[str]:
+    """Give every block the table of relative positions that BEiT's share in pre-training."""
+    table = weights.pop("rel_pos_bias.relative_position_bias_table", None)
+    if table is None:
+        return []
+    blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    for number in blocks:
+        weights[f"blocks.{number}.attn.relative_position_bias_table"] = table.clone()
+    return ["the table of relative positions that all blocks share became one of each block"]
+
+
 def distillation_as_register(weights: Weights) -> list[str]:
     """Make DeiT's distillation token a register; leave its second head out (arXiv:2012.12877)."""
     token = weights.pop("dist_token", None)

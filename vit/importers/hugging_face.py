@@ -1,15 +1,16 @@
-"""Tensor names of Hugging Face's ViT, DeiT and DINOv2: those in files, and since transformers 5
-also those of the modules.
+"""Tensor names of Hugging Face's ViT, DeiT, DINOv2 and BEiT: those in files, and since
+transformers 5 also those of the modules.
 
 The pooler of `ViTModel` is the paper's pre-training layer: linear, then tanh.
 """
 
 from vit.importers.rules import Rule
 
-_TOP = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
+_TOP = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.|beit\.|data2vec_vision\.)?"
 _FILE = rf"{_TOP}encoder\.layer\.(\d+)"
 _MODULE = rf"{_TOP}layers\.(\d+)"
 _LEAF = r"\.(weight|bias)"
+_BIAS = r"relative_position_bias\.relative_position_bias_table"
 
 RULES: tuple[Rule, ...] = (
     Rule(rf"{_TOP}embeddings\.cls_token", r"cls_token"),
@@ -18,6 +19,13 @@ RULES: tuple[Rule, ...] = (
     Rule(rf"{_TOP}embeddings\.distillation_token", r"dist_token"),
     Rule(rf"{_TOP}embeddings\.register_tokens", r"reg_token"),
     Rule(rf"{_FILE}\.layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
+    # BEiT
+    Rule(rf"{_FILE}\.lambda_([12])", r"blocks.\1.ls\2.gamma"),
+    Rule(
+        rf"{_FILE}\.attention\.attention\.{_BIAS}", r"blocks.\1.attn.relative_position_bias_table"
+    ),
+    Rule(rf"{_TOP}encoder\.{_BIAS}", r"rel_pos_bias.relative_position_bias_table"),
+    Rule(rf"{_TOP}pooler\.layernorm{_LEAF}", r"fc_norm.\1"),
     *(
         Rule(there + _LEAF, rf"blocks.\1.{here}.\2")
         for there, here in (

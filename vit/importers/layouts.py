@@ -74,7 +74,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         name="Hugging Face ViT",
-        marker=r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
+        marker=r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.|beit\.|data2vec_vision\.)?"
         r"embeddings\.patch_embeddings\.projection\.weight",
         rules=hugging_face.RULES,
         gelu="exact",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import isqrt
 
 from vit.importers import fixes
+from vit.importers.shapes import BIAS_TABLE
 from vit.importers.source import Source
 
 Size = tuple[int, int]
@@ -60,6 +61,12 @@ def _without_table(source: Source, sizes: Sequence[tuple[Size, str]], step: int)
         source.know("image_size", size, "pos_embed_y and pos_embed_x")
     elif sizes:
         _know_size(source, *sizes[0], step)
+    elif BIAS_TABLE in source.weights:
+        rows = len(source.weights[BIAS_TABLE])
+        side = (isqrt(rows) + 1) // 2  # (2 side - 1)^2 rows, and 3 where there is a class token
+        if (2 * side - 1) ** 2 in (rows, rows - 3):
+            size = (side * step, side * step)
+            source.know("image_size", size, f"{BIAS_TABLE} of {rows} rows, if it is square")
 
 
 def _know_size(source: Source, size: Size, by: str, step: int) -> None:

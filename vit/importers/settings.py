@@ -36,6 +36,7 @@ _HUGGING_FACE = {
     "clip_vision_model": (1e-5, "quick_gelu"),
     "siglip_vision_model": (1e-6, "gelu_pytorch_tanh"),
 }
+_BEIT = ("beit", "data2vec-vision")
 _TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
 
@@ -176,7 +177,7 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
         image_size=_pair(config.get("image_size", 224)),
         width=config.get("hidden_size"),
         heads=config.get("num_attention_heads", 12),
-        pool=None if kind == "siglip_vision_model" else "token",  # its tensors show it
+        pool=_pool_of(kind, config),
         gelu=None if said == "silu" else _named(said, _GELU, "activation"),
         turning=_turning_of_dinov3(config) if kind == "dinov3_vit" else Turning(),
         norm_eps=config.get("layer_norm_eps", eps),
@@ -189,6 +190,13 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     for name in {"mean", "std", "crop"} & said_by.keys():
         said_by[name] = "preprocessor_config.json"
     return replace(settings, said_by=said_by)
+
+
+def _pool_of(kind: str, config: dict[str, Any]) -> Literal["token", "gap"] | None:
+    if kind == "siglip_vision_model":
+        return None  # its tensors show it
+    mean = kind in _BEIT and config.get("use_mean_pooling", True)
+    return "gap" if mean else "token"
 
 
 def _turning_of_dinov3(config: dict[str, Any]) -> Turning:

@@ -19,6 +19,14 @@ _PARTS = {
     "distilled": "dist_token",
 }
 """Yes-or-no fields, and the tensor that a model has only if they are set."""
+BIAS_TABLE = "blocks.0.attn.relative_position_bias_table"
+_POSITIONS = {
+    "pos_embed": "learned-1d",
+    "pos_embed_y": "learned-2d",
+    "blocks.0.attn.rel_pos": "relative",
+    BIAS_TABLE: "relative-bias",
+}
+"""Tensors of position embeddings, and their kinds."""
 
 
 def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,8 +73,7 @@ def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
     shown["registers"] = (count, "no reg_token" if registers is None else f"{count} in reg_token")
     normed = "fc_norm.weight" in weights
     shown["fc_norm"] = (normed, "fc_norm.weight" if normed else "no fc_norm.weight")
-    for name, kind in (("pos_embed", "learned-1d"), ("pos_embed_y", "learned-2d"),
-                       ("blocks.0.attn.rel_pos", "relative")):  # fmt: skip
+    for name, kind in _POSITIONS.items():
         if name in weights:
             shown["pos_embed"] = (kind, name)
     return shown | _parts(weights)

@@ -67,6 +67,7 @@ def read_source(path: str | PathLike[str]) -> Source:
         weights = translate(unstacked(tensors), layout.rules)
         settings, read = _settings_beside(file)
         fixed = fixes.head_of_the_class_token(weights)
+        fixed += fixes.spread_relative_bias(weights)
         if layout.rules is towers.CLIP:
             fixed += fixes.head_of_a_tower(weights)
         if "head_dist.weight" not in weights:

@@ -32,7 +32,7 @@ _HEADS = (
     (r"\w+?_(wee|xsmall)(_.*)?", 4),
     (r"\w+?_tiny(_.*)?", 3),
 )
-_FAMILY = re.compile(r"(vit|deit|deit3|flexivit|eva|eva02|test_vit\d?|beit3)(_.+)?")
+_FAMILY = re.compile(r"(vit|deit|deit3|flexivit|eva|eva02|test_vit\d?|beit|beitv2|beit3)(_.+)?")
 _OTHER = re.compile(r"vit_(?:dlittle|dwee|pwee|.*_xp|.*_radio|.*_(?:18x2|rpn|mci)|.*relpos).*")
 # Names of models with parts that models here have not, and what these are.
 _REFUSED = (
@@ -40,7 +40,6 @@ _REFUSED = (
     (r"vit_pe_.*", "rotary positions that begin at 1 (Perception Encoder)"),
     (r"vit_.*_sapiens2", "keys and values that queries share (Sapiens2)"),
     (r"eva02_enormous_.*", "norms after attention and MLP (EVA-02 enormous)"),
-    (r"beit(?:v2)?_.*", "relative positions (BEiT)"),
 )
 _AXIAL = re.compile(r"eva02_.*|vit_.*_rope_reg\d_gap_\d+")
 _DINOV3 = re.compile(r"vit_.*_(?:dinov3|dinov3_qkvb|lingbot)")
@@ -120,7 +119,7 @@ def _activation(architecture: str) -> Literal["gelu", "gelu_tanh", "quick_gelu",
 def _pool(architecture: str) -> Literal["token", "avg", "map"]:
     if re.match(r"eva.*_clip_", architecture):
         return "token"
-    if "_gap_" in architecture or re.match(r"eva|beit3|test_vit[24]", architecture):
+    if "_gap_" in architecture or re.match(r"eva|beit|test_vit[24]", architecture):
         return "avg"
     if "_dinov3" in architecture:
         return "avg"

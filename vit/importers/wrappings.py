@@ -41,7 +41,7 @@ _CLASSIFIER = ("classifier.weight", "classifier.bias")
 _FLAX = ("params/img/", "params/", "opt/target/", "target/", "img/")
 # Tensors that only pre-training needs: a pattern of names, and what they are.
 _LEFT_OUT = (
-    (r"embeddings\.position_ids", "the numbers of the positions"),
+    (r"embeddings\.position_ids|.*relative_position_index", "the numbers of the positions"),
     (r"decoder[._].+|mask_token|(?:\w+\.)?embeddings\.mask_token",
      "the decoder or mask token of pre-training"),
     (r"head\.(?:\d+|mlp(?!\.fc[12]\.)|last_layer|layers)\..+",

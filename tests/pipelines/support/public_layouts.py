@@ -54,6 +54,7 @@ TIMM = (
     "vit_base_patch14_reg4_dinov2",
     "vit_small_patch16_dinov3",
     "vit_base_patch16_dinov3",
+    "beit_base_patch16_224",
     "eva02_base_patch14_448",
     "eva02_large_patch14_448",
 )
@@ -94,6 +95,11 @@ def _vit(transformers: Any, **more: Any) -> Any:
     return transformers.ViTForImageClassification(
         transformers.ViTConfig(num_hidden_layers=2, num_labels=1000, **more)
     )
+
+
+def _beit(transformers: Any) -> Any:
+    described = {"num_hidden_layers": 2, "num_labels": 1000, "use_relative_position_bias": True}
+    return transformers.BeitForImageClassification(transformers.BeitConfig(**described))
 
 
 def _deit_distilled(transformers: Any) -> Any:
@@ -137,6 +143,7 @@ _TRANSFORMERS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
         _RESCALE | _CUT | IMAGENET | BICUBIC
         | {"feature_extractor_type": "DeiTFeatureExtractor", "size": 256},
     ),
+    "microsoft/beit-base-patch16-224": (_beit, _WHOLE | HALF | BILINEAR),
     "facebook/dinov2-base": (
         partial(_encoder, "Dinov2", image_size=518, patch_size=14),
         _RESCALE | _DINOV2 | IMAGENET | BICUBIC,

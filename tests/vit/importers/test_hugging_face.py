@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -236,3 +238,25 @@ def test_the_class_token_of_clips_image_tower_is_its_own(tmp_path):
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"none of model\.safetensors"):
         vit.import_checkpoint(tmp_path, TINY)
+
+
+@pytest.mark.parametrize("mean", [True, False], ids=["mean", "token"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_the_logits_of_beit_are_its_own(mean: bool, shared: bool, tmp_path: Path) -> None:
+    """Its blocks share one table of relative positions in pre-training, or have one each."""
+    described: dict[str, Any] = {
+        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+        "patch_size": 8, "intermediate_size": 96, "num_labels": 7, "use_mean_pooling": mean,
+        "use_relative_position_bias": not shared, "use_shared_relative_position_bias": shared,
+    }  # fmt: skip
+    theirs = transformers.BeitForImageClassification(transformers.BeitConfig(**described)).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path).config
+    assert isinstance(found, vit.ViTConfig)
+    assert (found.pool, found.registers, found.fc_norm) == (
+        ("gap", 1, True) if mean else ("token", 0, False)
+    )
+    model, _ = imported(tmp_path, found, mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = images_for(found)
+    torch.testing.assert_close(model(images), theirs(images).logits, atol=1e-5, rtol=0)

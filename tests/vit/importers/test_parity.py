@@ -31,6 +31,7 @@ NAMES = (
     "vit_small_patch14_dinov2",
     "vit_small_patch14_reg4_dinov2",
     "vit_giant_patch14_dinov2",
+    "beit_base_patch16_224",
     "deit3_small_patch16_224",
     "deit_tiny_distilled_patch16_224",
     "eva_giant_patch14_224",
