@@ -1,9 +1,13 @@
 """Kinds of nodes for `pipelines/plan.py --on NAME`; every number can be overridden.
 
 Peaks are the vendors' data sheets, without sparsity: NVIDIA A100 (312 TFLOP/s in bfloat16, 19.5 in
-float32), H100 SXM (989, 67), H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2). Prices are
-on-demand list prices of early 2026, good for the order of magnitude. Spot prices are often half of
-them and change by the hour: pass today's price as `--cluster.dollars-per-node-hour`.
+float32), H100 SXM (989, 67), H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2). The memory is what
+`nvidia-smi` shows. The network is what `cluster/aws.yaml` and `cluster/gcp.yaml` attach, not all
+that a node could have: four EFA cards of 100 Gbit/s, or one gVNIC.
+
+Prices are on-demand list prices, good for the order of magnitude: of p4d, p4de and p5 in us-east-1
+on 9 November 2026 (after the cut of June 2025), of the others in early 2026. Spot prices are often
+half of them and change by the hour: pass today's price as `--cluster.dollars-per-node-hour`.
 """
 
 from dataclasses import dataclass, fields
@@ -102,23 +106,26 @@ def _gpus(
     )
 
 
+_EFA = 4 * 12.5  # GB/s
 _A100, _H100, _L40S, _A10G = (312.0, 19.5), (989.0, 67.0), (362.0, 91.6), (70.0, 31.2)
 NODE_KINDS = MappingProxyType(
     {
         # No GPU. glibc's heap held 1.2 to 1.5 times what was in use: benchmarks/memory.py --heap
         "laptop": NodeKind(reserve_gibibytes=4.0, fragmentation=0.4),
         # AWS: 8 x A100 40 GB (cluster/aws.yaml), 8 x A100 80 GB, 8 x H100, 8 x H200, 8 x L40S, A10G
-        "p4d": _gpus(40, _A100, link=300, network=50, cpus=96, dollars=32.8),
-        "p4de": _gpus(80, _A100, link=300, network=50, cpus=96, dollars=41.0),
-        "p5": _gpus(80, _H100, link=450, network=400, cpus=192, dollars=80.6, mfu=0.33),
-        "p5e": _gpus(141, _H100, link=450, network=400, cpus=192, dollars=85.0, mfu=0.33),
-        "g6e": _gpus(48, _L40S, link=32, network=50, cpus=192, dollars=30.1),
-        "g5": _gpus(24, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
+        "p4d": _gpus(39.4, _A100, link=300, network=_EFA, cpus=96, dollars=22.0),
+        "p4de": _gpus(79.2, _A100, link=300, network=_EFA, cpus=96, dollars=27.4),
+        "p5": _gpus(79.2, _H100, link=450, network=_EFA, cpus=192, dollars=55.0, mfu=0.33),
+        "p5e": _gpus(139.8, _H100, link=450, network=_EFA, cpus=192, dollars=85.0, mfu=0.33),
+        "g6e": _gpus(45.0, _L40S, link=32, network=_EFA, cpus=192, dollars=30.1),
+        "g5": _gpus(22.5, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
         # Google Cloud: 8 x A100 40 GB (cluster/gcp.yaml), 8 x H100
-        "a2-highgpu-8g": _gpus(40, _A100, link=300, network=12.5, cpus=96, dollars=29.4),
-        "a3-highgpu-8g": _gpus(80, _H100, link=450, network=100, cpus=208, dollars=88.3, mfu=0.33),
+        "a2-highgpu-8g": _gpus(39.4, _A100, link=300, network=12.5, cpus=96, dollars=29.4),
+        "a3-highgpu-8g": _gpus(79.2, _H100, link=450, network=25, cpus=208, dollars=88.3, mfu=0.33),
         # One GPU of your own
-        "h200": _gpus(141, _H100, count=1, link=450, network=1.25, cpus=16, dollars=0.0, mfu=0.33),
+        "h200": _gpus(
+            139.8, _H100, count=1, link=450, network=1.25, cpus=16, dollars=0.0, mfu=0.33
+        ),
     }
 )
 

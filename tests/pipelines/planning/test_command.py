@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.errors import BadPlace
 from cluster.settings import Place, ShardCache, Workers, Zero
@@ -17,6 +18,7 @@ from pipelines.planning.images import Images, images_of
 from pipelines.recipes import find_recipe
 from pipelines.recipes.stage import Stage
 from tests.pipelines.conftest import Said
+from tests.test_docs import ROOT
 
 IMAGES = Images(train=303_000_000, val=0, mean_bytes=1e5, run_samples=16, source="")
 GPUS = Place(workers=Workers(min=32, max=32, gpus=1), max_micro_batch=32)
@@ -44,6 +46,14 @@ def test_the_papers_models_cost_what_the_paper_says(
     assert found.exaflops == pytest.approx(exaflops, rel=0.01)
     # Table 2: an efficiency that a TPUv3 can have
     assert 0.25 < found.exaflops * 1e18 / (core_days * 86400 * TPU_V3_CORE) < 0.5
+
+
+@pytest.mark.parametrize(("node", "kind"), [("gpu-spot", "p4d"), ("gpu-h100-spot", "p5")])
+def test_the_network_is_what_the_cluster_attaches(node: str, kind: str) -> None:
+    cluster = yaml.safe_load((ROOT / "cluster" / "aws.yaml").read_text())
+    cards = cluster["available_node_types"][node]["node_config"]["NetworkInterfaces"]
+    assert {card["InterfaceType"] for card in cards} == {"efa"}
+    assert NODE_KINDS[kind].network_gigabytes == len(cards) * 100 / 8
 
 
 def test_balanced_classes_are_read_one_by_one(tmp_path: Path) -> None:
