@@ -1,11 +1,11 @@
-"""Read public checkpoints: Google's npz, timm, Hugging Face, torchvision, mmpretrain.
+"""Read public checkpoints: Google's npz, timm, Hugging Face, open_clip, torchvision, mmpretrain.
 
 files pickled damage   read tensors from disk without unpickling; explain a broken file
 wrappings              take the state dict out of what training scripts wrap around it
 settings timm_names    read config.json, and what the model names in it stand for
 crops class_names      what these files say of how an image is cut, and of the classes
 rules                  translate names and shapes
-flax bit timm_layout hugging_face towers mmpretrain torchvision    the names of each layout
+flax bit timm_layout hugging_face towers open_clip mmpretrain torchvision    names of each layout
 layouts                the table by which a layout is recognised
 fixes                  rewrite exactly what a model has no place for, and other pixels
 shapes positions pooling    infer the model from its tensors

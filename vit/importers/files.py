@@ -22,8 +22,9 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".npz", ".safetensors", *PICKLED)
 """Suffixes of readable files, in lower case."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-FOLDER = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])
-"""Names of the weights in a timm or Hugging Face folder; the first that exists is read."""
+FOLDER = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1],
+          "open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # fmt: skip
+"""Names of the weights in a folder of timm, Hugging Face or open_clip; the first there is read."""
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 
 

@@ -11,6 +11,7 @@ from vit.importers import (
     flax,
     hugging_face,
     mmpretrain,
+    open_clip,
     timm_layout,
     torchvision,
     towers,
@@ -93,6 +94,15 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=towers.DINOV3,
         gelu="exact",
         norm_eps=1e-5,
+    ),
+    Layout(
+        name="open_clip",
+        marker=r"class_embedding",
+        rules=open_clip.RULES,
+        gelu=None,
+        norm_eps=1e-5,
+        mean=open_clip.MEAN,
+        std=open_clip.STD,
     ),
     Layout(
         name="torchvision ViT",

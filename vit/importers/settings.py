@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from vit.importers.crops import hugging_face_crop, timm_crop
 from vit.importers.errors import BadCheckpoint
+from vit.importers.open_clip import vision_of
 from vit.importers.timm_names import Turning, known_name, refused_name
 from vit.preprocessing import Preprocessing
 
@@ -24,7 +25,8 @@ _GELU: dict[str, Literal["tanh", "exact", "quick"]] = {
     "gelu_fast": "tanh",
     "quick_gelu": "quick",
 }
-FILES = ("config.json", "preprocessor_config.json")
+_OPEN_CLIP = "open_clip_config.json"
+FILES = ("config.json", "preprocessor_config.json", _OPEN_CLIP)
 """What is read beside the weights."""
 _TIMM_POOLS = {"token": "token", "avg": "gap", "map": "map"}
 # Hugging Face's defaults of epsilon and activation by model type, for files without them.
@@ -61,6 +63,8 @@ class Settings:
     """Rotary positions; none of them where the files name a model without."""
     map_reads_prefix: bool | None = None
     """Whether attention pooling reads class and register tokens too, as models here do."""
+    file: str = "config.json"
+    """Name of the file that describes the model."""
     said_by: Mapping[str, str] = field(default_factory=dict)
     """Source of each property, for messages."""
 
@@ -72,7 +76,7 @@ def read_settings(folder: Path) -> Settings | None:
     """
     config = read_json(folder / "config.json")
     if config is None:
-        return None
+        return _open_clip(folder / _OPEN_CLIP)
     try:
         if "architecture" in config:
             return _timm(config)
@@ -192,6 +196,27 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     return replace(settings, said_by=said_by)
 
 
+def _open_clip(path: Path) -> Settings | None:
+    config = read_json(path)
+    try:
+        found = vision_of(config) if config is not None else None
+        if found is None:
+            return None
+        said, (crop, crop_notes), pixels = found
+        settings = Settings(
+            **said,
+            mean=_floats(pixels.get("mean")),
+            std=_floats(pixels.get("std")),
+            crop=crop,
+            crop_notes=crop_notes,
+            turning=Turning(),
+            file=path.name,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadCheckpoint(f"{path} cannot be understood: {error!r}") from None
+    return replace(settings, said_by=dict.fromkeys(_of_config(settings), path.name))
+
+
 def _pool_of(kind: str, config: dict[str, Any]) -> Literal["token", "gap"] | None:
     if kind == "siglip_vision_model":
         return None  # its tensors show it
@@ -206,7 +231,7 @@ def _turning_of_dinov3(config: dict[str, Any]) -> Turning:
 
 
 def _of_config(settings: Settings) -> dict[str, str]:
-    names = [name for name in settings.__dataclass_fields__ if name != "said_by"]
+    names = settings.__dataclass_fields__.keys() - {"said_by", "file"}
     return {name: "config.json" for name in names if getattr(settings, name) is not None}
 
 

@@ -63,9 +63,9 @@ def read_source(path: str | PathLike[str]) -> Source:
         raise BadCheckpoint(f"{path}: {unsupported(tensors) or error}") from None
     count = f"layout {layout.name}, {len(tensors)} tensors"
     heads = heads_of_flax(tensors)
+    settings, read = _settings_beside(file)
     try:
         weights = translate(unstacked(tensors), layout.rules)
-        settings, read = _settings_beside(file)
         fixed = fixes.head_of_the_class_token(weights)
         fixed += fixes.spread_relative_bias(weights)
         if layout.rules is towers.CLIP:
@@ -96,7 +96,7 @@ def _settings_beside(file: Path) -> tuple[Settings, list[str]]:
     if settings is None:
         there = (file.parent / "config.json").is_file()
         return Settings(), ["config.json beside it describes no model: ignored"] if there else []
-    return settings, [] if expected else [f"config.json beside {file.name} read"]
+    return settings, [] if expected else [f"{settings.file} beside {file.name} read"]
 
 
 def _apply_settings(source: Source, heads: int | None) -> None:

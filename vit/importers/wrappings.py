@@ -42,6 +42,7 @@ _FLAX = ("params/img/", "params/", "opt/target/", "target/", "img/")
 # Tensors that only pre-training needs: a pattern of names, and what they are.
 _LEFT_OUT = (
     (r"embeddings\.position_ids|.*relative_position_index", "the numbers of the positions"),
+    (r"proj", "the projection into CLIP's common space"),
     (r"decoder[._].+|mask_token|(?:\w+\.)?embeddings\.mask_token",
      "the decoder or mask token of pre-training"),
     (r"head\.(?:\d+|mlp(?!\.fc[12]\.)|last_layer|layers)\..+",

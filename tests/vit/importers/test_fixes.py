@@ -173,10 +173,3 @@ def test_what_does_not_fit_is_said_shortly_and_with_its_reason(change, message, 
     with pytest.raises(vit.BadCheckpoint, match=message) as error:
         vit.import_checkpoint(path, TINY)
     assert len(str(error.value).removeprefix(str(tmp_path))) < 500
-
-
-def test_openclips_tower_is_named(tmp_path):
-    state = {"visual.conv1.weight": torch.ones(8, 3, 4, 4), "visual.ln_pre.weight": torch.ones(8)}
-    state["visual.transformer.resblocks.0.ln_1.weight"] = torch.ones(8)
-    with pytest.raises(vit.BadCheckpoint, match="names of OpenAI's CLIP"):
-        vit.import_checkpoint(save(state, tmp_path / "clip.pt"), TINY)

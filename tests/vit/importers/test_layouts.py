@@ -15,6 +15,7 @@ NAMES = {
     "Hugging Face ViT": ["vit.embeddings.patch_embeddings.projection.weight", "classifier.bias"],
     "Hugging Face CLIP or SigLIP": ["embeddings.patch_embedding.weight", "post_layernorm.bias"],
     "Hugging Face DINOv3": ["embeddings.patch_embeddings.weight", "layer.0.norm1.weight"],
+    "open_clip": ["class_embedding", "conv1.weight", "transformer.resblocks.0.ln_1.weight"],
     "torchvision ViT": ["class_token", "encoder.layers.encoder_layer_0.ln_1.weight"],
     "mmpretrain ViT": ["cls_token", "layers.0.ln1.weight", "layers.0.attn.qkv.weight"],
     "timm ViT": list(vit.build_model(vit.VARIANTS["vit_ti16"], device="meta").state_dict()),
