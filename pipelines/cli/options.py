@@ -30,11 +30,11 @@ class Options:
     """Options of every script that works on a recipe."""
 
     recipe: str
-    """Recipe: its stages, with model, data, loss and optimizer of each. finetune.py takes finetune
-    with --init or --data."""
+    """Recipe: its stages, with model, data, loss and optimizer of each. finetune.py with --init or
+    --data takes the recipe called finetune by default."""
     run: str
     """Name of the run, a folder under --place.storage-root where stages find their parents. With
-    the recipes finetune, augreg-finetune and probe, that of --data."""
+    --data and the recipe finetune, augreg-finetune or probe, the default is the dataset's name."""
     config: Path = CONFIG
     """YAML file with the deployment settings (--place.*)."""
     print_config: bool = False
@@ -42,7 +42,8 @@ class Options:
     force: bool = False
     """Run again although the result is committed: make a new attempt and keep the old one."""
     parent: str | None = None
-    """Fingerprint or name of the parent attempt to start from, if the run has several."""
+    """Where a stage has several committed attempts, the one to use, by its fingerprint or name: of
+    the stage before when training; in evaluate.py, predict.py and export.py of the stage itself."""
 
     def __post_init__(self) -> None:
         check_run(self.run)

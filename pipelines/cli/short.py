@@ -13,7 +13,7 @@ class Short:
 
     init: str | None = None
     """Checkpoint to start from: a file, a folder, s3://..., hf://ORG/NAME[@REVISION] or
-    timm://NAME. Replaces the stage before and --stage.init."""
+    timm://NAME. Used in place of the weights of the stage before, and of --stage.init."""
     data: str | None = None
     """Packed dataset: the name of a folder under --place.data-root, as photos for data/photos. The
     number of classes follows from it. Same as --stage.data.dataset."""

@@ -43,7 +43,8 @@ class WeightsOptions:
     """Stage whose weights to take. Default: the last stage of the recipe."""
     weights: str | None = None
     """Other weights to take, a path, s3://, hf://ORG/NAME or timm://NAME: a stage's attempt, or a
-    public checkpoint. One that does not fit the model of that stage comes in its own."""
+    public checkpoint. A checkpoint that does not fit the model of that stage is read as the model
+    that its own files describe."""
     average: Average = "auto"
     """Weights of a stage: its Polyak average (ema) or the live ones; auto is ema if it exists."""
     init_image_size: int | None = None

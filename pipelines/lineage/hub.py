@@ -84,7 +84,7 @@ def client(where: str) -> Any:
         from huggingface_hub import HfApi
     except ImportError:
         raise Mistake(
-            f"{where}: the Hub's client is not installed - pip install 'vit-on-ray[hub]'"
+            f"{where}: the Hub's client is not installed - pip install huggingface_hub"
         ) from None
     return HfApi(endpoint=endpoint())
 

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command, program_name, read_command
@@ -25,6 +25,7 @@ from pipelines.recipes.errors import Mistake
 class PlanOptions:
     """Options of `plan.py`."""
 
+    TAKES_NO_FORCE: ClassVar = True
     on: str
     """Kind of node; an unknown name prints the list of known ones."""
     only: str | None = None

@@ -89,5 +89,6 @@ def slow_decoding(*, rate: float, waited: float, cpus: float, missing: int) -> s
     """The line, with the figures that it follows from."""
     return (
         f"decoding cannot keep up: workers wait {waited:.0%} of the time while {cpus:g} CPUs decode"
-        f" {rate:.0f} img/s ({1000 * cpus / rate:.1f} ms of a CPU an image); {missing} more would"
+        f" {rate:.0f} img/s ({1000 * cpus / rate:.1f} ms of CPU time per image); {missing} more"
+        " would"
     )

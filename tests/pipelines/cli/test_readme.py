@@ -57,6 +57,7 @@ RULES: list[tuple[str, Run | Needs]] = [
     (r"pipelines/study.py \S+$", Needs("Fashion-MNIST and many minutes")),
     (r"pipelines/suite.py ", Needs("the demo's weights at full size, many minutes")),
     (r"pipelines/pack.py folder ", Run()),
+    (r"pipelines/finetune.py .* --print-config > photos.yaml$", Run()),
     (r"pipelines/finetune.py --init .* --data photos ", Run(_PHOTOS)),
     (r"pipelines/upscale.py --stage.steps 50 ", Run(_DIGITS.format("stage"))),
     (r"pipelines/evaluate.py ?.*", Run()),
@@ -128,12 +129,15 @@ def walk(tmp_path: Path) -> Callable[[str], str]:
     def run(line: str) -> str:
         line = line.replace("/data/photos", str(photos))
         line = re.sub(r"hf://\S+", "small", line)  # the Hub's weights, in small and on the disk
+        line, _, into = line.partition(" > ")
         done = subprocess.run(
             shlex.split(line), cwd=checkout, env=environment, capture_output=True, text=True
         )
         said = done.stdout + done.stderr
         assert done.returncode == 0, f"{line}\n{said[-6000:]}"
         assert "Traceback" not in said, f"{line}\n{said[-6000:]}"
+        if into:
+            (checkout / into.strip()).write_text(done.stdout)
         return said
 
     return run

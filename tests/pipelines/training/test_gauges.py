@@ -83,7 +83,7 @@ def test_slow_decoding_is_said_once_and_not_at_once(ray_session: str) -> None:
 def test_the_line_gives_the_figures_it_follows_from() -> None:
     assert slow_decoding(rate=450, waited=0.25, cpus=12, missing=4) == (
         "decoding cannot keep up: workers wait 25% of the time while 12 CPUs decode 450 img/s"
-        " (26.7 ms of a CPU an image); 4 more would"
+        " (26.7 ms of CPU time per image); 4 more would"
     )
 
 
