@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from vit.config import ViTConfig
 from vit.dropout import Draws, DropPath, SampleDropout
 from vit.layers import LayerScale, Mlp, SwiGlu, new_parameter, norm_layer
-from vit.relative import bias_rows
+from vit.relative import bias_of_pairs, bias_rows
 from vit.rotary import rotate
 
 
@@ -21,7 +21,6 @@ class Attention(nn.Module):
 
     rel_pos: nn.Parameter | None
     relative_position_bias_table: nn.Parameter | None  # timm's name
-    relative_position_index: Tensor | None
     q_bias: nn.Parameter | None
     v_bias: nn.Parameter | None
 
@@ -45,9 +44,7 @@ class Attention(nn.Module):
         biased = config.pos_embed == "relative-bias"
         biases = new_parameter(bias_rows(config), config.heads) if biased else None
         self.register_parameter("relative_position_bias_table", biases)
-        tokens = config.num_tokens
-        index = torch.empty(tokens, tokens, dtype=torch.int32) if biased else None
-        self.register_buffer("relative_position_index", index, persistent=False)
+        self.grid_size, self.num_prefix_tokens = config.grid_size, config.num_prefix_tokens
 
     def forward(
         self,
@@ -89,12 +86,11 @@ class Attention(nn.Module):
         """What relative positions add to the logits: [B, h, Q, d] -> [B or 1, h, Q, T], if any."""
         if self.rel_pos is not None:
             return self.relative_bias(q, self.rel_pos)
-        if self.relative_position_bias_table is None:
+        table = self.relative_position_bias_table
+        if table is None:
             return None
-        assert self.relative_position_index is not None
-        index = self.relative_position_index[: q.shape[-2]]
-        biases = F.embedding(index, self.relative_position_bias_table)  # [Q, T, h]
-        return biases.permute(2, 0, 1)[None].to(q.dtype)
+        biases = bias_of_pairs(table.to(q.dtype), self.grid_size, self.num_prefix_tokens)
+        return biases[None, :, : q.shape[-2]]
 
     @staticmethod
     def relative_bias(q: Tensor, table: Tensor) -> Tensor:

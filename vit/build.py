@@ -68,8 +68,7 @@ def filled(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in tensors.values():
-            if tensor.is_floating_point():
-                tensor.fill_(math.nan)
+            tensor.fill_(math.nan)
         own = {name: each for name, each in tensors.items() if not name.startswith(PRETEXT)}
         init_weights(own, config, generator)
         for name in [name for name in tensors if name not in own]:

@@ -1,7 +1,7 @@
 """The families of Vision Transformers in Hugging Face's transformers, and what each represents.
 
-DINOv3 and CLIP have no classifier there, SigLIP only one that averages the patches: of these the
-backbone is exported, from a model without classes.
+For DINOv3, and for heads of ours on CLIP and on SigLIP's attention pooling, it has no classifier:
+of these the backbone is exported, from a model without classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ _PLAIN: dict[str, Any] = {
     "pre_norm": False, "qk_norm": False, "attn_norm": False, "mlp_norm": False,
     "proj_bias": True, "stem_blocks": (),
 }  # fmt: skip
-"""Fields in which Hugging Face's ViT has no choice. LayerScale is folded, and missing biases and
-positions are zeros."""
+"""Fields in which Hugging Face's ViT has no choice. Of the others LayerScale is folded, and missing
+biases and positions become zeros."""
 _ANY = object()
 
 
@@ -59,7 +59,10 @@ class Family:
         if self.square and height != width:
             different.append(f"image_size {config.image_size} (wanted a square)")
         if different:
-            raise BadModel(f"Hugging Face's {self.name} has no place for {', '.join(different)}")
+            raise BadModel(
+                f"Hugging Face's {self.name} has no place for {', '.join(different)} - perhaps timm"
+                " has (--to timm)"
+            )
 
     def fit(self, tensors: dict[str, Tensor], config: ViTConfig) -> None:
         """Rewrite, in place, the parts of the model that this class has not."""
@@ -83,6 +86,7 @@ def _dinov2(config: ViTConfig) -> dict[str, Any]:
         "qkv_bias": config.qkv_bias != "none",
         "use_mask_token": False,
         "layerscale_value": config.layer_scale_init,
+        "drop_path_rate": config.drop_path,
     }
 
 
@@ -90,7 +94,7 @@ def _dinov3(config: ViTConfig) -> dict[str, Any]:
     return {
         "intermediate_size": config.mlp_dim,
         "use_gated_mlp": config.mlp == "swiglu",
-        "hidden_act": "silu" if config.mlp == "swiglu" else "gelu",
+        **({"hidden_act": "silu"} if config.mlp == "swiglu" else {}),
         "num_register_tokens": config.registers,
         "rope_theta": config.rotary_temperature,
         "layerscale_value": config.layer_scale_init,
@@ -188,6 +192,7 @@ SIGLIP = Family(
     classifier="SiglipForImageClassification",
     names=theirs.TOWER.inside("vision_model."),
     differs={"pool": "gap"},
+    square=True,
     biases=("all",),
     describe=lambda config: _tower(config) | {"vision_use_head": False},
 )
@@ -197,6 +202,7 @@ SIGLIP_TOWER = Family(
     backbone="SiglipVisionModel",
     names=theirs.TOWER,
     differs={"pool": _ANY},
+    square=True,
     biases=("all",),
     describe=lambda config: _tower(config) | {"vision_use_head": config.pool == "map"},
 )
@@ -206,6 +212,7 @@ CLIP = Family(
     backbone="CLIPVisionModel",
     names=theirs.TOWER,
     differs={"pre_norm": True, "patch_bias": False},
+    square=True,
     biases=("all",),
     describe=_tower,
 )

@@ -19,7 +19,7 @@ from vit.hugging_face_families import (
     family_of,
 )
 from vit.hugging_face_names import TOWER, positions_of_patches, separate
-from vit.surgery import adapt_state_dict
+from vit.surgery import adapt_state_dict, separate_gates
 
 _GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
 
@@ -61,9 +61,8 @@ def _rearrange(tensors: dict[str, Tensor], family: Family, config: ViTConfig) ->
         tensors["mask_token"] = torch.zeros(1, 1, width)
         if not config.registers:
             tensors["reg_token"] = torch.zeros(1, 0, width)
-        for name in [n for n in tensors if ".mlp.fc1." in n and config.mlp == "swiglu"]:
-            for part, rows in zip("gx", tensors.pop(name).chunk(2), strict=True):
-                tensors[name.replace("fc1", f"fc1_{part}")] = rows
+        if config.mlp == "swiglu":
+            separate_gates(tensors)
 
 
 def _described(family: Family, config: ViTConfig) -> dict[str, Any]:

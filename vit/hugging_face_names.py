@@ -38,18 +38,21 @@ class Names:
 
     def of(self, name: str, *, gated: bool) -> str:
         """The family's name of one of our tensors, after `separate`."""
-        if not name.startswith("blocks."):
-            return _renamed(name, self.heads) or self.prefix + str(_renamed(name, self.top))
-        _, number, part = name.split(".", 2)
-        parts = {**self.parts, **self.gated} if gated else self.parts
-        return f"{self.prefix}{self.block.format(number)}{_renamed(part, parts)}"
+        if name.startswith("blocks."):
+            _, number, part = name.split(".", 2)
+            parts = {**self.parts, **self.gated} if gated else self.parts
+            return f"{self.prefix}{self.block.format(number)}{_renamed(part, parts)}"
+        if name.split(".")[0] in self.heads:
+            return _renamed(name, self.heads)
+        return self.prefix + _renamed(name, self.top)
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str | None:
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """Raises KeyError for a tensor without a name, which a family's check should have refused."""
     if name in names:
         return names[name]
     module, _, leaf = name.rpartition(".")
-    return f"{names[module]}.{leaf}" if module in names else None
+    return f"{names[module]}.{leaf}"
 
 
 def separate(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -112,7 +115,7 @@ BEIT = Names(
         "ls2.gamma": "lambda_2",
     },
 )
-"""Without the mean of the patches it has a class token; with it ours is a register."""
+"""It always has a class token, which is a register of ours where the head averages the patches."""
 _DINO = {
     "norm1": "norm1",
     "norm2": "norm2",

@@ -13,7 +13,6 @@ from torch.nn import init
 
 from vit.config import BiTConfig, Config, ViTConfig
 from vit.embed import sincos_table
-from vit.relative import bias_index
 from vit.rotary import rotary_table
 
 _NORMS = ("norm", "norm1", "norm2", "norm3", "norm_pre", "fc_norm", "q_norm", "k_norm")
@@ -28,9 +27,6 @@ def init_weights(tensors: Mapping[str, Tensor], config: Config, generator: torch
         elif name == "rotary_table":
             assert isinstance(config, ViTConfig)
             tensor.copy_(rotary_table(config))
-        elif name.endswith("relative_position_index"):
-            assert isinstance(config, ViTConfig)
-            tensor.copy_(bias_index(config))
         else:
             init_tensor_(name, tensor, config, generator)
 

@@ -43,7 +43,7 @@ def missing_positions(config: Config) -> str | None:
     if config.pos_embed == "none":
         return "the model has no position embedding"
     if config.pos_embed in ("relative", "relative-bias"):
-        return "relative positions are distances within each block, not a table of positions"
+        return "relative positions belong to pairs of tokens: no position has a vector of its own"
     return None
 
 

@@ -26,6 +26,9 @@ _HIDDEN = {(mlp, gelu): 4 if mlp == "swiglu" else 3 if gelu == "quick" else 2
            for mlp in ("gelu", "swiglu") for gelu in ("tanh", "exact", "quick")}  # fmt: skip
 
 
+_RELATIVE = ("relative", "relative-bias")
+
+
 def activation_bytes(
     config: Config, batch: int, *, element_bytes: int, checkpointing: bool = False
 ) -> int:
@@ -66,7 +69,12 @@ def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
     made = config.mlp_dim * (1 if config.mlp == "gelu" else 3) + 2 * config.width
     if config.pool == "token" and config.depth > 1:
         made = max(0, made - 5 * config.width)
-    return batch * config.num_tokens * made * element_bytes
+    at_mlp = config.num_tokens * made * element_bytes
+    if config.pos_embed not in _RELATIVE:
+        return batch * at_mlp
+    # Attention is not fused: the gradients of its weights and of its logits, in float32.
+    pairs = 2 * 4 * config.heads * config.num_tokens**2
+    return batch * max(at_mlp, pairs + config.num_tokens * 2 * config.width * element_bytes)
 
 
 def loss_bytes(classes: int, batch: int) -> int:
@@ -131,13 +139,11 @@ def _block(config: ViTConfig, tokens: int, kept: int, element: int) -> int:
         some += config.heads * statistics
         some += width  # proj: a copy of attention's output, whose memory has the layout of q
     masks = kept * (2 * width + hidden) if config.dropout else 0  # a byte an element
-    if config.pos_embed in ("relative", "relative-bias"):
-        # The bias needs a gradient, so attention is not fused.
-        every += 2 * width  # scaled k; v
-        some += width + config.heads * tokens  # scaled q; weights
+    if config.pos_embed in _RELATIVE:  # the bias needs a gradient, so attention is not fused
+        # In float32 whatever the precision: scaled k, v; scaled q and the weights.
+        logits = 4 * (2 * tokens * width + kept * (width + config.heads * tokens))
         if config.pos_embed == "relative":
             some += width + config.heads * (2 * tokens - 1)  # q of the bias; logits by distance
-        logits = 0
     else:
         every += 3 * width  # attention: q, k, v, views of one matrix
         logits = 4 * config.heads * kept  # float32, the log-sum of each query's weights

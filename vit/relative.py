@@ -21,18 +21,24 @@ def bias_rows(config: ViTConfig) -> int:
     return rows * columns + (_OF_PREFIX if config.num_prefix_tokens else 0)
 
 
-def bias_index(config: ViTConfig) -> Tensor:
-    """The row of the table for each query and key: int32 [T, T]."""
-    rows, columns = config.grid_size
-    prefix, count = config.num_prefix_tokens, bias_rows(config)
-    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
-    offset = place[:, None] - place[None] + torch.tensor([rows - 1, columns - 1])  # [L, L, 2]
-    index = torch.empty(config.num_tokens, config.num_tokens, dtype=torch.int32)
-    index[prefix:, prefix:] = offset[..., 0] * (2 * columns - 1) + offset[..., 1]
-    index[:prefix, prefix:] = count - 3
-    index[prefix:, :prefix] = count - 2
-    index[:prefix, :prefix] = count - 1
-    return index
+def bias_of_pairs(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+    """The bias of each pair of tokens: [offsets, heads] -> [heads, T, T], queries in rows.
+
+    Windows of the table are views, so nothing is kept for the backward pass but shapes; an index
+    [T, T] of the table's rows would be, in every block.
+    """
+    rows, columns = grid
+    count = (2 * rows - 1) * (2 * columns - 1)
+    offsets = table[:count].unflatten(0, (2 * rows - 1, 2 * columns - 1))  # [2h-1, 2w-1, heads]
+    windows = offsets.unfold(0, rows, 1).unfold(1, columns, 1)  # [h, w, heads, h, w]
+    pairs = windows.flip(3, 4).permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)  # [heads, L, L]
+    if not prefix:
+        return pairs
+    ahead, behind, among = table[count:, :, None, None].unbind(0)  # each [heads, 1, 1]
+    patches = rows * columns
+    first = torch.cat([among.expand(-1, prefix, prefix), ahead.expand(-1, prefix, patches)], 2)
+    others = torch.cat([behind.expand(-1, patches, prefix), pairs], 2)
+    return torch.cat([first, others], 1)
 
 
 def resize_bias_table(

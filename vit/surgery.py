@@ -222,3 +222,10 @@ def _adapt_head(
 def head_of(config: Config) -> tuple[str, int]:
     """Kind and number of classes of a model's head: a head fits another model if both are equal."""
     return config.head if isinstance(config, ViTConfig) else "linear", config.num_classes
+
+
+def separate_gates(tensors: dict[str, Tensor]) -> None:
+    """Split the inner matrix of each SwiGLU into its gate and what is gated, in place."""
+    for name in [name for name in tensors if ".mlp.fc1." in name]:
+        for part, rows in zip("gx", tensors.pop(name).chunk(2), strict=True):
+            tensors[name.replace("fc1", f"fc1_{part}")] = rows

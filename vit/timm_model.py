@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vit.config import BiTConfig, Config, ViTConfig
 from vit.errors import BadModel
+from vit.surgery import separate_gates
 
 _BIT: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 4, 6, 3), 1): "resnetv2_50x1_bit",
@@ -45,7 +46,7 @@ def timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
             raise BadModel(f"timm has no BiT with blocks {key[0]} and width_factor {key[1]}")
         return _BIT[key], {}
     _refuse(
-        "ViT",
+        "Beit" if is_beit(config) else "Eva" if is_eva(config) else "ViT",
         head=config.head == "mlp" and config.head,
         pos_embed=config.pos_embed not in _POSITIONS and config.pos_embed,
         stem_blocks=config.stem_blocks,
@@ -96,9 +97,8 @@ def timm_tensors(weights: Mapping[str, Tensor], config: Config) -> dict[str, Ten
         if name.endswith((".ls1.gamma", ".ls2.gamma")):
             block = name.removesuffix(".gamma")
             tensors[f"{block[:-3]}gamma_{block[-1]}"] = tensors.pop(name)
-        elif config.mlp == "swiglu" and config.mlp_norm and ".mlp.fc1." in name:
-            for part, rows in zip("gx", tensors.pop(name).chunk(2), strict=True):
-                tensors[name.replace("fc1", f"fc1_{part}")] = rows
+    if config.mlp == "swiglu" and config.mlp_norm:
+        separate_gates(tensors)
     return tensors
 
 
@@ -184,7 +184,8 @@ def _beit(config: ViTConfig) -> tuple[str, dict[str, Any]]:
     _refuse(
         "Beit",
         pool=config.pool == "map" and config.pool,
-        registers=config.registers != mean and config.registers,  # its class token
+        registers=config.registers != mean and str(config.registers),  # 1 is its class token
+        norm_eps=config.norm_eps > 1e-6 and config.norm_eps,
         mlp=config.mlp != "gelu" and config.mlp,
         gelu=config.gelu != "exact" and config.gelu,
         qkv_bias=config.qkv_bias == "all" and config.qkv_bias,

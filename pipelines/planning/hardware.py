@@ -2,8 +2,9 @@
 
 Peaks are the vendors' data sheets, without sparsity: NVIDIA A100 (312 TFLOP/s in bfloat16, 19.5 in
 float32), H100 SXM (989, 67), H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2). The memory is what
-`nvidia-smi` shows. The network is what `cluster/aws.yaml` and `cluster/gcp.yaml` attach, not all
-that a node could have: four EFA cards of 100 Gbit/s, or one gVNIC.
+CUDA reports. The network is what `cluster/aws.yaml` and `cluster/gcp.yaml` attach to p4d, p5, a2
+and a3 (four EFA cards of 100 Gbit/s, or one gVNIC), not all that a node could have; the same is
+assumed of the others.
 
 Prices are on-demand list prices, good for the order of magnitude: of p4d, p4de and p5 in us-east-1
 on 9 November 2026 (after the cut of June 2025), of the others in early 2026. Spot prices are often
@@ -117,8 +118,8 @@ NODE_KINDS = MappingProxyType(
         "p4de": _gpus(79.2, _A100, link=300, network=_EFA, cpus=96, dollars=27.4),
         "p5": _gpus(79.2, _H100, link=450, network=_EFA, cpus=192, dollars=55.0, mfu=0.33),
         "p5e": _gpus(139.8, _H100, link=450, network=_EFA, cpus=192, dollars=85.0, mfu=0.33),
-        "g6e": _gpus(45.0, _L40S, link=32, network=_EFA, cpus=192, dollars=30.1),
-        "g5": _gpus(22.5, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
+        "g6e": _gpus(44.4, _L40S, link=32, network=_EFA, cpus=192, dollars=30.1),
+        "g5": _gpus(22.0, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
         # Google Cloud: 8 x A100 40 GB (cluster/gcp.yaml), 8 x H100
         "a2-highgpu-8g": _gpus(39.4, _A100, link=300, network=12.5, cpus=96, dollars=29.4),
         "a3-highgpu-8g": _gpus(79.2, _H100, link=450, network=25, cpus=208, dollars=88.3, mfu=0.33),

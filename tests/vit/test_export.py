@@ -105,6 +105,8 @@ _BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
         "Dinov2WithRegistersModel", _DINOV2 | {"registers": 4, "pos_embed_prefix": False}
     ),
     "dinov3": ("DINOv3ViTModel", _DINOV3 | {"registers": 4}),
+    "dinov3-tanh": ("DINOv3ViTModel", _DINOV3 | {"gelu": "tanh"}),
+    "dinov3-quick": ("DINOv3ViTModel", _DINOV3 | {"gelu": "quick"}),
     "dinov3-swiglu": ("DINOv3ViTModel", _DINOV3 | {"mlp": "swiglu", "qkv_bias": "all"}),
     "siglip-gap": ("SiglipVisionModel", {"pool": "gap"}),
     "siglip-map": ("SiglipVisionModel", {"pool": "map", "mlp_dim": 192}),
@@ -166,6 +168,25 @@ def test_the_head_of_dinov2_that_reads_the_patches_is_left_out(tmp_path: Path) -
     images = images_for(config)
     wanted = theirs.dinov2(images).last_hidden_state
     torch.testing.assert_close(model.forward_features(images), wanted, atol=1e-5, rtol=0)
+
+
+@needs_transformers
+def test_a_classifier_of_ones_own_on_siglips_pooling_is_left_out(tmp_path: Path) -> None:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    described: dict[str, Any] = {
+        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+        "patch_size": 8, "intermediate_size": 192,
+    }  # fmt: skip
+    tower = SiglipVisionModel(SiglipVisionConfig(**described)).eval()
+    randomize(tower)
+    tower.config.save_pretrained(tmp_path)
+    whole = torch.nn.ModuleDict({"vision_model": tower, "classifier": torch.nn.Linear(48, 3)})
+    torch.save(whole.state_dict(), tmp_path / "pytorch_model.bin")
+    found = vit.infer_config(tmp_path)
+    assert isinstance(found.config, vit.ViTConfig)
+    assert (found.config.pool, found.config.num_classes) == ("map", 0)
+    assert any("left out the head" in note for note in found.notes)
 
 
 @needs_transformers
@@ -231,8 +252,13 @@ def test_what_was_exported_is_imported_again_unchanged(export, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "config",
-    [TINY, replace(TINY, pool="map", pos_embed="relative"), TINY_BIT],
-    ids=["token", "map-relative", "bit"],
+    [
+        TINY,
+        replace(TINY, pool="map", pos_embed="relative"),
+        replace(TINY, pos_embed="relative-bias"),
+        TINY_BIT,
+    ],
+    ids=["token", "map-relative", "relative-bias", "bit"],
 )
 def test_onnxruntime_computes_the_same_logits_for_any_batch(config, tmp_path):
     import onnxruntime
@@ -266,6 +292,7 @@ def test_an_exported_program_computes_the_same_logits_for_any_batch(config, tmp_
         ({"pos_embed": "none", "rotary": "dinov3", "layer_scale": True}, "DINOv3 .* num_classes 7"),
         ({"pre_norm": True, "patch_bias": False}, "CLIP has no place for num_classes 7"),
         (_BEIT | {"image_size": (32, 64)}, r"BEiT .* image_size \(32, 64\) .*square"),
+        ({"pool": "gap", "image_size": (32, 64)}, "SigLIP .* image_size"),
         (_BEIT | {"pool": "gap"}, "registers 0 .wanted 1., fc_norm False .wanted True."),
         (_DINOV2 | {"registers": 2, "image_size": (32, 64)}, r"image_size \(32, 64\) .*square"),
         ({"mlp": "swiglu", "layer_scale": True, "mlp_dim": 101}, "ViT .* mlp 'swiglu'"),
@@ -277,9 +304,18 @@ def test_hugging_face_is_not_given_what_it_has_no_place_for(change, message, tmp
         export_hugging_face(random_model(config).state_dict(), config, tmp_path)
 
 
-def test_timm_is_not_given_what_it_has_no_place_for(tmp_path):
-    config = replace(TINY, pos_embed="relative")
-    with pytest.raises(ValueError, match="pos_embed 'relative'"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pos_embed": "relative"}, "pos_embed 'relative'"),
+        (_BEIT | {"pool": "gap"}, "Beit has no place for registers '0'"),
+        (_BEIT | {"norm_eps": 1e-5}, "norm_eps 1e-05"),
+        (_BEIT | {"qkv_bias": "all"}, "qkv_bias 'all'"),
+    ],
+)
+def test_timm_is_not_given_what_it_has_no_place_for(change, message, tmp_path):
+    config = replace(TINY, **change)
+    with pytest.raises(ValueError, match=message):
         export_timm(random_model(config).state_dict(), config, tmp_path)
 
 

@@ -65,11 +65,12 @@ def test_the_formula_is_what_autograd_saves(config: vit.ViTConfig, dtype: torch.
     assert found == pytest.approx(measured(config, dtype), rel=0.005)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["relative", "relative-bias"])
-def test_relative_positions_keep_a_matrix_of_tokens(kind: PosEmbed) -> None:
+def test_relative_positions_keep_a_matrix_of_tokens(kind: PosEmbed, dtype: torch.dtype) -> None:
     config = replace(SMALL, pos_embed=kind, image_size=128)
-    found = activation_bytes(config, BATCH, element_bytes=4)
-    assert found == pytest.approx(measured(config, torch.float32), rel=0.05)
+    found = activation_bytes(config, BATCH, element_bytes=dtype.itemsize)
+    assert found == pytest.approx(measured(config, dtype), rel=0.05)
 
 
 def test_checkpointing_keeps_the_blocks_inputs() -> None:

@@ -16,6 +16,7 @@ from vit.importers.errors import BadCheckpoint
 from vit.importers.misfit import unsupported
 from vit.importers.pooling import decide_pool
 from vit.importers.positions import place_positions
+from vit.importers.shapes import may_turn
 from vit.importers.source import Source, pixels_of, read_source
 from vit.resample import Convention
 from vit.surgery import adapt_state_dict
@@ -91,7 +92,7 @@ def _own_config(source: Source, config: Config, image_size: int | tuple[int, int
         )
     _say_what_is_taken(source, config)
     fields: dict[str, Any] = dict(source.fields)
-    # `heads` must divide `width` for the config to be valid, and its value does not matter here.
+    # `heads` must divide `width` for the config to be valid; which one does not matter here.
     if fields.get("width", config.width) != config.width:
         fields.setdefault("heads", 1)
     return replace(config, **fields)
@@ -102,7 +103,7 @@ def _say_what_is_taken(source: Source, config: ViTConfig) -> None:
         f"{name} {getattr(config, name)}" + (f" ({hint})" if (hint := _TIMM_SAYS.get(name)) else "")
         for name in ("heads", "gelu", "norm_eps", "rotary")
         if name not in source.fields
-        if name != "rotary" or config.rotary != "none" or "blocks.0.attn.q_bias" in source.weights
+        if name != "rotary" or config.rotary != "none" or may_turn(source.weights)
         if name != "gelu" or config.mlp == "gelu"
     ]
     if taken:

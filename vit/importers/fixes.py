@@ -85,7 +85,7 @@ def head_of_the_class_token(weights: Weights) -> list[str]:
     If its other part is not zero, no model here computes its logits, and the head is left out.
     """
     head, norm = weights.get("head.weight"), weights.get("norm.weight")
-    if head is None or norm is None or head.shape[1] != 2 * len(norm):
+    if head is None or norm is None or head.ndim != 2 or head.shape[1] != 2 * len(norm):
         return []
     if not head[:, len(norm) :].any():
         weights["head.weight"] = head[:, : len(norm)].clone()
@@ -95,31 +95,43 @@ def head_of_the_class_token(weights: Weights) -> list[str]:
     return ["left out the head, which also reads the mean of the patches (DINOv2)"]
 
 
-def head_of_a_tower(weights: Weights) -> list[str]:
-    """Fit the model to the classifier of SigLIP, which averages the patches; leave CLIP's out.
+def head_of_a_tower(weights: Weights, *, averages: bool) -> list[str]:
+    """Fit the model to the classifier beside a tower of SigLIP, or leave the classifier out.
 
-    CLIP's reads patches from before the last norm, which no model here does.
+    Args:
+        weights: of the tower.
+        averages: whether it is transformers' own, which averages the patches. That of CLIP does so
+            before the last norm, which no model here does.
     """
     if "head.weight" not in weights:
         return []
-    parts = ("head.",) if "cls_token" in weights else ("attn_pool.",)
-    unread = [name for name in weights if name.startswith(parts)]
+    pooled = [name for name in weights if name.startswith("attn_pool.")]
+    if "cls_token" in weights:
+        unread, why = ["head.weight", "head.bias"], "reads patches before the last norm (CLIP)"
+    elif pooled and not averages:
+        unread, why = ["head.weight", "head.bias"], "may read the pooled features or the patches"
+    else:
+        for name in pooled:
+            del weights[name]
+        return ["left out the attention pooling, which the head does not read"] if pooled else []
     for name in unread:
-        del weights[name]
-    if parts == ("head.",):
-        return ["left out the head, which reads patches before the last norm (CLIP)"]
-    return ["left out the attention pooling, which the classifier does not read"] if unread else []
+        weights.pop(name, None)
+    return [f"left out the head, which {why}"]
 
 
 def spread_relative_bias(weights: Weights) -> list[str]:
-    """Give every block the table of relative positions that BEiT's share in pre-training."""
+    """Give every block the table of relative positions that all blocks of a BEiT share, if any.
+
+    A block that has a table of its own adds both.
+    """
     table = weights.pop("rel_pos_bias.relative_position_bias_table", None)
     if table is None:
         return []
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     for number in blocks:
-        weights[f"blocks.{number}.attn.relative_position_bias_table"] = table.clone()
-    return ["the table of relative positions that all blocks share became one of each block"]
+        name = f"blocks.{number}.attn.relative_position_bias_table"
+        weights[name] = table + weights[name] if name in weights else table.clone()
+    return ["the table of relative positions that all blocks share was added to each block's"]
 
 
 def distillation_as_register(weights: Weights) -> list[str]:

@@ -10,7 +10,8 @@ _TOP = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.|beit\.|data2vec_vision
 _FILE = rf"{_TOP}encoder\.layer\.(\d+)"
 _MODULE = rf"{_TOP}layers\.(\d+)"
 _LEAF = r"\.(weight|bias)"
-_BIAS = r"relative_position_bias\.relative_position_bias_table"
+_TABLE = "relative_position_bias_table"
+_BIAS = rf"relative_position_bias\.{_TABLE}"
 
 RULES: tuple[Rule, ...] = (
     Rule(rf"{_TOP}embeddings\.cls_token", r"cls_token"),
@@ -21,10 +22,10 @@ RULES: tuple[Rule, ...] = (
     Rule(rf"{_FILE}\.layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
     # BEiT
     Rule(rf"{_FILE}\.lambda_([12])", r"blocks.\1.ls\2.gamma"),
-    Rule(
-        rf"{_FILE}\.attention\.attention\.{_BIAS}", r"blocks.\1.attn.relative_position_bias_table"
-    ),
-    Rule(rf"{_TOP}encoder\.{_BIAS}", r"rel_pos_bias.relative_position_bias_table"),
+    Rule(rf"{_MODULE}\.lambda_([12])", r"blocks.\1.ls\2.gamma"),
+    Rule(rf"{_FILE}\.attention\.attention\.{_BIAS}", rf"blocks.\1.attn.{_TABLE}"),
+    Rule(rf"{_MODULE}\.(?:attention\.)?{_BIAS}", rf"blocks.\1.attn.{_TABLE}"),
+    Rule(rf"{_TOP}(?:encoder\.)?{_BIAS}", rf"rel_pos_bias.{_TABLE}"),
     Rule(rf"{_TOP}pooler\.layernorm{_LEAF}", r"fc_norm.\1"),
     *(
         Rule(there + _LEAF, rf"blocks.\1.{here}.\2")
@@ -44,6 +45,10 @@ RULES: tuple[Rule, ...] = (
             (rf"{_FILE}\.mlp\.fc2", "mlp.fc2"),
             (rf"{_FILE}\.mlp\.weights_in", "mlp.fc1"),
             (rf"{_FILE}\.mlp\.weights_out", "mlp.fc2"),
+            (rf"{_FILE}\.attention\.q_proj", "attn.q"),
+            (rf"{_FILE}\.attention\.k_proj", "attn.k"),
+            (rf"{_FILE}\.attention\.v_proj", "attn.v"),
+            (rf"{_FILE}\.attention\.o_proj", "attn.proj"),
             (rf"{_MODULE}\.attention\.q_proj", "attn.q"),
             (rf"{_MODULE}\.attention\.k_proj", "attn.k"),
             (rf"{_MODULE}\.attention\.v_proj", "attn.v"),

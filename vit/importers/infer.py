@@ -7,7 +7,7 @@ from typing import Any, Literal
 from vit.config import BiTConfig, Config, ViTConfig
 from vit.importers.pooling import decide_pool
 from vit.importers.positions import place_positions
-from vit.importers.shapes import BIAS_TABLE
+from vit.importers.shapes import may_turn
 from vit.importers.source import Source, pixels_of, read_source
 from vit.preprocessing import Preprocessing
 
@@ -115,8 +115,7 @@ def _ask_heads(source: Source, heads: int | None) -> None:
 
 def _fill(source: Source, pos_embed: str | None) -> None:
     source.know("family", "vit", f"layout {source.layout.name}")
-    like_eva = "blocks.0.attn.q_bias" in source.weights and BIAS_TABLE not in source.weights
-    if "rotary" not in source.fields and like_eva:
+    if "rotary" not in source.fields and may_turn(source.weights):
         raise source.error(
             "it may have rotary positions (EVA-02, DINOv3), which the tensors do not show - put its"
             " config.json beside it"

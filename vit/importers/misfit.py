@@ -5,7 +5,10 @@ from collections.abc import Iterable
 
 # Parts that only models of other families have, by the names of their tensors.
 _FAMILIES = (
-    (r".*(?:rel_pos_bias|relative_position_bias|rel_pos_[hw]).*", "relative positions (Swin, SAM)"),
+    (
+        r".*(?:layers\.\d+\.blocks\..*relative_position_bias|rel_pos_[hw]).*",
+        "relative positions within windows (Swin, SAM)",
+    ),
     (r".*(?:rope|freqs_cis|periods).*", "rotary positions as tensors"),
     (r".*mlp\.w[123]\..+", "the names of EVA-02's or DINOv3's authors"),
     (r".*attn\.lambda_[qk][12]", "differential attention"),

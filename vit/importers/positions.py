@@ -59,14 +59,30 @@ def _without_table(source: Source, sizes: Sequence[tuple[Size, str]], step: int)
     if y is not None and x is not None:
         size = (y.shape[1] * step, x.shape[2] * step)
         source.know("image_size", size, "pos_embed_y and pos_embed_x")
+    elif BIAS_TABLE in source.weights:
+        _of_offsets(source, sizes, step)
     elif sizes:
         _know_size(source, *sizes[0], step)
-    elif BIAS_TABLE in source.weights:
-        rows = len(source.weights[BIAS_TABLE])
-        side = (isqrt(rows) + 1) // 2  # (2 side - 1)^2 rows, and 3 where there is a class token
-        if (2 * side - 1) ** 2 in (rows, rows - 3):
-            size = (side * step, side * step)
-            source.know("image_size", size, f"{BIAS_TABLE} of {rows} rows, if it is square")
+
+
+def _of_offsets(source: Source, sizes: Sequence[tuple[Size, str]], step: int) -> None:
+    """Find the resolution of a table of (2h - 1)(2w - 1) offsets, and 3 rows for a class token."""
+    rows = len(source.weights[BIAS_TABLE])
+    side = (isqrt(rows) + 1) // 2
+    square = ((side * step, side * step), f"{BIAS_TABLE} of {rows} rows, if it is square")
+    for size, by in (*sizes, square):
+        offsets = (2 * (size[0] // step) - 1) * (2 * (size[1] // step) - 1)
+        if offsets in (rows, rows - 3):
+            _know_size(source, size, by, step)
+            if by == square[1] and sizes:
+                source.notes.append(
+                    f"assumed image_size {_said(size)}: {by} - for another set {_OPTION}"
+                )
+            return
+    raise source.error(
+        f"its table of relative positions has {rows} rows, which fit no square grid - set the"
+        f" checkpoint's resolution by {_OPTION}"
+    )
 
 
 def _know_size(source: Source, size: Size, by: str, step: int) -> None:

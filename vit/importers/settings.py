@@ -63,6 +63,8 @@ class Settings:
     """Rotary positions; none of them where the files name a model without."""
     map_reads_prefix: bool | None = None
     """Whether attention pooling reads class and register tokens too, as models here do."""
+    head_averages: bool = False
+    """Whether it is a SigLIP of transformers' whose classifier, if any, averages the patches."""
     file: str = "config.json"
     """Name of the file that describes the model."""
     said_by: Mapping[str, str] = field(default_factory=dict)
@@ -167,7 +169,7 @@ def _turning(arguments: dict[str, Any], named: Turning | None) -> Turning | None
 
 
 def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
-    kind = str(config.get("model_type"))
+    kind = whole = str(config.get("model_type"))
     if "vision_config" in config:  # of an image and a text tower
         config = {"model_type": _TOWERS.get(kind)} | config["vision_config"]
         kind = str(config.get("model_type"))
@@ -189,6 +191,7 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
         std=(1.0, 1.0, 1.0) if plain else _floats(pixels.get("image_std")),
         crop=crop,
         crop_notes=crop_notes,
+        head_averages=whole == "siglip",
     )
     said_by = _of_config(settings)
     for name in {"mean", "std", "crop"} & said_by.keys():
@@ -231,7 +234,7 @@ def _turning_of_dinov3(config: dict[str, Any]) -> Turning:
 
 
 def _of_config(settings: Settings) -> dict[str, str]:
-    names = settings.__dataclass_fields__.keys() - {"said_by", "file"}
+    names = settings.__dataclass_fields__.keys() - {"said_by", "file", "head_averages"}
     return {name: "config.json" for name in names if getattr(settings, name) is not None}
 
 

@@ -29,6 +29,12 @@ _POSITIONS = {
 """Tensors of position embeddings, and their kinds."""
 
 
+def may_turn(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a model may have rotary positions: EVA's and DINOv3's keys have no bias, and neither
+    have those of BEiT, whose positions its tensors show."""
+    return "blocks.0.attn.q_bias" in weights and BIAS_TABLE not in weights
+
+
 def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Split tensors [depth, ...] that hold all blocks, as big_vision saves them with `scan`."""
     flat: dict[str, Tensor] = {}
@@ -76,6 +82,8 @@ def shown_by_tensors(weights: Mapping[str, Tensor]) -> Shown:
     for name, kind in _POSITIONS.items():
         if name in weights:
             shown["pos_embed"] = (kind, name)
+    if BIAS_TABLE in weights:
+        shown["heads"] = (weights[BIAS_TABLE].shape[1], _of(BIAS_TABLE, weights[BIAS_TABLE]))
     return shown | _parts(weights)
 
 

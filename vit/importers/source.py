@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vit.importers import fixes, towers
+from vit.importers import fixes, hugging_face, towers
 from vit.importers.errors import BadCheckpoint
 from vit.importers.files import FOLDER, as_float, find_weights, read_tensors
 from vit.importers.layouts import Layout, sniff
@@ -66,10 +66,11 @@ def read_source(path: str | PathLike[str]) -> Source:
     settings, read = _settings_beside(file)
     try:
         weights = translate(unstacked(tensors), layout.rules)
-        fixed = fixes.head_of_the_class_token(weights)
-        fixed += fixes.spread_relative_bias(weights)
+        fixed = fixes.spread_relative_bias(weights)
+        if layout.rules is hugging_face.RULES:
+            fixed += fixes.head_of_the_class_token(weights)
         if layout.rules is towers.CLIP:
-            fixed += fixes.head_of_a_tower(weights)
+            fixed += fixes.head_of_a_tower(weights, averages=settings.head_averages)
         if "head_dist.weight" not in weights:
             fixed += fixes.distillation_as_register(weights)
         shown = shown_by_tensors(weights)

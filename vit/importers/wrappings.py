@@ -37,12 +37,15 @@ _TRANSPARENT = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|"
 # If a file has several encoders, those with one of these words are not taken.
 _SECOND = ("student", "momentum", "ema", "target", "key_encoder", "encoder_k")
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
+# The patch embedding where Hugging Face's models have a classifier that fits ours.
+_KERNELS = ("embeddings.patch_embedding.weight", "embeddings.patch_embeddings.projection.weight")
 # Where big_vision's training loop and older Flax put the weights, next to the optimiser's state.
 _FLAX = ("params/img/", "params/", "opt/target/", "target/", "img/")
 # Tensors that only pre-training needs: a pattern of names, and what they are.
 _LEFT_OUT = (
     (r"embeddings\.position_ids|.*relative_position_index", "the numbers of the positions"),
     (r"proj", "the projection into CLIP's common space"),
+    (r"lm_head\..+", "the head of pre-training"),
     (r"decoder[._].+|mask_token|(?:\w+\.)?embeddings\.mask_token",
      "the decoder or mask token of pre-training"),
     (r"head\.(?:\d+|mlp(?!\.fc[12]\.)|last_layer|layers)\..+",
@@ -89,9 +92,10 @@ def strip_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
             left = len(plain) - len(inner)
             return inner, [*notes, f"left out {left} tensors outside {prefix}"] if left else notes
     if prefix := _choose(_prefixes(plain)):
-        # Hugging Face's classifiers stand beside the model.
-        inner = _inside(plain, prefix) | {n: plain[n] for n in _CLASSIFIER if n in plain}
-        others = (n for n in plain if not n.startswith(prefix) and n not in _CLASSIFIER)
+        inner = _inside(plain, prefix)
+        head = _classifier_beside(plain, inner)
+        inner |= head
+        others = (n for n in plain if not n.startswith(prefix) and n not in head)
         outside = sorted({_group(name) for name in others})
         left = f"; left out tensors without it: {first_three(outside)}" if outside else ""
         notes.append(f"removed {prefix} from the names{left}")
@@ -109,6 +113,19 @@ def leave_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[st
         if names:
             notes.append(f"left out {what}: {first_three(sorted(names))}")
     return kept, notes
+
+
+def _classifier_beside(
+    tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Hugging Face's classifier, which stands beside the model: of its width, or twice that."""
+    kernels = [model[name] for name in _KERNELS if name in model]
+    weight = tensors.get("classifier.weight")
+    if not kernels or weight is None or weight.ndim != 2:
+        return {}
+    if weight.shape[1] not in (len(kernels[0]), 2 * len(kernels[0])):
+        return {}
+    return {name: tensors[name] for name in _CLASSIFIER if name in tensors}
 
 
 def _inside(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def against_series(cells: Cells, *, base: str, of: str) -> Sentences:
 def by_dimension(cells: Cells) -> Sentences:
     """Report what each series gains from its least to its most compute."""
     return [
-        f"{gain} from {_x(first)} to {_x(last)} times the base's compute"
+        f"{gain} from {float(first.x):.3g} to {float(last.x):.3g} times the base's compute"
         for gain, first, last in _gains(cells)
     ]
 
@@ -114,8 +114,11 @@ def _gains(cells: Cells) -> Iterator[tuple[str, Cell, Cell]]:
     lines = [sorted(cells.of(name), key=lambda cell: float(cell.x)) for name in names]
     ends = [(line[0], line[-1]) for line in lines]
     for series, (first, last), counts in zip(names, ends, cells.differ(ends), strict=True):
-        gain = _signed(last, first) if counts else "nothing beyond the spread"
-        yield f"{series} gains {gain}", first, last
+        gain = "gains nothing beyond the spread"
+        if counts:
+            difference = _mean(last) - _mean(first)
+            gain = f"{'gains' if difference > 0 else 'loses'} {_points(abs(difference))}"
+        yield f"{series} {gain}", first, last
 
 
 def by_compute(cells: Cells, *, subject: str) -> Sentences:

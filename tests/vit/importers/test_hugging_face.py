@@ -241,13 +241,14 @@ def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
 
 
 @pytest.mark.parametrize("mean", [True, False], ids=["mean", "token"])
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_the_logits_of_beit_are_its_own(mean: bool, shared: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tables", ["shared", "own", "shared own"])
+def test_the_logits_of_beit_are_its_own(mean: bool, tables: str, tmp_path: Path) -> None:
     """Its blocks share one table of relative positions in pre-training, or have one each."""
     described: dict[str, Any] = {
         "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
         "patch_size": 8, "intermediate_size": 96, "num_labels": 7, "use_mean_pooling": mean,
-        "use_relative_position_bias": not shared, "use_shared_relative_position_bias": shared,
+        "use_relative_position_bias": "own" in tables,
+        "use_shared_relative_position_bias": "shared" in tables,
     }  # fmt: skip
     theirs = transformers.BeitForImageClassification(transformers.BeitConfig(**described)).eval()
     randomize(theirs)
@@ -260,3 +261,65 @@ def test_the_logits_of_beit_are_its_own(mean: bool, shared: bool, tmp_path: Path
     model, _ = imported(tmp_path, found, mean=(0.5,) * 3, std=(0.5,) * 3)
     images = images_for(found)
     torch.testing.assert_close(model(images), theirs(images).logits, atol=1e-5, rtol=0)
+
+
+def beit(**more: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+        "patch_size": 8, "intermediate_size": 96, "use_relative_position_bias": True,
+    } | more  # fmt: skip
+
+
+def test_beits_pre_training_head_is_left_out(tmp_path: Path) -> None:
+    described = transformers.BeitConfig(**beit(vocab_size=30, use_mask_token=True))
+    theirs = transformers.BeitForMaskedImageModeling(described).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    assert found.config.num_classes == 0
+    assert any("the head of pre-training" in note for note in found.notes)
+    imported(tmp_path, found.config)
+
+
+def test_a_bare_beit_shows_its_heads_and_its_grid(tmp_path: Path) -> None:
+    theirs = transformers.BeitForImageClassification(transformers.BeitConfig(**beit(num_labels=7)))
+    randomize(theirs)
+    path = tmp_path / "beit.bin"
+    torch.save(theirs.state_dict(), path)
+    found = vit.infer_config(path, pool="gap").config
+    assert isinstance(found, vit.ViTConfig)
+    assert (found.heads, found.image_size, found.pos_embed) == (3, 32, "relative-bias")
+    larger = replace(found, image_size=64)
+    weights, notes = vit.import_checkpoint(path, larger)
+    assert weights["blocks.0.attn.relative_position_bias_table"].shape == (15 * 15 + 3, 3)
+    assert any("assumed image_size 32" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["Beit", "Dinov2", "ViT", "DINOv3ViT"])
+def test_the_names_of_modules_are_read(kind: str, tmp_path: Path) -> None:
+    """transformers 5 gives its modules other names than its files."""
+    described = beit() if kind == "Beit" else {
+        k: v for k, v in beit().items() if not k.startswith("use_") and "mediate" not in k
+    }  # fmt: skip
+    theirs = getattr(transformers, f"{kind}Model")(
+        getattr(transformers, f"{kind}Config")(**described)
+    )
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    theirs.config.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    imported(tmp_path, found.config)
+
+
+@pytest.mark.parametrize(
+    "head", [torch.nn.Linear(144, 3), torch.nn.Conv2d(48, 3, 1)], ids=["wide", "convolution"]
+)
+def test_a_head_of_ones_own_beside_the_backbone_is_left_out(
+    head: torch.nn.Module, tmp_path: Path
+) -> None:
+    backbone = transformers.ViTModel(hugging_face_config(TINY))
+    whole = torch.nn.ModuleDict({"backbone": backbone, "classifier": head})
+    torch.save(whole.state_dict(), tmp_path / "pytorch_model.bin")
+    backbone.config.save_pretrained(tmp_path)
+    found = vit.infer_config(tmp_path)
+    assert found.config.num_classes == 0
+    assert any("left out tensors without it: classifier" in note for note in found.notes)
