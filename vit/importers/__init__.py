@@ -3,6 +3,7 @@
 files pickled damage   read tensors from disk without unpickling; explain a broken file
 wrappings              take the state dict out of what training scripts wrap around it
 settings timm_names    read config.json, and what the model names in it stand for
+config_values          single values of these files
 crops class_names      what these files say of how an image is cut, and of the classes
 rules                  translate names and shapes
 flax bit timm_layout hugging_face towers open_clip mmpretrain torchvision    names of each layout

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vit.importers.config_values import floats, named, pair
 from vit.importers.crops import hugging_face_crop, timm_crop
 from vit.importers.errors import BadCheckpoint
 from vit.importers.open_clip import vision_of
@@ -113,13 +114,13 @@ def _timm(config: dict[str, Any]) -> Settings:
     known = known_name(architecture)
     by_name = f"its architecture {architecture}"
     size = arguments.get("img_size") or (pixels.get("input_size") or [None])[1:]
-    image_size = _pair(size)
+    image_size = pair(size)
     crop, crop_notes = timm_crop(pixels, image_size and min(image_size))
     settings = Settings(
         image_size=image_size,
         width=arguments.get("embed_dim") or config.get("num_features"),
-        mean=_floats(pixels.get("mean")),
-        std=_floats(pixels.get("std")),
+        mean=floats(pixels.get("mean")),
+        std=floats(pixels.get("std")),
         crop=crop,
         crop_notes=crop_notes,
         pos_embed="none" if arguments.get("pos_embed") == "none" else None,
@@ -137,35 +138,35 @@ def _timm(config: dict[str, Any]) -> Settings:
         "norm_eps": (config.get("norm_eps"), known and known.norm_eps),
     }
     values: dict[str, Any] = {}
-    for name, (said, named) in chosen.items():
-        if said is not None or named is not None:
-            values[name] = named if said is None else said
+    for name, (said, by_its_name) in chosen.items():
+        if said is not None or by_its_name is not None:
+            values[name] = by_its_name if said is None else said
             said_by[name] = by_name if said is None else "config.json"
     if "pool" in values:
-        values["pool"] = _named(values["pool"], _TIMM_POOLS, "global_pool")
+        values["pool"] = named(values["pool"], _TIMM_POOLS, "global_pool")
     if values.get("gelu") == "swiglu":  # the tensors show it
         del values["gelu"]
     if "gelu" in values:
-        values["gelu"] = _named(values["gelu"], _GELU, "activation")
+        values["gelu"] = named(values["gelu"], _GELU, "activation")
     return replace(settings, **values, said_by=said_by)
 
 
-def _turning(arguments: dict[str, Any], named: Turning | None) -> Turning | None:
+def _turning(arguments: dict[str, Any], usual: Turning | None) -> Turning | None:
     """Rotary positions by the arguments of timm's Eva, which override those of its name."""
     if arguments.get("use_rot_pos_emb") is False:
         return Turning()
-    turning = named or Turning()
+    turning = usual or Turning()
     if "rope_type" in arguments:
         kinds = {"cat": "axial", "dinov3": "dinov3"}
-        turning = replace(turning, rotary=_named(arguments["rope_type"], kinds, "rope_type"))
+        turning = replace(turning, rotary=named(arguments["rope_type"], kinds, "rope_type"))
     if "rope_temperature" in arguments:
         turning = replace(turning, rotary_temperature=float(arguments["rope_temperature"]))
     if "ref_feat_shape" in arguments:
-        rows, columns = _pair(arguments["ref_feat_shape"]) or (0, 0)
+        rows, columns = pair(arguments["ref_feat_shape"]) or (0, 0)
         if rows != columns:
             raise BadCheckpoint(f"ref_feat_shape {rows}x{columns} is not square: not supported")
         turning = replace(turning, rotary_reference=rows)
-    return turning if named or turning != Turning() else None
+    return turning if usual or turning != Turning() else None
 
 
 def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
@@ -180,15 +181,15 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     plain = pixels.get("do_normalize") is False
     crop, crop_notes = hugging_face_crop(pixels)
     settings = Settings(
-        image_size=_pair(config.get("image_size", 224)),
+        image_size=pair(config.get("image_size", 224)),
         width=config.get("hidden_size"),
         heads=config.get("num_attention_heads", 12),
         pool=_pool_of(kind, config),
-        gelu=None if said == "silu" else _named(said, _GELU, "activation"),
+        gelu=None if said == "silu" else named(said, _GELU, "activation"),
         turning=_turning_of_dinov3(config) if kind == "dinov3_vit" else Turning(),
         norm_eps=config.get("layer_norm_eps", eps),
-        mean=(0.0, 0.0, 0.0) if plain else _floats(pixels.get("image_mean")),
-        std=(1.0, 1.0, 1.0) if plain else _floats(pixels.get("image_std")),
+        mean=(0.0, 0.0, 0.0) if plain else floats(pixels.get("image_mean")),
+        std=(1.0, 1.0, 1.0) if plain else floats(pixels.get("image_std")),
         crop=crop,
         crop_notes=crop_notes,
         head_averages=whole == "siglip",
@@ -208,8 +209,8 @@ def _open_clip(path: Path) -> Settings | None:
         said, (crop, crop_notes), pixels = found
         settings = Settings(
             **said,
-            mean=_floats(pixels.get("mean")),
-            std=_floats(pixels.get("std")),
+            mean=floats(pixels.get("mean")),
+            std=floats(pixels.get("std")),
             crop=crop,
             crop_notes=crop_notes,
             turning=Turning(),
@@ -236,21 +237,3 @@ def _turning_of_dinov3(config: dict[str, Any]) -> Turning:
 def _of_config(settings: Settings) -> dict[str, str]:
     names = settings.__dataclass_fields__.keys() - {"said_by", "file", "head_averages"}
     return {name: "config.json" for name in names if getattr(settings, name) is not None}
-
-
-def _named(value: Any, known: Mapping[str, Any], what: str) -> Any:
-    if value not in known:
-        raise BadCheckpoint(
-            f"{what} {value!r} is not supported, wanted one of {', '.join(sorted(known))}"
-        )
-    return known[value]
-
-
-def _pair(size: Any) -> tuple[int, int] | None:
-    if not size:
-        return None
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _floats(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(value) for value in values)
