@@ -85,7 +85,7 @@ def test_what_a_model_has_not_is_said():
     hybrid = vit.ViTConfig(image_size=64, patch_size=1, stem_blocks=(1, 1), width=32, heads=2)
     assert "feature map" in (missing_filters(hybrid) or "")
     assert missing_positions(hybrid) is None
-    for kind, said in (("none", "no position embedding"), ("relative", "not a table")):
+    for kind, said in (("none", "no position embedding"), ("relative", "pairs of tokens")):
         config = replace(SMALL, pos_embed=kind)
         assert said in (missing_positions(config) or "")
         assert position_table(vit.build_model(config)) is None

@@ -82,8 +82,8 @@ def test_who_leads_at_each_data_size_and_what_more_data_brings() -> None:
     assert said == [
         "at 100 samples BiT leads (50.0 %)",
         "at 1,000 samples ViT leads (70.0 %) with BiT level",
-        "ViT gains +40.0 points from the least to the most data",
-        "BiT gains +19.5 points from the least to the most data",
+        "ViT gains 40.0 points from the least to the most data",
+        "BiT gains 19.5 points from the least to the most data",
         "flat gains nothing beyond the spread from the least to the most data",
     ]
 
@@ -101,7 +101,7 @@ def test_what_each_dimension_of_the_shape_gains() -> None:
         )
     )
     assert said == [
-        "depth gains +20.0 points from 0.5 to 7.9 times the base's compute",
+        "depth gains 20.0 points from 0.5 to 7.9 times the base's compute",
         "width gains nothing beyond the spread from 0.25 to 1 times the base's compute",
     ]
 
