@@ -32,7 +32,7 @@ test: $(READY)
 	@$(MAKE) --no-print-directory --keep-going test-rest test-ray
 
 test-rest: $(READY)
-	OMP_NUM_THREADS=1 nice -n 19 pytest -n logical --maxprocesses 8 --dist loadfile -m 'not ray and not slow'
+	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile -m 'not ray and not slow'
 
 test-ray: $(READY)
 	pytest -m 'ray and not slow'
