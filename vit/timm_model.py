@@ -53,19 +53,10 @@ def timm_arguments(config: Config) -> tuple[str, dict[str, Any]]:
     )
     if is_beit(config):
         return _beit(config)
-    shared: dict[str, Any] = {
-        "img_size": list(config.image_hw),
-        "patch_size": config.patch_size,
-        "in_chans": config.in_channels,
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
+    shared = _sizes(config) | {
         "class_token": config.pool == "token",
-        "global_pool": "avg" if config.pool == "gap" else config.pool,
         "no_embed_class": not config.pos_embed_prefix,
-        "qkv_bias": config.qkv_bias != "none",
         "qk_norm": config.qk_norm,
-        "init_values": config.layer_scale_init if config.layer_scale else None,
     }
     if is_eva(config):
         return _eva(config, shared)
@@ -195,21 +186,27 @@ def _beit(config: ViTConfig) -> tuple[str, dict[str, Any]]:
         **{name: getattr(config, name) for name in ("pre_norm", "qk_norm", "attn_norm",
                                                     "distilled")},
     )  # fmt: skip
-    return "beit_base_patch16_224", {
+    return "beit_base_patch16_224", _sizes(config) | {
+        "mlp_ratio": _ratio(config, 1),
+        "scale_mlp": config.mlp_norm,
+        "use_abs_pos_emb": False,
+        "use_rel_pos_bias": True,
+        "use_fc_norm": config.fc_norm,
+    }
+
+
+def _sizes(config: ViTConfig) -> dict[str, Any]:
+    """Arguments that all of timm's Transformers have."""
+    return {
         "img_size": list(config.image_hw),
         "patch_size": config.patch_size,
         "in_chans": config.in_channels,
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.heads,
-        "mlp_ratio": _ratio(config, 1),
+        "global_pool": "avg" if config.pool == "gap" else config.pool,
         "qkv_bias": config.qkv_bias != "none",
         "init_values": config.layer_scale_init if config.layer_scale else None,
-        "scale_mlp": config.mlp_norm,
-        "use_abs_pos_emb": False,
-        "use_rel_pos_bias": True,
-        "use_fc_norm": config.fc_norm,
-        "global_pool": "avg" if mean else "token",
     }
 
 
