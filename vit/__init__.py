@@ -2,7 +2,7 @@
 
 config    what a model is; variants names them
 build     `build_model`: memory, NaN, then the initial weights of init
-model     the Transformer; embed, blocks, layers, rotary, heads and resnet are its parts
+model     the Transformer; embed, blocks, layers, rotary, relative, heads, resnet are its parts
 dropout   dropout and stochastic depth by the sample, the same however a batch is cut
 surgery   fit weights to another resolution or other classes; resample is its arithmetic
 importers public checkpoints: Google's npz, timm, Hugging Face, torchvision

@@ -26,6 +26,8 @@ Head = Literal["linear", "mlp"]
 QkvBias = Literal["all", "no-key", "none"]
 Rotary = Literal["none", "axial", "dinov3"]
 PosEmbed = Literal["none", "learned-1d", "learned-2d", "sincos-2d", "relative", "relative-bias"]
+RELATIVE: tuple[PosEmbed, ...] = ("relative", "relative-bias")
+"""Positions that belong to pairs of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

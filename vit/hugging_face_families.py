@@ -36,7 +36,7 @@ class Family:
     backbone: str
     """Name of the class without a head."""
     classifier: str | None = None
-    """Name of the class with a head; None if there is none that fits ours."""
+    """Name of the class with a head; None if no head of ours fits it."""
     names: theirs.Names
     differs: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are fixed to another value than in `_PLAIN`, or are free (`_ANY`)."""

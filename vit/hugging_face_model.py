@@ -11,14 +11,16 @@ from torch.nn import functional as F
 from vit.config import Config, ViTConfig
 from vit.errors import BadModel
 from vit.hugging_face_families import (
+    CLIP,
     DINOV2,
     DINOV2_REGISTERS,
     DINOV3,
     SIGLIP,
+    SIGLIP_TOWER,
     Family,
     family_of,
 )
-from vit.hugging_face_names import TOWER, positions_of_patches, separate
+from vit.hugging_face_names import separate
 from vit.surgery import adapt_state_dict, separate_gates
 
 _GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
@@ -35,7 +37,9 @@ def hugging_face_model(
         raise BadModel(f"Hugging Face's ViT has no place for a {config.family}")
     family = family_of(config)
     family.check(config)
-    tensors, _ = adapt_state_dict(weights, config, replace(config, pos_embed_prefix=True))
+    # DINOv2 has no rows of positions for its registers: surgery adds such rows to the tokens.
+    with_rows = replace(config, pos_embed_prefix=family is not DINOV2_REGISTERS)
+    tensors, _ = adapt_state_dict(weights, config, with_rows)
     family.fit(tensors, config)
     _rearrange(tensors, family, config)
     gated = config.mlp == "swiglu"
@@ -46,7 +50,7 @@ def hugging_face_model(
 def _rearrange(tensors: dict[str, Tensor], family: Family, config: ViTConfig) -> None:
     """Bring tensors into the family's shapes, in place."""
     width = config.width
-    if family.names.top is TOWER.top:
+    if family in (SIGLIP, SIGLIP_TOWER, CLIP):
         for name in {"cls_token", "pos_embed"} & tensors.keys():
             tensors[name] = tensors[name].flatten(0, -2)  # [1, T, D] -> [T, D]
         if "cls_token" in tensors:
@@ -55,7 +59,7 @@ def _rearrange(tensors: dict[str, Tensor], family: Family, config: ViTConfig) ->
         # Its head also reads the mean of the patches, here with weights of zero.
         tensors["head.weight"] = F.pad(tensors["head.weight"], (0, width))
     if family is DINOV2_REGISTERS:
-        positions_of_patches(tensors, config)
+        tensors["pos_embed"] = F.pad(tensors["pos_embed"], (0, 0, 1, 0))  # of the class token
         tensors["mask_token"] = torch.zeros(1, width)  # of pre-training; it has no model without
     if family is DINOV3:
         tensors["mask_token"] = torch.zeros(1, 1, width)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vit.config import ViTConfig
-
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
@@ -68,14 +66,6 @@ def separate(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield f"attn_pool.qkv.{leaf}", torch.cat([tensor, tensors[f"attn_pool.kv.{leaf}"]])
         elif module != "attn_pool.kv":
             yield name, tensor
-
-
-def positions_of_patches(tensors: dict[str, Tensor], config: ViTConfig) -> None:
-    """Add the rows of the registers in the position table to the registers, and remove them."""
-    first, end = config.num_class_tokens, config.num_prefix_tokens
-    table = tensors["pos_embed"]
-    tensors["reg_token"] = tensors["reg_token"] + table[:, first:end]
-    tensors["pos_embed"] = torch.cat([table[:, :first], table[:, end:]], dim=1)
 
 
 _BERT_TOP = {

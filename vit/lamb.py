@@ -2,8 +2,8 @@
 
 As apex's FusedLAMB and timm's Lamb, which DeiT-III trained with: both moments are corrected for
 their start at zero; the decay is added to the change, before its norm is taken; a bias, norm, token
-or position table has neither decay nor scaling. They also clip
-the global norm of the gradients; here `clip_norm` does that, before the step of any optimizer.
+or position table has neither decay nor scaling. They also clip the global norm of the gradients;
+here `clip_norm` does that, before the step of any optimizer.
 """
 
 from collections.abc import Callable, Iterable

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vit.config import BiTConfig, Config
+from vit.config import RELATIVE, BiTConfig, Config
 from vit.model import ViT
 
 
@@ -42,7 +42,7 @@ def missing_positions(config: Config) -> str | None:
         return "a BiT ResNet has no position embedding"
     if config.pos_embed == "none":
         return "the model has no position embedding"
-    if config.pos_embed in ("relative", "relative-bias"):
+    if config.pos_embed in RELATIVE:
         return "relative positions belong to pairs of tokens: no position has a vector of its own"
     return None
 

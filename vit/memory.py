@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from vit.config import BiTConfig, Config, ViTConfig
+from vit.config import RELATIVE, BiTConfig, Config, ViTConfig
 from vit.embed import PatchEmbed
 from vit.resnet import BiT
 
@@ -24,9 +24,6 @@ from vit.resnet import BiT
 # SwiGLU the input and output of SiLU, what it is multiplied with, and the input of fc2.
 _HIDDEN = {(mlp, gelu): 4 if mlp == "swiglu" else 3 if gelu == "quick" else 2
            for mlp in ("gelu", "swiglu") for gelu in ("tanh", "exact", "quick")}  # fmt: skip
-
-
-_RELATIVE = ("relative", "relative-bias")
 
 
 def activation_bytes(
@@ -70,7 +67,7 @@ def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
     if config.pool == "token" and config.depth > 1:
         made = max(0, made - 5 * config.width)
     at_mlp = config.num_tokens * made * element_bytes
-    if config.pos_embed not in _RELATIVE:
+    if config.pos_embed not in RELATIVE:
         return batch * at_mlp
     # Attention is not fused: the gradients of its weights and of its logits, in float32.
     pairs = 2 * 4 * config.heads * config.num_tokens**2
@@ -139,7 +136,7 @@ def _block(config: ViTConfig, tokens: int, kept: int, element: int) -> int:
         some += config.heads * statistics
         some += width  # proj: a copy of attention's output, whose memory has the layout of q
     masks = kept * (2 * width + hidden) if config.dropout else 0  # a byte an element
-    if config.pos_embed in _RELATIVE:  # the bias needs a gradient, so attention is not fused
+    if config.pos_embed in RELATIVE:  # the bias needs a gradient, so attention is not fused
         # In float32 whatever the precision: scaled k, v; scaled q and the weights.
         logits = 4 * (2 * tokens * width + kept * (width + config.heads * tokens))
         if config.pos_embed == "relative":

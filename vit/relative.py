@@ -6,6 +6,8 @@ place; three more rows are for what they look at, for what looks at them, and fo
 themselves.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,7 @@ _OF_PREFIX = 3
 
 def bias_rows(config: ViTConfig) -> int:
     """Rows of a block's table."""
-    rows, columns = _offsets(config)
-    return rows * columns + (_OF_PREFIX if config.num_prefix_tokens else 0)
+    return prod(offsets(config.grid_size)) + (_OF_PREFIX if config.num_prefix_tokens else 0)
 
 
 def bias_of_pairs(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
@@ -27,10 +28,9 @@ def bias_of_pairs(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     Windows of the table are views, so nothing is kept for the backward pass but shapes; an index
     [T, T] of the table's rows would be, in every block.
     """
-    rows, columns = grid
-    count = (2 * rows - 1) * (2 * columns - 1)
-    offsets = table[:count].unflatten(0, (2 * rows - 1, 2 * columns - 1))  # [2h-1, 2w-1, heads]
-    windows = offsets.unfold(0, rows, 1).unfold(1, columns, 1)  # [h, w, heads, h, w]
+    (rows, columns), count = grid, prod(offsets(grid))
+    every = table[:count].unflatten(0, offsets(grid))  # [2h-1, 2w-1, heads]
+    windows = every.unfold(0, rows, 1).unfold(1, columns, 1)  # [h, w, heads, h, w]
     pairs = windows.flip(3, 4).permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)  # [heads, L, L]
     if not prefix:
         return pairs
@@ -45,14 +45,13 @@ def resize_bias_table(
     table: Tensor, old: ViTConfig, new: ViTConfig, convention: Convention
 ) -> Tensor:
     """Resize the offsets of a table [offsets, heads] as a position table's grid; keep the rest."""
-    rows, columns = _offsets(old)
-    offsets, rest = table[: rows * columns], table[rows * columns :]
-    resized = resize_position_table(
-        offsets[None], (rows, columns), _offsets(new), convention=convention
-    )
+    before, after = offsets(old.grid_size), offsets(new.grid_size)
+    grid, rest = table[: prod(before)], table[prod(before) :]
+    resized = resize_position_table(grid[None], before, after, convention=convention)
     return torch.cat([resized[0], rest])
 
 
-def _offsets(config: ViTConfig) -> tuple[int, int]:
-    rows, columns = config.grid_size
+def offsets(grid: tuple[int, int]) -> tuple[int, int]:
+    """Number of differences of rows, and of columns, between two patches of a grid."""
+    rows, columns = grid
     return 2 * rows - 1, 2 * columns - 1

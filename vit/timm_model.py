@@ -1,8 +1,8 @@
 """What timm calls a model of ours: architecture, arguments and tensor names, for `vit.export`.
 
 timm's VisionTransformer has most parts; its Eva has rotary positions, and biases of queries and
-values without one of keys; its Beit has relative positions. A name of
-timm's also stands for what no argument can say: the epsilon, a SwiGLU, a second head.
+values without one of keys; its Beit has relative positions. A name of timm's also stands for what
+no argument can say: the epsilon, a SwiGLU, a second head.
 """
 
 from collections.abc import Mapping

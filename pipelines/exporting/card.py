@@ -55,6 +55,13 @@ import pandas as pd
 model = mlflow.pyfunc.load_model("FOLDER")
 model.predict(pd.DataFrame({"image": [open("image.jpg", "rb").read()]}))""",
 }
+_BACKBONE = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER").eval()
+tokens = model(**processor(Image.open("image.jpg"), return_tensors="pt")).last_hidden_state"""
+"""For transformers, of a model without classes."""
 
 
 def card(export: Export) -> str:
@@ -81,15 +88,6 @@ def card(export: Export) -> str:
         " `license:` to the header above.\n",
     ]
     return "\n".join(parts)
-
-
-_BACKBONE = """from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
-
-processor = AutoImageProcessor.from_pretrained("FOLDER")
-model = AutoModel.from_pretrained("FOLDER").eval()
-tokens = model(**processor(Image.open("image.jpg"), return_tensors="pt")).last_hidden_state"""
-"""For transformers, of a model without classes."""
 
 
 def _loading(export: Export) -> str:

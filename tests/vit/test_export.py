@@ -138,6 +138,13 @@ def test_each_family_of_hugging_face_computes_our_logits(family: str, tmp_path: 
     torch.testing.assert_close(back(images), ours(images), atol=1e-5, rtol=0)
 
 
+_SIZES: dict[str, Any] = {
+    "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+"""Of `TINY`, as transformers' configs call them."""
+
+
 def _imported(folder: Path) -> Any:
     config = vit.infer_config(folder).config
     model = vit.build_model(config).eval()
@@ -149,11 +156,7 @@ def _imported(folder: Path) -> Any:
 def test_the_head_of_dinov2_that_reads_the_patches_is_left_out(tmp_path: Path) -> None:
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
-    described: dict[str, Any] = {
-        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
-        "patch_size": 8, "num_labels": 7,
-    }  # fmt: skip
-    theirs = Dinov2ForImageClassification(Dinov2Config(**described)).eval()
+    theirs = Dinov2ForImageClassification(Dinov2Config(**_SIZES | {"num_labels": 7})).eval()
     randomize(theirs)
     theirs.save_pretrained(tmp_path)
     found = vit.infer_config(tmp_path)
@@ -174,11 +177,7 @@ def test_the_head_of_dinov2_that_reads_the_patches_is_left_out(tmp_path: Path) -
 def test_a_classifier_of_ones_own_on_siglips_pooling_is_left_out(tmp_path: Path) -> None:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    described: dict[str, Any] = {
-        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
-        "patch_size": 8, "intermediate_size": 192,
-    }  # fmt: skip
-    tower = SiglipVisionModel(SiglipVisionConfig(**described)).eval()
+    tower = SiglipVisionModel(SiglipVisionConfig(**_SIZES, intermediate_size=192)).eval()
     randomize(tower)
     tower.config.save_pretrained(tmp_path)
     whole = torch.nn.ModuleDict({"vision_model": tower, "classifier": torch.nn.Linear(48, 3)})
@@ -194,10 +193,7 @@ def test_a_classifier_of_ones_own_on_siglips_pooling_is_left_out(tmp_path: Path)
 def test_the_classifiers_of_siglip_and_clip(kind: str, tmp_path: Path) -> None:
     import transformers
 
-    vision = {
-        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
-        "patch_size": 8, "intermediate_size": 192,
-    }  # fmt: skip
+    vision = _SIZES | {"intermediate_size": 192}
     described = getattr(transformers, f"{kind}Config")(vision_config=vision, num_labels=7)
     theirs = getattr(transformers, f"{kind}ForImageClassification")(described).eval()
     randomize(theirs)

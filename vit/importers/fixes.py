@@ -90,9 +90,7 @@ def head_of_the_class_token(weights: Weights) -> list[str]:
     if not head[:, len(norm) :].any():
         weights["head.weight"] = head[:, : len(norm)].clone()
         return ["head: the part that reads the mean of the patches is zero and was cut off"]
-    weights.pop("head.weight")
-    weights.pop("head.bias", None)
-    return ["left out the head, which also reads the mean of the patches (DINOv2)"]
+    return _without_head(weights, "also reads the mean of the patches (DINOv2)")
 
 
 def head_of_a_tower(weights: Weights, *, averages: bool) -> list[str]:
@@ -105,17 +103,19 @@ def head_of_a_tower(weights: Weights, *, averages: bool) -> list[str]:
     """
     if "head.weight" not in weights:
         return []
-    pooled = [name for name in weights if name.startswith("attn_pool.")]
     if "cls_token" in weights:
-        unread, why = ["head.weight", "head.bias"], "reads patches before the last norm (CLIP)"
-    elif pooled and not averages:
-        unread, why = ["head.weight", "head.bias"], "may read the pooled features or the patches"
-    else:
-        for name in pooled:
-            del weights[name]
-        return ["left out the attention pooling, which the head does not read"] if pooled else []
-    for name in unread:
-        weights.pop(name, None)
+        return _without_head(weights, "reads patches before the last norm (CLIP)")
+    pooled = [name for name in weights if name.startswith("attn_pool.")]
+    if pooled and not averages:
+        return _without_head(weights, "may read the pooled features or the patches")
+    for name in pooled:
+        del weights[name]
+    return ["left out the attention pooling, which the head does not read"] if pooled else []
+
+
+def _without_head(weights: Weights, why: str) -> list[str]:
+    weights.pop("head.weight")
+    weights.pop("head.bias", None)
     return [f"left out the head, which {why}"]
 
 

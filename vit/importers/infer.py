@@ -135,7 +135,7 @@ def _fill(source: Source, pos_embed: str | None) -> None:
     for name, value in defaults.items():
         if name not in source.fields:
             source.know(name, value, "timm's default, not in the file")
-            if source.layout.name == "open_clip":
+            if name == "gelu" and source.layout.name == "open_clip":
                 source.notes.append(
                     "assumed exact GELU: OpenAI's own weights have quick GELU - for them set"
                     " --stage.model.gelu quick, or put open_clip_config.json beside the file"

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vit.importers.config_values import pair
 from vit.importers.crops import Crop, timm_crop
 from vit.importers.rules import Rule
 from vit.importers.towers import table, token
@@ -55,7 +56,7 @@ def vision_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], Crop, Mapping[
         {"crop_pct": 1.0, "crop_mode": mode, "interpolation": pixels.get("interpolation")}, None
     )
     said = {
-        "image_size": (size, size) if isinstance(size, int) else (size[0], size[1]),
+        "image_size": pair(size),
         "width": width,
         "heads": width // vision.get("head_width", HEAD_WIDTH),
         "pool": "token",

@@ -1,11 +1,12 @@
 """Find the grid of a checkpoint's position table, and its rows that belong to prefix tokens."""
 
 from collections.abc import Sequence
-from math import isqrt
+from math import isqrt, prod
 
 from vit.importers import fixes
 from vit.importers.shapes import BIAS_TABLE
 from vit.importers.source import Source
+from vit.relative import offsets
 
 Size = tuple[int, int]
 _OPTION = "--stage.init-image-size"
@@ -71,8 +72,7 @@ def _of_offsets(source: Source, sizes: Sequence[tuple[Size, str]], step: int) ->
     side = (isqrt(rows) + 1) // 2
     square = ((side * step, side * step), f"{BIAS_TABLE} of {rows} rows, if it is square")
     for size, by in (*sizes, square):
-        offsets = (2 * (size[0] // step) - 1) * (2 * (size[1] // step) - 1)
-        if offsets in (rows, rows - 3):
+        if prod(offsets((size[0] // step, size[1] // step))) in (rows, rows - 3):
             _know_size(source, size, by, step)
             if by == square[1] and sizes:
                 source.notes.append(

@@ -77,18 +77,24 @@ def read_settings(folder: Path) -> Settings | None:
 
     Raises BadCheckpoint for invalid JSON, and for an activation or pooling that is not supported.
     """
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    config = read_json(path)
     if config is None:
-        return _open_clip(folder / _OPEN_CLIP)
+        path = folder / _OPEN_CLIP
+        config = read_json(path)
+    if config is None:
+        return None
     try:
+        if path.name == _OPEN_CLIP:
+            return _open_clip(config)
         if "architecture" in config:
             return _timm(config)
         if "model_type" in config or "hidden_size" in config:
             return _hugging_face(config, read_json(folder / "preprocessor_config.json") or {})
     except BadCheckpoint as error:
-        raise BadCheckpoint(f"{folder / 'config.json'}: {error}") from None
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BadCheckpoint(f"{folder / 'config.json'} cannot be understood: {error}") from None
+        raise BadCheckpoint(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadCheckpoint(f"{path} cannot be understood: {error}") from None
     return None
 
 
@@ -200,25 +206,21 @@ def _hugging_face(config: dict[str, Any], pixels: dict[str, Any]) -> Settings:
     return replace(settings, said_by=said_by)
 
 
-def _open_clip(path: Path) -> Settings | None:
-    config = read_json(path)
-    try:
-        found = vision_of(config) if config is not None else None
-        if found is None:
-            return None
-        said, (crop, crop_notes), pixels = found
-        settings = Settings(
-            **said,
-            mean=floats(pixels.get("mean")),
-            std=floats(pixels.get("std")),
-            crop=crop,
-            crop_notes=crop_notes,
-            turning=Turning(),
-            file=path.name,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BadCheckpoint(f"{path} cannot be understood: {error!r}") from None
-    return replace(settings, said_by=dict.fromkeys(_of_config(settings), path.name))
+def _open_clip(config: dict[str, Any]) -> Settings | None:
+    found = vision_of(config)
+    if found is None:
+        return None
+    said, (crop, crop_notes), pixels = found
+    settings = Settings(
+        **said,
+        mean=floats(pixels.get("mean")),
+        std=floats(pixels.get("std")),
+        crop=crop,
+        crop_notes=crop_notes,
+        turning=Turning(),
+        file=_OPEN_CLIP,
+    )
+    return replace(settings, said_by=dict.fromkeys(_of_config(settings), _OPEN_CLIP))
 
 
 def _pool_of(kind: str, config: dict[str, Any]) -> Literal["token", "gap"] | None:
