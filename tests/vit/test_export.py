@@ -156,7 +156,8 @@ def _imported(folder: Path) -> Any:
 def test_the_head_of_dinov2_that_reads_the_patches_is_left_out(tmp_path: Path) -> None:
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
-    theirs = Dinov2ForImageClassification(Dinov2Config(**_SIZES | {"num_labels": 7})).eval()
+    described: dict[str, Any] = _SIZES | {"num_labels": 7}
+    theirs = Dinov2ForImageClassification(Dinov2Config(**described)).eval()
     randomize(theirs)
     theirs.save_pretrained(tmp_path)
     found = vit.infer_config(tmp_path)
@@ -177,7 +178,8 @@ def test_the_head_of_dinov2_that_reads_the_patches_is_left_out(tmp_path: Path) -
 def test_a_classifier_of_ones_own_on_siglips_pooling_is_left_out(tmp_path: Path) -> None:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    tower = SiglipVisionModel(SiglipVisionConfig(**_SIZES, intermediate_size=192)).eval()
+    described: dict[str, Any] = _SIZES | {"intermediate_size": 192}
+    tower = SiglipVisionModel(SiglipVisionConfig(**described)).eval()
     randomize(tower)
     tower.config.save_pretrained(tmp_path)
     whole = torch.nn.ModuleDict({"vision_model": tower, "classifier": torch.nn.Linear(48, 3)})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vit.config import BiTConfig, Config, ViTConfig
 from vit.importers import fixes
-from vit.importers.errors import BadCheckpoint
+from vit.importers.errors import BadCheckpoint, foreign
 from vit.importers.misfit import unsupported
 from vit.importers.pooling import decide_pool
 from vit.importers.positions import place_positions
@@ -25,6 +25,7 @@ _IMAGENET = "ImageNet's are 0.485 0.456 0.406 and 0.229 0.224 0.225"
 _TIMM_SAYS = {"gelu": "timm's default is exact", "norm_eps": "timm's default is 1e-06"}
 
 
+@foreign
 def import_checkpoint(
     path: str | PathLike[str],
     config: Config,

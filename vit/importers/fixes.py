@@ -85,10 +85,11 @@ def head_of_the_class_token(weights: Weights) -> list[str]:
     If its other part is not zero, no model here computes its logits, and the head is left out.
     """
     head, norm = weights.get("head.weight"), weights.get("norm.weight")
-    if head is None or norm is None or head.ndim != 2 or head.shape[1] != 2 * len(norm):
+    if head is None or norm is None or head.ndim != 2 or head.shape[1] != 2 * norm.shape[0]:
         return []
-    if not head[:, len(norm) :].any():
-        weights["head.weight"] = head[:, : len(norm)].clone()
+    width = norm.shape[0]
+    if not head[:, width:].any():
+        weights["head.weight"] = head[:, :width].clone()
         return ["head: the part that reads the mean of the patches is zero and was cut off"]
     return _without_head(weights, "also reads the mean of the patches (DINOv2)")
 
@@ -113,6 +114,13 @@ def head_of_a_tower(weights: Weights, *, averages: bool) -> list[str]:
     return ["left out the attention pooling, which the head does not read"] if pooled else []
 
 
+def _sum(name: str, tensor: Tensor, other: Tensor) -> Tensor:
+    """Their sum, where both have one shape: torch would stretch the smaller one without a word."""
+    if tensor.shape != other.shape:
+        raise BadCheckpoint(f"{name} is {tuple(tensor.shape)}, wanted {tuple(other.shape)}")
+    return tensor + other
+
+
 def _without_head(weights: Weights, why: str) -> list[str]:
     weights.pop("head.weight")
     weights.pop("head.bias", None)
@@ -130,7 +138,7 @@ def spread_relative_bias(weights: Weights) -> list[str]:
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     for number in blocks:
         name = f"blocks.{number}.attn.relative_position_bias_table"
-        weights[name] = table + weights[name] if name in weights else table.clone()
+        weights[name] = _sum(name, weights[name], table) if name in weights else table.clone()
     return ["the table of relative positions that all blocks share was added to each block's"]
 
 
@@ -159,7 +167,7 @@ def class_row_into_token(weights: Weights) -> None:
     DINOv2 has a row for the class token and none for its registers.
     """
     table = weights["pos_embed"]
-    weights["cls_token"] = weights["cls_token"] + table[:, :1]
+    weights["cls_token"] = _sum("cls_token", weights["cls_token"], table[:, :1])
     weights["pos_embed"] = table[:, 1:]
 
 

@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from vit.config import BiTConfig, Config, ViTConfig
+from vit.importers.errors import foreign
 from vit.importers.pooling import decide_pool
 from vit.importers.positions import place_positions
 from vit.importers.shapes import may_turn
@@ -34,6 +35,7 @@ class InferredConfig:
     """Lines about what was unwrapped, folded or left out."""
 
 
+@foreign
 def infer_config(
     path: str | PathLike[str],
     *,

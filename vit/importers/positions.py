@@ -68,7 +68,7 @@ def _without_table(source: Source, sizes: Sequence[tuple[Size, str]], step: int)
 
 def _of_offsets(source: Source, sizes: Sequence[tuple[Size, str]], step: int) -> None:
     """Find the resolution of a table of (2h - 1)(2w - 1) offsets, and 3 rows for a class token."""
-    rows = len(source.weights[BIAS_TABLE])
+    rows = source.weights[BIAS_TABLE].shape[0]
     side = (isqrt(rows) + 1) // 2
     square = ((side * step, side * step), f"{BIAS_TABLE} of {rows} rows, if it is square")
     for size, by in (*sizes, square):

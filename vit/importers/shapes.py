@@ -40,7 +40,9 @@ def unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if match := re.fullmatch(r"Transformer/encoderblock/(.+)", name):
-            parts = {f"Transformer/encoderblock_{i}/{match[1]}": t for i, t in enumerate(tensor)}
+            parts = {
+                f"Transformer/encoderblock_{i}/{match[1]}": t for i, t in enumerate(tensor.unbind())
+            }
             flat.update(parts)
         else:
             flat[name] = tensor

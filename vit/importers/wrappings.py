@@ -123,7 +123,8 @@ def _classifier_beside(
     weight = tensors.get("classifier.weight")
     if not kernels or weight is None or weight.ndim != 2:
         return {}
-    if weight.shape[1] not in (len(kernels[0]), 2 * len(kernels[0])):
+    width = kernels[0].shape[0]
+    if weight.shape[1] not in (width, 2 * width):
         return {}
     return {name: tensors[name] for name in _CLASSIFIER if name in tensors}
 

@@ -2,16 +2,21 @@
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import vit
 from tests.vit.importers.public import TINY, imported, save, tiny_state
+from tests.vit.support.peers import random_model
+from vit.errors import BadModel
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed", allow_module_level=True)
@@ -105,3 +110,43 @@ def test_a_config_that_is_no_json_is_said(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"lr": 0.1}))
     _, notes = imported(tmp_path, TINY)
     assert "config.json beside it describes no model: ignored" in notes
+
+
+_WRONG = [torch.ones(shape) for shape in ((), (5,), (5, 7), (1, 2, 3), (2, 3, 4, 5))]
+_BEIT = {"pos_embed": "relative-bias", "qkv_bias": "no-key", "layer_scale": True}
+
+
+@pytest.mark.parametrize(
+    ("export", "change", "left_out"),  # what is no part of our model may have any shape
+    [
+        (vit.export_timm, {"pool": "map"}, ""),
+        (vit.export_timm, _BEIT, ""),
+        (vit.export_hugging_face, {}, ""),
+        (vit.export_hugging_face, _BEIT, ""),
+        (
+            vit.export_hugging_face,
+            {"layer_scale": True, "registers": 2},
+            "dinov2_with_registers.embeddings.mask_token",
+        ),
+        (vit.export_hugging_face, {"pool": "gap"}, "classifier.weight"),
+    ],
+    ids=["timm", "timm-beit", "vit", "beit", "dinov2", "siglip"],
+)
+def test_a_tensor_of_any_shape_is_a_bad_checkpoint_at_most(
+    export: Callable[..., None], change: dict[str, Any], left_out: str, tmp_path: Path
+) -> None:
+    config = replace(TINY, depth=1, **change)
+    export(random_model(config).state_dict(), config, tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    read = whole.keys() - {left_out}
+    refused = 0
+    for name in read:
+        for tensor in _WRONG:
+            save_file({**whole, name: tensor}, path)
+            try:
+                vit.infer_config(tmp_path)
+                vit.import_checkpoint(tmp_path, config)
+            except BadModel:
+                refused += 1
+    assert refused == len(read) * len(_WRONG)  # none has a shape that fits
