@@ -86,7 +86,7 @@ def _steps(
     device: str,
     dtype: str,
 ) -> None:
-    from cluster.engine import prepare_worker
+    from cluster.engine import end_worker, prepare_worker
 
     torch.set_num_threads(1)
     gpu = device == "cuda"
@@ -110,7 +110,7 @@ def _steps(
     cuda = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     if rank == 0:
         send.send(cuda or memory_bytes("VmHWM") - before)
-    torch.distributed.destroy_process_group()
+    end_worker()
 
 
 def _train(

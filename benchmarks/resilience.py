@@ -162,7 +162,7 @@ def spread(values: list[float], unit: str) -> str:
 
 
 def _process(rank: int, meeting: str, arguments: argparse.Namespace) -> None:
-    from cluster.engine import prepare_worker
+    from cluster.engine import end_worker, prepare_worker
 
     torch.set_num_threads(1)
     prepare_worker(rank=rank, local_rank=rank, world_size=WORKERS, gpu=False, verbose=False)
@@ -172,7 +172,7 @@ def _process(rank: int, meeting: str, arguments: argparse.Namespace) -> None:
         saving(arguments.model, arguments.steps, arguments.batch, rank)
     if arguments.what in ("zero", "all"):
         sharding("vit_ti16", arguments.rounds, arguments.batch, rank)
-    dist.destroy_process_group()
+    end_worker()
 
 
 def restarting(rounds: int) -> None:

@@ -6,8 +6,9 @@ DeepSpeed chooses its accelerator when it is first imported, so `prepare_worker`
 import logging
 import os
 import socket
+import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -54,6 +55,19 @@ def prepare_worker(
         warnings.filterwarnings("ignore", module="deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return device
+
+
+def end_worker() -> NoReturn:
+    """Leave the process group and end this process, without Python's own end.
+
+    DeepSpeed keeps the group's threads. One that frees a tensor while Python shuts down aborts the
+    process: "terminate called without an active exception" (pytorch #179291). Ray ends its workers
+    in this way too.
+    """
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _gpu(local_rank: int) -> torch.device:

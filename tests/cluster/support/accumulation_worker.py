@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.precision import Precision, element_type
 from cluster.settings import Zero, ZeroLevel
+from tests.cluster.support.groups import run_worker
 
 PARTS, STEPS, BREAK = 64, 6, 3
 LEVELS: tuple[ZeroLevel, ...] = (1, 2, 3)
@@ -248,8 +249,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     unused = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
     report |= {"distances": distances, "asked": asked, "unused": unused}
     (folder / "report.json").write_text(json.dumps(report))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    run_worker(main)

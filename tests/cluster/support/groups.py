@@ -3,9 +3,19 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.local.services import free_ports
+
+
+def run_worker(main: Callable[[int, int, int, Path], None]) -> None:
+    """`main(rank, world, port, folder)` from the command line of `run_group`."""
+    from cluster.engine import end_worker
+
+    rank, world, port = map(int, sys.argv[1:4])
+    main(rank, world, port, Path(sys.argv[4]))
+    end_worker()
 
 
 def run_group(module: str, world: int, folder: Path, *, seconds: float) -> None:

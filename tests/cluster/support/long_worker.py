@@ -4,7 +4,6 @@ Run as `python -m tests.cluster.support.long_worker RANK WORLD PORT FOLDER`.
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import vit
 from cluster.settings import Zero, ZeroLevel
+from tests.cluster.support.groups import run_worker
 
 GLOBAL_BATCH, STEPS, CLIP, DECAY = 24, 50, 1.0, 0.9
 OPTIM = vit.OptimConfig(peak_lr=1e-3, warmup_steps=10, weight_decay=0.05, clip_norm=CLIP)
@@ -130,8 +130,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
             found[case.name] = {"losses": losses, "average": off}
     if rank == 0:
         (folder / f"world-{world}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    run_worker(main)

@@ -4,7 +4,6 @@ Run as `python -m tests.cluster.support.place_worker RANK WORLD PORT FOLDER`; FO
 final weights.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import vit
 from cluster.settings import Zero, ZeroLevel
+from tests.cluster.support.groups import run_worker
 
 GLOBAL_BATCH, STEPS, SEED, CLIP = 16, 4, 7, 1.0
 OPTIM = vit.OptimConfig(peak_lr=1e-3, warmup_steps=1, weight_decay=0.05, clip_norm=CLIP)
@@ -127,8 +127,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         found = train(way)
         if rank == 0:
             save_file(found, folder / f"{way.name}-w{world}.safetensors")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    run_worker(main)

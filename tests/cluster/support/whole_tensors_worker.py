@@ -4,12 +4,12 @@ Run as `python whole_tensors_worker.py RANK WORLD PORT FOLDER`.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from tests.cluster.support.groups import run_worker
 from tests.cluster.support.zero_worker import BREAK, STEPS, WHOLE, run
 
 CASES = [("float32", 0), ("float32", 1), ("float32", 2), ("float32", 3), ("bfloat16", 1)]
@@ -38,8 +38,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
                 run(("float32", level), BREAK, STEPS, half, end, optimizer)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    run_worker(main)

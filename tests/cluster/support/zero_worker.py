@@ -4,7 +4,6 @@ Run as `python zero_worker.py RANK WORLD PORT FOLDER`, so that each world size h
 """
 
 import json
-import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 import vit
 from storage.pieces import commit_parts, open_pieces, write_part
 from storage.tensors import save_tensors
+from tests.cluster.support.groups import run_worker
 from vit.trained import freeze
 
 GLOBAL_BATCH, STEPS, BEST, BREAK, DECAY = 12, 6, 1, 3, 0.8
@@ -213,8 +213,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
             run(case, BREAK, STEPS, folder / f"{name}-half", end, part)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    run_worker(main)

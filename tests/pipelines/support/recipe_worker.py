@@ -4,7 +4,6 @@ Run as `python recipe_worker.py RANK WORLD PORT FOLDER`; one process, and no Ray
 """
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pipelines.recipes.stage import Stage
 from pipelines.worker.step import train_step
 from storage.augment import augment_image, mix_draws
 from storage.decode import decode
+from tests.cluster.support.groups import run_worker
 from tests.storage.support.images import encoded, gradient
 from vit import ViTConfig, build_optimizer, param_groups
 
@@ -96,8 +96,7 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         for stage in recipe.stages
     }
     (folder / "report.json").write_text(json.dumps(report))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    run_worker(main)

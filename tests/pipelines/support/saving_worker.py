@@ -1,7 +1,6 @@
 """One rank of a group some of whose resume states cannot be written: RANK WORLD PORT FOLDER."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from cluster.settings import Place
 from pipelines.worker.job import Stopped
 from pipelines.worker.survival import Survival
 from storage.pieces import Piece
+from tests.cluster.support.groups import run_worker
 from tests.storage.support.full_disk import full_disk
 
 FIRST, SECOND, THIRD = 5, 10, 15
@@ -65,13 +65,12 @@ def outcome(fault: str, rank: int, world: int, attempt: Path) -> dict[str, objec
     return {"stopped": stopped, "seconds": time.monotonic() - began}
 
 
-def main(rank: int, world: int, port: int, *, folder: Path) -> None:
+def main(rank: int, world: int, port: int, folder: Path) -> None:
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     found = {fault: outcome(fault, rank, world, folder / fault) for fault in FAULTS}
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(*(int(number) for number in sys.argv[1:4]), folder=Path(sys.argv[4]))
+    run_worker(main)
