@@ -1,9 +1,10 @@
-"""Turn an opened image into the pixels of a crop: simplejpeg (libjpeg-turbo) and torch's resize.
+"""Turn an opened image into the pixels of a crop: libjpeg-turbo and torch's resize.
 
-Both are about 1.5 times as fast as Pillow. Pillow does what they cannot: formats other than JPEG,
-CMYK, rotated photographs, and boxes that are not on whole pixels (those of evaluation, where the
-reference's numbers count). torch's resize of uint8 is the same filter as Pillow's, within two grey
-levels (test).
+Both are about 1.5 times as fast as Pillow. simplejpeg contains libjpeg-turbo; `jpeg_part.py`
+decodes less where a node has the library itself. Pillow does what they cannot: formats other than
+JPEG, CMYK, rotated photographs, and boxes that are not on whole pixels (those of evaluation, where
+the reference's numbers count). torch's resize of uint8 is the same filter as Pillow's, within two
+grey levels (test).
 """
 
 import math
@@ -15,8 +16,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from storage.jpeg_part import Part, decode_part, scan_is_whole
+
 JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG followed by others
 Interpolation = Literal["bicubic", "bilinear"]
+Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels of the whole image
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 # Operation that turns each EXIF orientation upright. ImageOps.exif_transpose is not used: it
@@ -48,40 +52,61 @@ def cut(
     A JPEG is decoded at the coarsest DCT scale that still has `side` pixels across the box. With
     `snap` the box then moves to whole pixels of that scale. Raises what Pillow raises.
     """
-    whole_width, whole_height = image.size[:: -1 if orientation in SIDEWAYS else 1]
+    width, height = image.size
+    whole = (height, width) if orientation in SIDEWAYS else (width, height)
     shrink = max(1.0, min(box[2] - box[0], box[3] - box[1]) / side)
-    pixels = _jpeg(data, image, shrink) if orientation == 1 else None
+    pixels = None
+    if orientation == 1 and image.format in JPEGS and image.mode in ("L", "RGB"):
+        eighths, scaled = _scaled(whole, shrink)
+        if snap:
+            within = _snapped(_moved(box, whole, scaled), *scaled)
+            pixels = decode_part(data, within, eighths)
+            if pixels is not None:
+                height, width = pixels.shape[:2]
+                return _resize(pixels, (0, 0, width, height), side, flip, interpolation)
+        pixels = _jpeg(data, scaled)
     if pixels is None:
         pixels = _any(image, shrink, orientation)
     height, width = pixels.shape[:2]
-    # 1 unless the decoder scaled the image; min() because a scaled size is rounded
-    scale_x, scale_y = width / whole_width, height / whole_height
-    scaled = (
-        box[0] * scale_x,
-        box[1] * scale_y,
-        min(box[2] * scale_x, width),
-        min(box[3] * scale_y, height),
-    )
-    within = _snapped(scaled, width, height) if snap else scaled
+    within = _moved(box, whole, (width, height))
+    if snap:
+        within = _snapped(within, width, height)
     return _resize(pixels, within, side, flip, interpolation)
 
 
-def _jpeg(data: bytes, image: Image.Image, shrink: float) -> np.ndarray | None:
+def _scaled(whole: Size, shrink: float) -> tuple[int, Size]:
+    """The smallest number of eighths, and the size it gives, that covers whole / shrink.
+
+    Five to seven eighths are left out: they take longer than the whole size.
+    """
+    for eighths in (1, 2, 3, 4):
+        scaled = (-(-whole[0] * eighths // 8), -(-whole[1] * eighths // 8))
+        if all(have >= math.ceil(full / shrink) for have, full in zip(scaled, whole, strict=True)):
+            return eighths, scaled
+    return 8, whole
+
+
+def _moved(box: Box, whole: Size, scaled: Size) -> Box:
+    """The box of an image that the decoder has scaled."""
+    x, y = scaled[0] / whole[0], scaled[1] / whole[1]
+    # min() because a scaled size is rounded
+    return (box[0] * x, box[1] * y, min(box[2] * x, scaled[0]), min(box[3] * y, scaled[1]))
+
+
+def _jpeg(data: bytes, scaled: Size) -> np.ndarray | None:
     """Decode with simplejpeg: uint8 [h, w, 3], or None to leave it to Pillow.
 
-    Damaged images are left to Pillow too, which says what is wrong with them.
+    Damage within the image data leaves an image; only Pillow says what else is wrong with a file.
     """
-    if image.format not in JPEGS or image.mode not in ("L", "RGB"):
-        return None
-    try:
-        return simplejpeg.decode_jpeg(
-            data,
-            min_height=math.ceil(image.height / shrink),
-            min_width=math.ceil(image.width / shrink),
-            min_factor=2,  # 8/16 of the size or less: scales above save no time
-        )
-    except ValueError:  # truncated, or a flaw that Pillow tolerates
-        return None
+    for strict in (True, False):
+        try:
+            return simplejpeg.decode_jpeg(
+                data, min_width=scaled[0], min_height=scaled[1], min_factor=2, strict=strict
+            )
+        except ValueError:  # truncated, or a flaw that Pillow tolerates
+            if not scan_is_whole(data):
+                break
+    return None
 
 
 def _any(image: Image.Image, shrink: float, orientation: int) -> np.ndarray:
@@ -102,7 +127,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _snapped(box: Box, width: int, height: int) -> Box:
+def _snapped(box: Box, width: int, height: int) -> Part:
     left, upper = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
     return (left, upper, max(round(box[2]), left + 1), max(round(box[3]), upper + 1))
 

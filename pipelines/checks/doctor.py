@@ -15,6 +15,7 @@ from typing import NoReturn
 from pipelines.checks.finding import Finding, fail
 from pipelines.checks.machine import (
     check_collectives,
+    check_decoder,
     check_devices,
     check_disk,
     check_environment,
@@ -31,6 +32,7 @@ MACHINE: tuple[Check, ...] = (
     check_environment,
     check_devices,
     check_collectives,
+    check_decoder,
     check_disk,
     check_memory,
 )
