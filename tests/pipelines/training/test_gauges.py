@@ -2,7 +2,6 @@
 
 import re
 import time
-import urllib.request
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import ray
 from cluster.settings import Place, Workers
 from pipelines.training.gauges import Gauges, slow_decoding
 from pipelines.worker.messages import Evaluated, Preempted, StepsTrained
+from tests.cluster.support.prometheus import scraped
 
 
 def report(step: int, waited: float) -> StepsTrained:
@@ -30,15 +30,11 @@ def watch(notes: list[str], **place: Any) -> Gauges:
     return Gauges("tried", "pretrain", settings, workers=2, worker_cpus=0.5, note=notes.append)
 
 
-def scraped() -> str:
+def exported() -> str:
     """What the nodes of this Ray export now."""
-    return "".join(
-        urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
-        .read()
-        .decode()
-        for node in ray.nodes()
-        if node["Alive"]
-    )
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    ports = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in alive]
+    return "".join(map(scraped, ports))
 
 
 def test_reports_are_exported_with_run_and_stage(ray_session: str) -> None:
@@ -55,7 +51,7 @@ def test_reports_are_exported_with_run_and_stage(ray_session: str) -> None:
     }
     deadline = time.monotonic() + 60
     while True:
-        text = scraped()
+        text = exported()
         found = {
             name: float(value)
             for name, tags, value in re.findall(r"^ray_vit_on_ray_(\w+){(.*)} (\S+)$", text, re.M)
