@@ -1,6 +1,6 @@
 """Pack a dataset that was packed or indexed before, with smaller images, to another place.
 
-Each image is one ranged read, which on S3 is one request.
+Neighbours are read together: one request to S3 brings a run of images, not one.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,12 @@ from storage.errors import BadImage, BadSample, BadSource
 from storage.index import load_index
 from storage.pack.source import LeftOut, Sample, Source, hash_of
 from storage.pack.stored import Rule
-from storage.reader import read_samples
+from storage.reader import Damaged, RawSample, read_samples
 from storage.resized import Resized
 from storage.store import ObjectStore
 from storage.uri import parse
+
+_RUN = 16  # samples, about 2 MB of photographs
 
 
 class Packed(Source):
@@ -29,6 +31,9 @@ class Packed(Source):
         self._splits = {split: dataset.samples(split) for split in dataset.splits}
         self._left_out = len(dataset.left_out)
         self._rule = rule
+        self._run: dict[int, RawSample | BadSample] = {}
+        self._held: tuple[str, int] | None = None
+        """Split and number of the run that is in memory."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,13 +66,19 @@ class Packed(Source):
         """The dataset's digest, and the rule."""
         return hash_of(self._digest, self._rule.identity())
 
+    def blocks(self, split: str) -> np.ndarray:
+        """Runs of samples, so that a shard does not consist of images from everywhere."""
+        total = self._splits[split]
+        return np.append(np.arange(0, total, _RUN), total)
+
     def read(self, split: str, i: int) -> Sample:
         """One image. Its position is added to its key: tars of others may use a key again."""
-        index = load_index(self._dataset, split)
-        try:
-            (raw,) = read_samples(self._store, index, np.array([i]))
-        except BadSample as error:
-            raise LeftOut(f"{error.shard}: {error.key}", error.reason) from None
+        if self._held != (split, i // _RUN):
+            self._run = self._read_run(split, i // _RUN)
+            self._held = (split, i // _RUN)
+        raw = self._run[i]
+        if isinstance(raw, BadSample):
+            raise LeftOut(f"{raw.shard}: {raw.key}", raw.reason)
         try:
             stored = self._rule(raw.data)
         except BadImage as error:
@@ -76,9 +87,19 @@ class Packed(Source):
             key=f"{raw.key}-{i}",
             suffix=stored.suffix,
             data=stored.data,
-            label=int(index.labels[i]),
+            label=int(load_index(self._dataset, split).labels[i]),
             notes=stored.notes,
         )
+
+    def _read_run(self, split: str, number: int) -> dict[int, RawSample | BadSample]:
+        """By position in the split."""
+        start = number * _RUN
+        positions = np.arange(start, min(start + _RUN, self._splits[split]))
+        damaged: list[Damaged] = []
+        index = load_index(self._dataset, split)
+        whole = list(read_samples(self._store, index, positions, damaged=damaged))
+        found: dict[int, RawSample | BadSample] = {start + raw.request: raw for raw in whole}
+        return found | {start + one.request: one.error for one in damaged}
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -94,4 +115,5 @@ class Packed(Source):
 
     def __getstate__(self) -> dict[str, object]:
         opened = ("_dataset", "_store")  # they do not pickle, and each process opens its own
-        return {name: value for name, value in self.__dict__.items() if name not in opened}
+        kept = {name: value for name, value in self.__dict__.items() if name not in opened}
+        return {**kept, "_run": {}, "_held": None}

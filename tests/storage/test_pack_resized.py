@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -255,6 +256,30 @@ def test_a_packed_dataset_is_packed_again_smaller(tmp_path: Path) -> None:
         for key, (label, (w, h)) in kept[large.uri].items()
     }
     assert pack(Packed(large, rule=rule()), str(tmp_path / "again")).digest == small.digest
+
+
+def test_neighbours_of_a_packed_dataset_are_read_together(tmp_path: Path, place: str) -> None:
+    """A shard is made of runs of them: 40 images are three requests to S3, not 40."""
+    large = pack(Folder(photos(tmp_path / "in", count=20)), place)
+    assert large.samples("train") == 40
+    source = Packed(large, rule=rule())
+    keys = [source.read("train", i).key for i in range(40)]
+    assert source._store.traffic.requests == 3
+    assert len(set(keys)) == 40
+    pickled = pickle.loads(pickle.dumps(source))
+    assert pickled.read("train", 17).key == keys[17]
+
+
+def test_a_damaged_image_of_a_packed_dataset_is_left_out(tmp_path: Path) -> None:
+    """The others of its run are packed."""
+    large = pack(Folder(photos(tmp_path / "in")), str(tmp_path / "large"))
+    (tar,) = (tmp_path / "large").glob("train*.tar")
+    tar.write_bytes(tar.read_bytes().replace(b"\xff\xd9", b"\xff\xd8", 1))
+    small = pack(Packed(large, rule=rule()), str(tmp_path / "small"))
+    assert small.samples("train") == large.samples("train") - 1
+    ((what, reason),) = small.left_out
+    assert what.startswith(tar.name)
+    assert "checksum" in reason
 
 
 def test_parquet_files_are_resized(tmp_path: Path, place: str) -> None:
