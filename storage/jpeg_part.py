@@ -91,9 +91,7 @@ class _TurboJpeg:
         handle = getattr(self._handles, "decoder", None)
         if handle is None:
             handle = self._handles.decoder = self._init(_DECOMPRESS)
-        self._crop(
-            handle, _Region(0, 0, 0, 0)
-        )  # the last image's would be checked against this one
+        self._crop(handle, _Region(0, 0, 0, 0))  # forget the last image's
         if self._header(handle, data, len(data)) != 0:
             return None
         block = _BLOCK_WIDTH.get(self._get(handle, _SUBSAMPLING))
