@@ -138,6 +138,7 @@ def s3_command(weed: str, folder: Path, ports: list[int], *, scratch: Path) -> l
         "volume.port.grpc": volume_grpc,
         "volume.max": 0,
         "master.port": master,
+        "master.peers": "none",  # alone, it elects nobody, which takes a second or six
         "master.volumeSizeLimitMB": 64,
         "master.telemetry": "false",
     }
