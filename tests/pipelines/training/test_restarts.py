@@ -70,12 +70,11 @@ def test_a_newer_step_or_a_lost_worker_begins_the_count_anew() -> None:
         group(restarts, 311, BUG)
 
 
-def boom() -> None:
-    raise ValueError("boom")
-
-
 @pytest.mark.usefixtures("ray_session")
 def test_ray_train_ends_a_training_that_would_restart_forever(tmp_path: Path) -> None:
+    def boom() -> None:  # sent by value: the workers import nothing of this file
+        raise ValueError("boom")
+
     trainer = DataParallelTrainer(
         boom,
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.1}),
