@@ -68,6 +68,13 @@ def test_messages_of_workers_are_held_without_torch() -> None:
     assert done.stdout == "False\n"
 
 
+def test_batches_are_dealt_out_without_torch() -> None:
+    """The process that plans the streams imports their module: it starts with every group."""
+    code = "import sys, pipelines.worker.feed; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_no_two_files_import_each_other_in_a_circle() -> None:
     files = {
         ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from cluster.settings import Place
 from pipelines.lineage.resume_states import newest_state, save_state
 from pipelines.recipes.stage import Stage
+from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.feed import TRAIN, OrderedDataConfig, placeholder
 
 SAVE_EVERY = 4  # steps
@@ -94,9 +95,10 @@ def _group(
 ) -> None:
     """Run one worker group to the end, or to the step at which it is killed."""
     config = OrderedDataConfig(
-        reading.stage,
+        train_spec(reading.stage, reading.dataset_uri),
+        val_spec(reading.stage, reading.dataset_uri),
         reading.place,
-        dataset_uri=reading.dataset_uri,
+        steps=reading.stage.steps,
         attempt_uri=reading.attempt_uri,
     )
     iterators = config.configure({TRAIN: placeholder()}, size, None, None)

@@ -1,4 +1,4 @@
-"""Where resume states lie and which is the newest; one folder a state, committed by its manifest.
+"""Resume states, written and read: a folder for each, committed by its manifest.
 
 <attempt>/resume/step-00000100/TOKEN-00000-of-00002.safetensors  a rank's pieces (storage.pieces)
                               /manifest.json   written last
@@ -6,15 +6,21 @@
 """
 
 import json
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from pipelines.lineage.newest_state import (
+    FOLDER,
+    folder_of_states,
+    newest_state,
+    place_of_state,
+    step_of,
+    steps_with,
+)
 from storage import commits, weights
 from storage.errors import (
     CorruptWeights,
@@ -27,25 +33,8 @@ from storage.json_values import BadValue, is_whole, parse_object, text_of
 from storage.objects import open_store
 from storage.pieces import Pieces, commit_parts, open_pieces, write_part
 from storage.store import ObjectStore
-from storage.uri import join
 
-FOLDER = "resume"
 DAMAGED = "damaged.json"
-_STATE = re.compile(r"step-(\d{8,})(?:/|$)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class ResumeState:
-    """A committed state: the training of `step` steps is in it."""
-
-    step: int
-    uri: str
-
-
-def newest_state(attempt_uri: str) -> ResumeState | None:
-    """The committed state with the most steps, or None. By step, never by a clock."""
-    steps = _steps_with(attempt_uri, weights.MANIFEST)
-    return ResumeState(steps[-1], place_of_state(attempt_uri, steps[-1])) if steps else None
 
 
 @contextmanager
@@ -134,10 +123,10 @@ def _put_aside(store: ObjectStore, reason: str) -> None:
 
 def damaged_states(attempt_uri: str) -> dict[int, str]:
     """Step -> what is wrong with the state that was put aside, and not written again since."""
-    again = _steps_with(attempt_uri, weights.MANIFEST)
+    again = steps_with(attempt_uri, weights.MANIFEST)
     return {
         step: _reason(open_store(place_of_state(attempt_uri, step)).read(DAMAGED))
-        for step in _steps_with(attempt_uri, DAMAGED)
+        for step in steps_with(attempt_uri, DAMAGED)
         if step not in again
     }
 
@@ -183,14 +172,14 @@ def commit_state(
             return False
     except WeightsExist:  # a group that was given up for dead was faster: the same state
         return True
-    kept = _steps_with(attempt_uri, weights.MANIFEST)[-keep:]
+    kept = steps_with(attempt_uri, weights.MANIFEST)[-keep:]
     drop_states(attempt_uri, below=min(kept))
     return True
 
 
 def drop_states(attempt_uri: str, *, below: int | None = None) -> None:
     """Delete the states of fewer steps than `below`; all where it is None."""
-    store = _folder(attempt_uri)
+    store = folder_of_states(attempt_uri)
     found = [(step, key) for key in store.list() if (step := step_of(key)) is not None]
     dropped = [(step, key) for step, key in found if below is None or step < below]
     # manifests first: a half-deleted state must not look committed
@@ -209,25 +198,3 @@ def drop_leftovers(attempt_uri: str) -> str:
     except StorageError as error:
         return f"warning: its resume states only take room now, and cannot be deleted: {error}"
     return ""
-
-
-def _steps_with(attempt_uri: str, name: str) -> list[int]:
-    """Steps of the states that have such a file, ascending."""
-    keys = _folder(attempt_uri).list()
-    steps = [step_of(key) for key in keys if key.endswith(f"/{name}")]
-    return sorted(step for step in steps if step is not None)
-
-
-def step_of(key: str) -> int | None:
-    """Steps of the state that a key below the folder belongs to; None for what is no state's."""
-    found = _STATE.match(key)
-    return int(found.group(1)) if found else None
-
-
-def _folder(attempt_uri: str) -> ObjectStore:
-    return open_store(join(attempt_uri, FOLDER))
-
-
-def place_of_state(attempt_uri: str, step: int) -> str:
-    """The folder of the state after `step` steps."""
-    return join(attempt_uri, FOLDER, f"step-{step:08d}")

@@ -20,8 +20,8 @@ from pipelines.lineage.attempts import (
     started_last,
 )
 from pipelines.lineage.manifest import Manifest, read_manifest
-from pipelines.lineage.resume_states import FOLDER as RESUME
-from pipelines.lineage.resume_states import step_of
+from pipelines.lineage.newest_state import FOLDER as RESUME
+from pipelines.lineage.newest_state import step_of
 from pipelines.lineage.source import init_digest
 from pipelines.recipes.errors import MISTAKES, Mistake
 from pipelines.recipes.fingerprint import FORMAT_VERSION, fingerprint, flatten, plain

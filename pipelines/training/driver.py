@@ -27,6 +27,7 @@ from pipelines.inspection.inspection import inspect_after_stage
 from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.lineage.resume_states import drop_leftovers, newest_state
 from pipelines.recipes.fingerprint import flatten
+from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.tracking.attempt_run import DatasetRecord, open_tracker
 from pipelines.tracking.client import node_sampler
 from pipelines.tracking.history import MetricPoint
@@ -160,7 +161,11 @@ def _trainer(
         ),
         datasets=dict.fromkeys(names, placeholder),
         dataset_config=OrderedDataConfig(
-            job.stage, job.place, dataset_uri=job.dataset_uri, attempt_uri=job.attempt_uri
+            train_spec(job.stage, job.dataset_uri),
+            val_spec(job.stage, job.dataset_uri),
+            job.place,
+            steps=job.stage.steps,
+            attempt_uri=job.attempt_uri,
         ),
     )
 

@@ -2,7 +2,8 @@
 
 `configure` runs again after every restart and resize, with the group's size, before its workers
 ask for their first batch, and reads the cursor (the newest resume state; the workers have put aside
-damaged ones) itself. So resuming and new worker counts need no case of their own.
+damaged ones) itself. So resuming and new worker counts need no case of their own. The process that
+does so imports no torch: it starts with every group.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,11 +17,9 @@ from ray.train import DataConfig
 from cluster.placement import decoding_selector
 from cluster.settings import Place
 from pipelines.cli.place import shard_cache
-from pipelines.lineage.resume_states import newest_state
-from pipelines.recipes.stage import Stage
-from pipelines.recipes.streams import train_spec, val_spec
+from pipelines.lineage.newest_state import newest_state
 from pipelines.worker.background import Background
-from storage.stream import eval_stream, train_stream
+from storage.stream import StreamSpec, eval_stream, train_stream
 
 TRAIN: Literal["train"] = "train"
 VAL: Literal["val"] = "val"
@@ -30,10 +29,13 @@ T = TypeVar("T")
 class OrderedDataConfig(DataConfig):
     """Builds the streams for the worker group that is starting and deals them out in order."""
 
-    def __init__(self, stage: Stage, place: Place, *, dataset_uri: str, attempt_uri: str) -> None:
+    def __init__(
+        self, train: StreamSpec, val: StreamSpec, place: Place, *, steps: int, attempt_uri: str
+    ) -> None:
+        """Take the streams of a stage of so many steps (`recipes.streams`)."""
         super().__init__()
-        self._stage, self._place = stage, place
-        self._dataset_uri, self._attempt_uri = dataset_uri, attempt_uri
+        self._train, self._val, self._place = train, val, place
+        self._steps, self._attempt_uri = steps, attempt_uri
 
     def configure(
         self,
@@ -53,14 +55,14 @@ class OrderedDataConfig(DataConfig):
         return per_rank
 
     def _stream(self, name: str, world_size: int) -> Dataset:
-        stage, place = self._stage, self._place
+        place = self._place
         cache = shard_cache(place.cache)
         nodes = decoding_selector(
             ray.nodes(), on_gpu_nodes=place.decode_on_gpu_nodes, more_to_come=place.wait_for_nodes
         )
         if name == VAL:
             return eval_stream(
-                val_spec(stage, self._dataset_uri),
+                self._val,
                 world_size=world_size,
                 num_cpus=place.decode_cpus,
                 cache=cache,
@@ -68,9 +70,9 @@ class OrderedDataConfig(DataConfig):
             )
         state = newest_state(self._attempt_uri)
         return train_stream(
-            train_spec(stage, self._dataset_uri),
+            self._train,
             start_step=state.step if state else 0,
-            stop_step=stage.steps,
+            stop_step=self._steps,
             world_size=world_size,
             num_cpus=place.decode_cpus,
             cache=cache,

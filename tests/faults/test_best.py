@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 from storage.commits import read_manifest as manifest_of
 from tests.faults.support.injury import Stage, kill_trainer
 

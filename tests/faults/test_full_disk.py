@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 from storage.pieces import open_pieces
 from tests.pipelines.conftest import Said
 

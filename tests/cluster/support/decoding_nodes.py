@@ -30,7 +30,7 @@ from ray.util import placement_group_table
 from cluster.placement import ROLE, TRAINS
 from cluster.settings import Place
 from pipelines.recipes.digits import PRETRAIN
-from pipelines.recipes.streams import train_spec
+from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.background import Background
 from pipelines.worker.feed import TRAIN, OrderedDataConfig, placeholder
 from storage.order import rank_batch
@@ -101,7 +101,13 @@ def main(dataset: str, folder: str) -> None:
         ),
         run_config=RunConfig(storage_path=folder, name="placement"),
         datasets={TRAIN: placeholder},
-        dataset_config=Marked(STAGE, Place(), dataset_uri=dataset, attempt_uri=f"{folder}/attempt"),
+        dataset_config=Marked(
+            train_spec(STAGE, dataset),
+            val_spec(STAGE, dataset),
+            Place(),
+            steps=STEPS,
+            attempt_uri=f"{folder}/attempt",
+        ),
     )
     fit = Background(trainer.fit)
     deadline = time.monotonic() + 240

@@ -16,7 +16,7 @@ import psutil
 import ray
 
 from pipelines.lineage.manifest import Manifest, read_manifest
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 
 TRAINER, DECODER = "RayTrainWorker", "ReadRange"
 PATIENCE_SECONDS = 240

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from cluster.local.s3 import S3Server
 from pipelines.lineage.attempts import Attempt, committed_attempts
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 from pipelines.lineage.source import committed_source
 from pipelines.recipes.stage import Stage
 from storage import weights

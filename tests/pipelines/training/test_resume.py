@@ -17,7 +17,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 from storage import weights
 from tests.faults.support.injury import kill_trainer_at_the_commit
 from tests.pipelines.conftest import Said

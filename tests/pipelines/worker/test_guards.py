@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 from pipelines.worker.guards import skipped_in_a_row, usable_loss
 from tests.pipelines.conftest import Said
 

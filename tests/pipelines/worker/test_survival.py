@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.lineage.resume_states import newest_state
+from pipelines.lineage.newest_state import newest_state
 from tests.cluster.support.groups import run_group
 from tests.pipelines.support.saving_worker import FAULTS, FIRST, SECOND
 
