@@ -63,8 +63,8 @@ class Packed(Source):
         return () if location.bucket is not None else (Path(location.path).absolute(),)
 
     def identity(self) -> str:
-        """The dataset's digest, and the rule."""
-        return hash_of(self._digest, self._rule.identity())
+        """The dataset's digest, the rule, and what lies together."""
+        return hash_of(self._digest, self._rule.identity(), str(_RUN))
 
     def blocks(self, split: str) -> np.ndarray:
         """Runs of samples, so that a shard does not consist of images from everywhere."""
