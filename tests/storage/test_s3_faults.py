@@ -34,6 +34,12 @@ def store(proxy: FaultyProxy, s3: S3Server, tmp_path: Path) -> S3Store:
     return store
 
 
+@pytest.fixture
+def patient(store: S3Store) -> S3Store:
+    """The same, which a busy machine does not make ask again."""
+    return S3Store(store.bucket, store.prefix, read_seconds=60.0)
+
+
 def once(*faults: str):
     """These faults one after the other, then none."""
     waiting = list(faults)
@@ -48,11 +54,12 @@ def test_a_fault_in_a_read_is_survived(store: S3Store, proxy: FaultyProxy, fault
 
 @pytest.mark.parametrize("fault", ["reset", "short", "hang"])
 def test_a_broken_body_is_resumed_where_it_broke(
-    store: S3Store, proxy: FaultyProxy, fault: str
+    store: S3Store, patient: S3Store, proxy: FaultyProxy, fault: str
 ) -> None:
+    reader = store if fault == "hang" else patient
     proxy.served.clear()
     proxy.faults = once(fault, fault)
-    assert store.read_range("x", 0, 1 << 20) == DATA
+    assert reader.read_range("x", 0, 1 << 20) == DATA
     starts = [int(r.removeprefix("bytes=").partition("-")[0]) for _, r, _ in proxy.served if r]
     assert starts == sorted(set(starts)), starts
     assert len(starts) == 3
@@ -91,10 +98,10 @@ def test_nothing_but_failures_is_unavailable_in_bounded_time(
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_noticed(
-    store: S3Store, proxy: FaultyProxy, s3: S3Server
+    patient: S3Store, proxy: FaultyProxy, s3: S3Server
 ) -> None:
     """Otherwise the halves of two versions would be one sample."""
-    straight = S3Store(store.bucket, store.prefix)
+    straight = S3Store(patient.bucket, patient.prefix)
     with s3.environment():
         assert straight.exists("x")  # past the proxy, for good
 
@@ -109,7 +116,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed(
 
     proxy.faults = replace_then_continue
     with pytest.raises(ObjectChanged, match="replaced while it was read"):
-        store.read_range("x", 0, 1 << 20)
+        patient.read_range("x", 0, 1 << 20)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
