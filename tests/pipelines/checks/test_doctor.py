@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,15 @@ def test_a_variable_that_lets_data_run_code_fails(monkeypatch: pytest.MonkeyPatc
 
 def test_gloo_is_tried() -> None:
     assert machine_checks.check_collectives(asked()) == ok("collectives", "gloo")
+
+
+def test_the_decoder_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_checks, "turbojpeg", lambda: None)
+    found = machine_checks.check_decoder(asked())
+    assert (found.status, "libturbojpeg 3" in found.text) == ("ok", True)
+    library = SimpleNamespace(path="/opt/lib/libturbojpeg.so.0")
+    monkeypatch.setattr(machine_checks, "turbojpeg", lambda: library)
+    assert "/opt/lib/libturbojpeg.so.0" in machine_checks.check_decoder(asked()).text
 
 
 def test_missing_gpus_say_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
