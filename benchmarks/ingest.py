@@ -83,7 +83,7 @@ def measure(batches: Iterator[int], steps: int) -> Measured:
             moments.append(time.perf_counter() - began)
             images.append((images[-1] if images else 0) + rows)
             if len(images) == steps:
-                memory = usage.memory_bytes()
+                memory = usage.proportional_bytes()
     low, high = (np.searchsorted(images, share * images[-1]) for share in (0.30, 0.85))
     slope = np.polyfit(moments[low : high + 1], images[low : high + 1], 1)[0]
     return Measured(

@@ -13,9 +13,8 @@ _SAMPLE_SECONDS = 0.5
 class Usage:
     """`with Usage() as usage: ...`; then `usage.cpu_seconds`.
 
-    Memory is asked for with `memory_bytes()`, when nothing is timed: the kernel walks all pages of
-    a process, and holds up what the process does meanwhile. Four times a second, that took a fifth
-    of the rate that was measured.
+    Ask for memory with `proportional_bytes()` when nothing is timed: the kernel walks all pages of
+    a process, which waits meanwhile. Four times a second, that took a fifth of the measured rate.
     """
 
     def __init__(self) -> None:
@@ -30,7 +29,7 @@ class Usage:
         """Spent by all processes since the start, up to each one's last sample."""
         return sum(last - self._first[key] for key, last in self._last.items())
 
-    def memory_bytes(self) -> int:
+    def proportional_bytes(self) -> int:
         """Proportional set size of this process and its children, now."""
         total = 0
         for process in self._processes():

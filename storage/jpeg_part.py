@@ -2,15 +2,13 @@
 
 simplejpeg contains libjpeg-turbo, but offers no part of an image. `libturbojpeg`, the library's own
 interface, decodes the rows down to the part's last one, and transforms nothing outside the part:
-about 20 % less time for a training crop. The pixels are those of the whole image (test), so nodes
-with and without the library give the same batches. No package on PyPI brings it for everybody;
-conda-forge's `libjpeg-turbo`, Fedora, Homebrew and libjpeg-turbo.org do. The environment variable
-LIBTURBOJPEG names the file; if it is empty, the library is not used.
+about 20 % less time for a training crop. The pixels are the same as those of the whole image
+(test), so it does not matter which nodes have the library. `docs/stream.md` says where to get it.
+The environment variable LIBTURBOJPEG names its file; if it is empty, the library is not used.
 """
 
 import ctypes
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,15 +19,14 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from storage.jpeg_header import scan_is_whole
+
 Part = tuple[int, int, int, int]  # left, upper, right, lower, in pixels of the scaled image
 
 _DECOMPRESS = 1  # constants of turbojpeg.h
 _SUBSAMPLING, _WIDTH, _HEIGHT = 4, 5, 6
 _RGB = 0
 _BLOCK_WIDTH = {0: 8, 1: 16, 2: 16, 3: 8, 4: 8, 5: 32, 6: 8}  # of one MCU, by chroma subsampling
-_START_OF_SCAN, _BASELINE = 0xDA, (0xC0, 0xC1)
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in a scan: anything but a restart
-_END = b"\xff\xd9"
 
 
 class _Region(ctypes.Structure):
@@ -51,19 +48,6 @@ def decode_part(data: bytes, part: Part, eighths: int) -> np.ndarray | None:
     if library is None or not scan_is_whole(data):
         return None
     return library.decode(data, part, eighths)
-
-
-def scan_is_whole(data: bytes) -> bool:
-    """Whether a baseline JPEG consists of one scan with nothing but image data up to its end."""
-    at, baseline = 2, False
-    while len(data) > at + 4 and data[at] == 0xFF:
-        kind, body = data[at + 1], at + 4
-        at += 2 + int.from_bytes(data[at + 2 : body], "big")
-        baseline = baseline or kind in _BASELINE
-        if kind == _START_OF_SCAN:
-            marker = _MARKER.search(data, at)
-            return baseline and marker is not None and marker.group() == _END
-    return False
 
 
 class _TurboJpeg:

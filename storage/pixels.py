@@ -16,7 +16,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from storage.jpeg_part import Part, decode_part, scan_is_whole
+from storage.jpeg_header import scan_is_whole
+from storage.jpeg_part import Part, decode_part
 
 JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG followed by others
 Interpolation = Literal["bicubic", "bilinear"]
@@ -96,7 +97,8 @@ def _moved(box: Box, whole: Size, scaled: Size) -> Box:
 def _jpeg(data: bytes, scaled: Size) -> np.ndarray | None:
     """Decode with simplejpeg: uint8 [h, w, 3], or None to leave it to Pillow.
 
-    Damage within the image data leaves an image; only Pillow says what else is wrong with a file.
+    An image with damaged pixels is decoded as it is. Any other damage is left to Pillow, whose
+    error says what is wrong.
     """
     for strict in (True, False):
         try:

@@ -13,7 +13,8 @@ from PIL import Image
 from storage import jpeg_part
 from storage.decode import Crop, decode
 from storage.errors import BadImage
-from storage.jpeg_part import decode_part, scan_is_whole, turbojpeg
+from storage.jpeg_header import scan_is_whole
+from storage.jpeg_part import decode_part, turbojpeg
 from tests.storage.support.images import ORIENTED, encoded, gradient, with_exif
 
 EIGHTHS = (1, 2, 3, 4, 8)
