@@ -11,6 +11,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Hundreds of processes start in the tests: the first compiles our modules for all of them.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-rest test-ray test-slow check lint mlflow lock
 

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from storage.columns import StreamSpec
 from storage.dataset import load_dataset
 from storage.decode import Crop, crop_box, decode
 from storage.index import load_index
 from storage.objects import open_store
 from storage.reader import read_samples
-from storage.stream import StreamSpec, train_stream
+from storage.stream import train_stream
 from storage.uri import parse
 
 os.environ.pop("WDS_SECURE", None)  # webdataset reads from S3 through curl

@@ -86,6 +86,15 @@ class ElasticTrainer(TorchTrainer):
         return super()._initialize_and_run_controller(**controller)
 
 
+def scaling_config(*, fewest: int, most: int, cpus: float, gpus: int) -> ScalingConfig:
+    """Ray Train's own words for it; a range makes the worker group elastic."""
+    return ScalingConfig(
+        num_workers=most if fewest == most else (fewest, most),
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus},
+    )
+
+
 def largest_share(workers: int, *, counts: Sequence[int]) -> int:
     """The largest of `counts` that is `workers` at most; 0 for none."""
     return max((n for n in counts if n <= workers), default=0)

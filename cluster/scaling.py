@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from ray.train import ScalingConfig
-
 from cluster.errors import BadPlace
 from cluster.settings import Place, Workers
 
@@ -96,12 +94,3 @@ def check_room(
             f"{fewest} workers x {gpus} GPU = {fewest * gpus} GPUs, but the cluster has"
             f" {have_gpus:g} - set workers.gpus 0 to train on CPUs, or lower workers.min"
         )
-
-
-def scaling_config(*, fewest: int, most: int, cpus: float, gpus: int) -> ScalingConfig:
-    """Ray Train's own words for it; a range makes the worker group elastic."""
-    return ScalingConfig(
-        num_workers=most if fewest == most else (fewest, most),
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus},
-    )

@@ -24,8 +24,9 @@ from storage.reader import Damaged, read_samples
 from storage.selection import EVERYTHING, Selection
 from storage.selection_cache import drawn, grouped, grouped_by_member
 from storage.store import ObjectStore, RangeReader
-from storage.tasks import Batch
 
+Batch = dict[str, np.ndarray]
+"""Columns of a batch, by name."""
 _REPLACEMENTS = 32  # samples tried in place of a bad one before giving up on the dataset
 
 
@@ -116,6 +117,12 @@ def open_stream(spec: StreamSpec, digest: str, cache: Cache | None = None) -> Op
         positions=positions,
         labels=labels,
     )
+
+
+def order_of(spec: StreamSpec, dataset: Dataset | None = None) -> OrderSpec:
+    """The order of a stream, as `order.steps_per_epoch` and `order.global_batch` need it."""
+    opened = open_stream(spec, dataset.digest if dataset else load_dataset(spec.dataset).digest)
+    return opened.order
 
 
 def _run_samples(spec: StreamSpec, labels: np.ndarray) -> int:

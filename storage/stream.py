@@ -20,33 +20,17 @@ import ray
 import ray.data
 
 from storage.cache import Cache
-from storage.columns import StreamSpec, columns, describe, open_stream
+from storage.columns import Batch, StreamSpec, columns, open_stream, order_of
 from storage.dataset import Dataset, load_dataset
 from storage.errors import BadOrder
-from storage.order import OrderSpec, rank_draws, rank_slice
-from storage.tasks import Batch, blocks_in_order
-
-__all__ = [
-    "StreamSpec",
-    "describe",
-    "eval_batches",
-    "eval_stream",
-    "order_of",
-    "train_batch",
-    "train_stream",
-]
+from storage.order import rank_draws, rank_slice
+from storage.tasks import blocks_in_order
 
 DECODE_CPUS = 0.5  # per task: one decodes while another moves its block (20 % more images/s)
 _AHEAD_BLOCKS = 16  # per rank
 _AHEAD_BYTES = 1 << 30  # minimum: Ray assumes 128 MiB for a task of unknown output
 ROWS_PER_BLOCK = 128  # a quarter of a second of decoding photographs
 MOST_ROWS = 512  # of a block, where a rank's batch can be cut: a second, and 77 MB at 224 pixels
-
-
-def order_of(spec: StreamSpec, dataset: Dataset | None = None) -> OrderSpec:
-    """The order of a stream, as `order.steps_per_epoch` and `order.global_batch` need it."""
-    opened = open_stream(spec, dataset.digest if dataset else load_dataset(spec.dataset).digest)
-    return opened.order
 
 
 def train_stream(

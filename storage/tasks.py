@@ -15,17 +15,18 @@ import ray.data
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-Batch = dict[str, np.ndarray]
+Block = dict[str, np.ndarray]
+"""Columns of a block, by name."""
 _ITEMS_PER_READ_TASK = 4096
 
 
-def _blocks(items: dict[str, Any], block: Callable[[int], Batch]) -> Iterator[Any]:
+def _blocks(items: dict[str, Any], block: Callable[[int], Block]) -> Iterator[Any]:
     for item in items["item"].tolist():
         yield block(item)
 
 
 def blocks_in_order(
-    block: Callable[[int], Batch],
+    block: Callable[[int], Block],
     items: int,
     num_cpus: float,
     *,

@@ -61,6 +61,15 @@ def test_pipelines_imports_nothing_heavy_before_a_function_is_asked_for() -> Non
     assert done.returncode == 0, done.stderr
 
 
+def test_mistakes_are_told_before_ray_and_mlflow_are_imported() -> None:
+    """They take two seconds, and a command line is often wrong at first."""
+    rooms = ("training", "evaluation", "prediction", "exporting", "planning", "lineage")
+    commands = ", ".join(f"pipelines.{room}.command" for room in (*rooms, "inspection"))
+    code = f"import sys, {commands}; print(sorted({{'ray', 'mlflow'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_messages_of_workers_are_held_without_torch() -> None:
     """The process of the queue imports their module: it starts with every stage."""
     code = "import sys, pipelines.worker.messages; print('torch' in sys.modules)"

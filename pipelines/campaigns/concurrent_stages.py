@@ -23,10 +23,10 @@ from pipelines.cli.place import check_root
 from pipelines.cli.ray_session import ray_session
 from pipelines.recipes.stage import Stage
 from pipelines.tracking.tracker import CLOSE_SECONDS
-from pipelines.training.command import committed_already
 from pipelines.training.driver import run_stage
 from pipelines.training.outcomes import Outcome
 from pipelines.training.prepare import Checked, check_stage, make_plan
+from pipelines.training.stages import committed_already
 from pipelines.worker.background import Background
 
 STOP_SECONDS = 5.0  # for stages to notice that they shall stop

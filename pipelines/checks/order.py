@@ -31,11 +31,10 @@ from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.streams import train_spec
 from storage.balance import Balance
-from storage.columns import open_stream
+from storage.columns import StreamSpec, open_stream, order_of
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.order import OrderSpec, steps_per_epoch
-from storage.stream import StreamSpec, order_of
 from storage.uri import join
 
 

@@ -3,8 +3,8 @@
 from cluster.settings import Place
 from pipelines.cli.call import command_of
 from pipelines.cli.exits import signals_kept
-from pipelines.evaluation.command import evaluated
-from pipelines.evaluation.evaluation import EvaluationOptions
+from pipelines.evaluation.evaluation import EvaluationOptions, make_evaluation
+from pipelines.evaluation.run import evaluated
 from pipelines.lineage.manifest import Manifest
 from pipelines.recipes.stage import Recipe
 
@@ -39,4 +39,4 @@ def evaluate(
         recipe, options or EvaluationOptions(), run=run, place=place, force=force, parent=parent
     )
     with signals_kept():
-        return evaluated(command)[1]
+        return evaluated(make_evaluation(command), command)

@@ -35,10 +35,10 @@ from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import plain
 from pipelines.recipes.streams import val_selection
 from storage.checksum import sha256_file
+from storage.columns import order_of
 from storage.dataset import Dataset, load_dataset
 from storage.index import load_index
 from storage.selection import Selection
-from storage.stream import order_of
 from storage.uri import join
 from storage.verify import check_shards
 

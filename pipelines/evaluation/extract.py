@@ -16,10 +16,10 @@ from pipelines.cli.place import shard_cache
 from pipelines.evaluation.answers import answer
 from pipelines.evaluation.protocol import Protocol
 from pipelines.inference.workers import inference_workers, network_of_actor, share_weights
-from storage.columns import describe
+from storage.columns import StreamSpec, describe, order_of
 from storage.dataset import load_dataset
 from storage.errors import BadInput
-from storage.stream import StreamSpec, eval_stream, order_of
+from storage.stream import eval_stream
 from vit import Config
 
 Columns = dict[str, np.ndarray]

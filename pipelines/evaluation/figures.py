@@ -10,10 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines.evaluation.answers import Answers
 from pipelines.evaluation.mistakes import Pair
 from pipelines.inspection.image_grid import image_grid
-from storage.columns import open_stream
+from storage.columns import StreamSpec, open_stream
 from storage.decode import decode
 from storage.reader import read_samples
-from storage.stream import StreamSpec
 from vit import normalize
 
 MOST_CLASSES = 20

@@ -14,9 +14,9 @@ from pipelines.evaluation import fewshot, neighbours, probe
 from pipelines.recipes.data import check_dataset_name
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import crop_values, typed_values
+from storage.columns import StreamSpec
 from storage.decode import Crop
 from storage.selection import EVERYTHING, Selection
-from storage.stream import StreamSpec
 
 FORMAT_VERSION = 1
 Evaluator = Literal["classification", "few-shot", "knn", "probe"]

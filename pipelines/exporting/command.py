@@ -14,8 +14,6 @@ from pipelines.exporting.export import Export, ExportOptions, make_export
 from pipelines.exporting.folder import check_target, new_folder
 from pipelines.exporting.formats import write_format
 from pipelines.exporting.push import prepare, push
-from pipelines.tracking.client import open_client
-from pipelines.tracking.registry import ALIAS, register_model
 
 _REQUIRED = ExportOptions(to=tyro.MISSING, out=tyro.MISSING)
 
@@ -47,6 +45,10 @@ def register(export: Export, mlflow_uri: str) -> str:
     Raises:
         pipelines.tracking.client.TrackingUnavailable: MLflow does not answer or refuses it.
     """
+    # MLflow takes a second to import, and most exports register nothing.
+    from pipelines.tracking.client import open_client
+    from pipelines.tracking.registry import ALIAS, register_model
+
     assert export.register is not None
     assert export.manifest is not None
     assert export.manifest.mlflow_run_id is not None

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pipelines.exporting.export import Export, base_of
 from pipelines.recipes.errors import Mistake
-from pipelines.tracking.registry import save_model
 from vit import export_hugging_face, export_onnx, export_program, export_timm
 from vit.export_peft import export_peft
 from vit.lora import lora_of
@@ -57,6 +56,8 @@ def write_format(export: Export, tensors: Mapping[str, Tensor], folder: Path) ->
 
 
 def _mlflow(export: Export, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    from pipelines.tracking.registry import save_model  # other formats do not wait for MLflow
+
     if export.classes.names is None:
         raise Mistake(f"--to mlflow needs the classes' names: {export.classes.unknown}")
     save_model(

@@ -19,9 +19,9 @@ from pipelines.recipes.errors import Mistake
 from pipelines.recipes.general import EPOCHS, GENERAL_RECIPES, WARMUP_SHARE
 from pipelines.recipes.stage import Recipe, Stage
 from pipelines.recipes.streams import train_spec
+from storage.columns import order_of
 from storage.dataset import load_dataset
 from storage.order import epochs_at
-from storage.stream import order_of
 from storage.uri import join
 from vit import InferredConfig
 

@@ -6,11 +6,11 @@ from cluster.settings import Place
 from pipelines.recipes.paper import IMAGES
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
+from storage.columns import order_of
 from storage.dataset import Dataset, load_dataset
 from storage.errors import StorageError, Unavailable
 from storage.index import load_index
 from storage.order import longest_run
-from storage.stream import order_of
 from storage.uri import join
 
 PHOTOGRAPH_BYTES = 110_000.0

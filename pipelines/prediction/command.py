@@ -4,25 +4,20 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NoReturn
-
-from ray.exceptions import RayError
 
 from cluster.settings import Place
 from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
-from pipelines.cli.gpus import with_gpus_settled
 from pipelines.cli.options import Command, program_name, read_command
-from pipelines.cli.ray_errors import explain_failure
-from pipelines.cli.ray_session import ray_session
+from pipelines.prediction.here import Predict, predict_here
 from pipelines.prediction.listing import pieces_of, where
 from pipelines.prediction.one_file import join_parts
 from pipelines.prediction.output import CsvOutput, Output, TableOutput
 from pipelines.prediction.parts import begin, finish, part_name, plan_of
 from pipelines.prediction.pieces import FileRef, Piece
 from pipelines.prediction.prediction import Prediction, PredictionOptions, make_prediction
-from pipelines.prediction.predictor import Rows, predict, predict_here
 
 NAME = "predict"
 ADDRESS = "RAY_ADDRESS"
@@ -55,16 +50,13 @@ def carry_out(command: Command[PredictionOptions], output: Output) -> None:
         if line:
             _note(line)
     _note(f"{prediction.candidate.kind} on {where(prediction.found)}")
+    run = partial(_run, prediction, output)
     if _is_small(prediction):
-        _run(prediction, predict_here, command.place, output)
+        run(predict_here, command.place)
         return
-    with ray_session(verbose=command.place.verbose):
-        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-        place = with_gpus_settled(command).place
-        try:
-            _run(prediction, predict, place, output)
-        except RayError as error:
-            raise explain_failure(NAME, error) from None
+    from pipelines.prediction.predictor import with_ray  # a few images do not wait for its imports
+
+    with_ray(command, run)
 
 
 def _is_small(prediction: Prediction) -> bool:
@@ -74,12 +66,7 @@ def _is_small(prediction: Prediction) -> bool:
     return few and files and not os.environ.get(ADDRESS)
 
 
-def _run(
-    prediction: Prediction,
-    predict: Callable[[Prediction, Sequence[Piece], set[int], Place], Iterator[Rows]],
-    place: Place,
-    output: Output,
-) -> None:
+def _run(prediction: Prediction, output: Output, predict: Predict, place: Place) -> None:
     began = time.monotonic()
     pieces = pieces_of(prediction.found, rows=prediction.rows_per_piece)
     done: set[int] = set()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
 from pipelines.prediction.pieces import FileRef, Files, Piece, samples_of
 from pipelines.recipes.errors import Mistake
@@ -146,6 +145,8 @@ def pieces_of(found: Sequence[Found], *, rows: int) -> list[Piece]:
 def _scan_all(tars: Sequence[Tar]) -> list[tuple[SampleIndex, tuple[str, ...]]]:
     if not tars:
         return []
+    import ray  # a few images do not wait for it
+
     task: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(scan_tar)
     return ray.get([task.remote(tar) for tar in tars])
 

@@ -1,35 +1,44 @@
 """Compute classes and features of pieces on Ray: tasks decode, workers with the network follow."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
-from cluster.engine import device_here
 from cluster.settings import Place
-from pipelines.inference.network import Network
+from pipelines.cli.exits import stop_at_sigterm
+from pipelines.cli.gpus import with_gpus_settled
+from pipelines.cli.options import Command
+from pipelines.cli.ray_errors import explain_failure
+from pipelines.cli.ray_session import ray_session
 from pipelines.inference.workers import inference_workers, network_of_actor, share_weights
+from pipelines.prediction.here import Predict, Rows, rows_of
 from pipelines.prediction.pieces import Piece
-from pipelines.prediction.prediction import Prediction
-from pipelines.prediction.work import Work, decoded, table_columns
+from pipelines.prediction.prediction import Prediction, PredictionOptions
+from pipelines.prediction.work import Columns, Work, decoded
 from storage.decode import Crop
-from storage.tasks import Batch, blocks_in_order
+from storage.tasks import blocks_in_order
 
 _AHEAD_BYTES = 1 << 30
 _AHEAD_PIECES = 8
 _PIECES_PER_OBJECT = 64  # a task that is told of 50,000 objects takes seconds to start
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Predictions of one piece: what is shown, or how much was written."""
+def with_ray(command: Command[PredictionOptions], run: Callable[[Predict, Place], None]) -> None:
+    """Call `run` with what predicts on Ray, while a Ray is connected.
 
-    columns: dict[str, list[Any]]
-    """Columns of `table_columns`; empty if they were written."""
-    images: int
-    errors: int
+    Raises:
+        BadInput, Failed: a task or the cluster failed.
+    """
+    with ray_session(verbose=command.place.verbose):
+        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
+        place = with_gpus_settled(command).place
+        try:
+            run(predict, place)
+        except RayError as error:
+            raise explain_failure("predict", error) from None
 
 
 def predict(
@@ -70,38 +79,10 @@ def predict(
         **workers.options(blocks=len(todo)),
     )
     for batch in outputs.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):
-        yield _rows(batch, prediction)
+        yield rows_of(batch, prediction)
 
 
-def predict_here(
-    prediction: Prediction, pieces: Sequence[Piece], skip: set[int], place: Place
-) -> Iterator[Rows]:
-    """Do the same in this process, without Ray: for fewer images than it takes time to start.
-
-    Raises:
-        cluster.errors.BadPlace: `workers.gpus` is 1, and torch can use no GPU.
-    """
-    device = device_here(place.workers.gpus)
-    weights = {name: tensor.numpy() for name, tensor in prediction.candidate.tensors().items()}
-    work = Work.of(prediction)
-    network = Network(work.config, weights, work.precision, device=str(device))
-    for number, piece in enumerate(pieces):
-        if number not in skip:
-            yield _rows(work(network, decoded(number, piece, prediction.crop)), prediction)
-
-
-def _rows(batch: Batch, prediction: Prediction) -> Rows:
-    if prediction.out is not None:
-        return Rows(columns={}, images=int(batch["images"][0]), errors=int(batch["errors"][0]))
-    error = [text or None for text in batch["error"].tolist()]
-    columns = table_columns(
-        batch["file"].tolist(), batch["top"], batch["probability"], error, prediction.classes
-    )
-    bad = sum(text is not None for text in error)
-    return Rows(columns=columns, images=len(error), errors=bad)
-
-
-def _block(groups: list[Any], crop: Crop, item: int) -> Batch:
+def _block(groups: list[Any], crop: Crop, item: int) -> Columns:
     """Decode a piece, in a task."""
     group: Any = ray.get(groups[item // _PIECES_PER_OBJECT])
     number, piece = group[item % _PIECES_PER_OBJECT]
@@ -115,5 +96,5 @@ class _Actor:
         self.work = work
         self.network = network_of_actor(work.config, weights, work.precision)
 
-    def __call__(self, piece: Batch) -> Batch:
+    def __call__(self, piece: Columns) -> Columns:
         return self.work(self.network, piece)

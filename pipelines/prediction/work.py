@@ -18,11 +18,12 @@ from pipelines.prediction.parts import write_part
 from pipelines.prediction.pieces import Piece, decode_piece
 from pipelines.prediction.prediction import Prediction
 from storage.decode import Crop
-from storage.tasks import Batch
 from vit import Config
 
+Columns = dict[str, np.ndarray]
 
-def decoded(number: int, piece: Piece, crop: Crop) -> Batch:
+
+def decoded(number: int, piece: Piece, crop: Crop) -> Columns:
     """Read and decode a piece: columns image, file, error (empty: none), piece (its number)."""
     pixels = decode_piece(piece, crop)
     return {
@@ -58,7 +59,7 @@ class Work:
             precision=prediction.precision,
         )
 
-    def __call__(self, network: Network, piece: Batch) -> Batch:
+    def __call__(self, network: Network, piece: Columns) -> Columns:
         """Return file, error, top and probability of a piece, or write them and count."""
         image = piece["image"]
         parts = [

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pipelines.recipes.data import Data
 from pipelines.recipes.stage import Stage
 from storage.augment import NO_AUGMENTATION
+from storage.columns import StreamSpec
 from storage.selection import Selection
-from storage.stream import StreamSpec
 
 
 def train_spec(stage: Stage, dataset_uri: str) -> StreamSpec:

@@ -5,8 +5,9 @@ from pipelines.cli.call import command_of
 from pipelines.cli.exits import signals_kept
 from pipelines.cli.options import NoOptions
 from pipelines.recipes.stage import Recipe
-from pipelines.training.command import check_stages, run_stages
+from pipelines.training.command import check_stages
 from pipelines.training.outcomes import Outcome
+from pipelines.training.stages import run_stages
 
 
 def run(

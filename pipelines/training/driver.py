@@ -14,9 +14,9 @@ import ray
 from ray.train import FailureConfig, RunConfig
 from ray.util.queue import Queue
 
-from cluster.elastic import ElasticTrainer
+from cluster.elastic import ElasticTrainer, scaling_config
 from cluster.placement import decoding_selector
-from cluster.scaling import check_room, scaling_config, worker_cpus
+from cluster.scaling import check_room, worker_cpus
 from cluster.settings import Place
 from pipelines.cli.console import clock
 from pipelines.cli.exits import unwrapped

@@ -31,9 +31,9 @@ from pipelines.recipes.errors import Mistake
 from pipelines.recipes.fingerprint import FORMAT_VERSION, fingerprint, plain
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
+from storage.columns import order_of
 from storage.dataset import Dataset, load_dataset
 from storage.order import epochs_at
-from storage.stream import order_of
 from storage.uri import join
 from storage.verify import check_shards
 from vit import BadCheckpoint

@@ -19,7 +19,8 @@ from cluster.settings import Place
 from pipelines.cli.place import shard_cache
 from pipelines.lineage.newest_state import newest_state
 from pipelines.worker.background import Background
-from storage.stream import StreamSpec, eval_stream, train_stream
+from storage.columns import StreamSpec
+from storage.stream import eval_stream, train_stream
 
 TRAIN: Literal["train"] = "train"
 VAL: Literal["val"] = "val"

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.worker.collectives import _gathered
+from storage.columns import StreamSpec
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.reader import read_samples
-from storage.stream import StreamSpec
 
 ADVICE = (
     "Nothing of it was saved: lower optim.peak_lr, set optim.clip_norm or look at these samples,"

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.feed import TRAIN, VAL
 from pipelines.worker.job import Job
+from storage.columns import StreamSpec, describe
 from storage.errors import BadSample, ObjectNotFound
 from storage.objects import open_store
-from storage.stream import StreamSpec, describe
 
 FILE = "quarantine.json"
 _NAMED = 1000  # that many are described: each is read again for it

@@ -39,7 +39,7 @@ from pipelines.worker.quarantine import Quarantine
 from pipelines.worker.survival import Survival
 from pipelines.worker.transfer import Wait
 from pipelines.worker.utilisation import Utilisation, device_name
-from storage.stream import order_of
+from storage.columns import order_of
 
 CARRIED = 10_000
 """Most records of steps that are kept between two saves."""

@@ -13,7 +13,7 @@ import ray
 from cluster.local.s3 import S3Server
 from storage import order
 from storage.cache import FOLDER, Cache
-from storage.columns import open_stream
+from storage.columns import StreamSpec, describe, open_stream, order_of
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadOrder, BadSelection, StorageError
@@ -24,17 +24,7 @@ from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.reader import read_samples
 from storage.selection import Selection, select
-from storage.stream import (
-    StreamSpec,
-    _pieces,
-    _resolved,
-    describe,
-    eval_batches,
-    eval_stream,
-    order_of,
-    train_batch,
-    train_stream,
-)
+from storage.stream import _pieces, _resolved, eval_batches, eval_stream, train_batch, train_stream
 
 Batch = dict[str, np.ndarray]
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -33,10 +33,9 @@ from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.streams import train_spec, val_spec
 from pipelines.worker.background import Background
 from pipelines.worker.feed import TRAIN, OrderedDataConfig, placeholder
+from storage.columns import Batch, order_of
 from storage.order import rank_batch
 from storage.selection import EVERYTHING
-from storage.stream import order_of
-from storage.tasks import Batch
 
 HEAD = {"num_cpus": 0, "include_dashboard": False}
 STEPS, SIDE = 60, 64

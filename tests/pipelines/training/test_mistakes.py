@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,9 +172,21 @@ SCRIPTS += ["plan", "status", "doctor", "verify_order", "evaluate"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_is_executable_and_explains_itself(script: str) -> None:
+def test_every_script_explains_itself(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(f"pipelines/{script}.py")
+    assert path.read_text().startswith("#!/usr/bin/env -S python3 -P\n")
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(path), run_name="__main__")
+    assert not stop.value.code
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_a_script_is_started_by_its_name() -> None:
     done = subprocess.run(
-        [f"pipelines/{script}.py", "--help"],
+        ["pipelines/pretrain.py", "--help"],
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

@@ -14,12 +14,12 @@ from pipelines.recipes.digits import PRETRAIN
 from pipelines.worker import quarantine as quarantines
 from pipelines.worker.quarantine import Quarantine
 from storage import weights
+from storage.columns import StreamSpec
 from storage.dataset import load_dataset
 from storage.index import load_index
 from storage.objects import open_store
 from storage.pack import pack
 from storage.pack.digits import Digits
-from storage.stream import StreamSpec
 from tests.pipelines.conftest import Said
 
 TINY = [

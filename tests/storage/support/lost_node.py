@@ -11,10 +11,10 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
+from storage.columns import Batch, StreamSpec, order_of
 from storage.decode import Crop
 from storage.order import global_batch
-from storage.stream import StreamSpec, order_of, train_stream
-from storage.tasks import Batch
+from storage.stream import train_stream
 
 STEPS, ROWS = 40, 64
 
