@@ -1,7 +1,7 @@
 # make demo       install, then run the three stages on handwritten digits, on this machine's CPU
 # make setup      only install into .venv (every other target does this first)
 # make check      what CI runs: formatting, lint, types, layers, tests
-# make test       the tests; `make test -j2` runs those with a Ray beside the others
+# make test       the tests: those with a Ray beside the others
 # make test-slow  those that take minutes
 # make mlflow     show the runs on http://127.0.0.1:5000
 # make lock       write the installed versions into constraints.txt
@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Hundreds of processes start in the tests: the first compiles our modules for all of them.
+# The tests start hundreds of processes: compiled modules are kept even where the environment says no.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-rest test-ray test-slow check lint mlflow lock
@@ -31,7 +31,7 @@ demo: $(READY)
 	pipelines/pipeline.py --recipe digits
 
 test: $(READY)
-	@$(MAKE) --no-print-directory --keep-going test-rest test-ray
+	@$(MAKE) --no-print-directory --keep-going -j2 test-rest test-ray
 
 test-rest: $(READY)
 	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist loadfile -m 'not ray and not slow'
