@@ -26,7 +26,7 @@ from cluster.local import head
 from cluster.local.processes import FILE, State, end, read_state
 from cluster.local.processes import nodes as running
 from cluster.local.s3 import BUCKET, S3Server, find_weed, make_bucket, new_server, s3_command
-from cluster.local.services import free_ports, listens, mlflow_command
+from cluster.local.services import MLFLOW_ENV, free_ports, listens, mlflow_command
 
 START_SECONDS = 300.0
 _OWN = ("state.json", "env.sh", "place.yaml", "token", "s3.json", "mlflow.db", "ray.log")
@@ -126,7 +126,8 @@ def _start(
         s3_ports = [state.ports["s3"], *others]
         command = s3_command(weed, folder, s3_ports, scratch=Path(state.scratch))
         state.start("s3", command, environment, folder)
-    state.start("mlflow", mlflow_command(folder, state.ports["mlflow"]), environment, folder)
+    mlflow = mlflow_command(folder, state.ports["mlflow"])
+    state.start("mlflow", mlflow, environment | MLFLOW_ENV, folder)
     _write_shell(folder, state, server)
     if server:
         _wait("s3", lambda: make_bucket(server), state, folder)

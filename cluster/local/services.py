@@ -5,11 +5,13 @@ import socket
 import sys
 from pathlib import Path
 
+MLFLOW_ENV = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Environment of MLflow's server: without it eight processes (1.8 GiB) wait to judge LLM traces."""
 _TRIES = 1000
 
 
 def mlflow_command(folder: Path, port: int) -> list[str]:
-    """Command line of MLflow's server; its database and artifacts are in the folder."""
+    """Command line of MLflow's server, to run with `MLFLOW_ENV`; the folder holds its data."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--workers", "1", "--allowed-hosts", f"localhost:{port},127.0.0.1:{port}"),

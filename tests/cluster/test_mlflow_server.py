@@ -52,6 +52,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
             stderr=subprocess.STDOUT,
             env={
                 **os.environ,
+                **{one["name"]: one["value"] for one in container["env"] if "value" in one},
                 "HOME": str(folder),
                 "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
                 "MLFLOW_AUTH_ADMIN_USERNAME": "admin",

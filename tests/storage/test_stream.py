@@ -51,7 +51,7 @@ def by_rank(
 ) -> list[list[Batch]]:
     if world_size == 1:  # as it comes: to deal blocks out, Ray starts a process
         batches = stream.iter_batches(batch_size=rows, batch_format="numpy")
-        return [[{name: np.array(column) for name, column in one.items()} for one in batches]]
+        return [[{str(name): np.array(column) for name, column in one.items()} for one in batches]]
     iterators = stream.streaming_split(world_size, equal=True)
     return ray.get([consume.remote(it, rows, seconds) for it in iterators])
 

@@ -17,7 +17,7 @@ from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from cluster.local.services import free_ports, listens, mlflow_command
+from cluster.local.services import MLFLOW_ENV, free_ports, listens, mlflow_command
 
 START_SECONDS = 200  # on a busy machine
 
@@ -36,7 +36,7 @@ class MlflowServer:
                 cwd=self.folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "HOME": str(self.folder)},
+                env={**os.environ, **MLFLOW_ENV, "HOME": str(self.folder)},
                 start_new_session=True,
             )
         end = time.monotonic() + START_SECONDS
