@@ -23,8 +23,9 @@ from pipelines.checks.machine import (
     check_versions,
 )
 from pipelines.checks.services import CHECKS as SERVICES
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 
 Check = Callable[[Command], Finding]
 MACHINE: tuple[Check, ...] = (

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from cluster.settings import Place
 from pipelines.checks.order_groups import History, Killing, Reading, follow
+from pipelines.cli.command_line import program_name, read_options
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import program_name, read_options
 from pipelines.cli.place import CONFIG
 from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_states

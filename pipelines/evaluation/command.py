@@ -3,8 +3,8 @@
 import sys
 from typing import NoReturn
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
-from pipelines.cli.options import program_name, read_command
 from pipelines.evaluation.evaluation import EvaluationOptions, make_evaluation
 from pipelines.evaluation.metrics_table import print_metrics
 

@@ -6,8 +6,8 @@ from typing import NoReturn
 
 import tyro
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import program_name, read_command
 from pipelines.cli.redaction import redact
 from pipelines.exporting.card import card
 from pipelines.exporting.export import Export, ExportOptions, make_export

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 from pipelines.inspection.inspection import IMAGES, Inspection, inspect_weights
 from pipelines.inspection.subject import (
     Subject,

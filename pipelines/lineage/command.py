@@ -7,9 +7,10 @@ from typing import NoReturn
 
 from rich.table import Table
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.console import console_for_tables
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 from pipelines.cli.parser import peek
 from pipelines.lineage.attempts import is_attempt, runs_beside
 from pipelines.lineage.status import StoredAttempt, Verdict, attempts_under, what_would_run

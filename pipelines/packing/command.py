@@ -4,8 +4,8 @@ import sys
 from collections import Counter
 from typing import NoReturn
 
+from pipelines.cli.command_line import program_name
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import program_name
 from pipelines.cli.parser import parse
 from pipelines.packing.options import Command
 from storage.dataset import Dataset

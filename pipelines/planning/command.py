@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 from pipelines.cli.parser import peek
 from pipelines.cli.place import CONFIG
 from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitting_place

@@ -8,9 +8,10 @@ from functools import partial
 from typing import NoReturn
 
 from cluster.settings import Place
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 from pipelines.prediction.here import Predict, predict_here
 from pipelines.prediction.listing import pieces_of, where
 from pipelines.prediction.one_file import join_parts

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits, unwrapped
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 from pipelines.recipes.errors import Mistake
 from pipelines.reporting.content import gather
 from pipelines.reporting.page import render

@@ -3,8 +3,9 @@
 import sys
 from typing import NoReturn
 
+from pipelines.cli.command_line import program_name, read_command
 from pipelines.cli.exits import errors_as_exits, stop_at_sigterm
-from pipelines.cli.options import Command, program_name, read_command
+from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
 from pipelines.lineage.adoption import FromCheckpointAndData
 from pipelines.lineage.source import downloads_kept

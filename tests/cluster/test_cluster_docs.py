@@ -12,7 +12,8 @@ import yaml
 
 from cluster.engine import LEAST_DRIVER
 from cluster.settings import read_place
-from pipelines.cli.options import Command, read_command
+from pipelines.cli.command_line import read_command
+from pipelines.cli.options import Command
 from tests.cluster.support.kuberay_rules import MADE_BY_HAND
 from tests.cluster.support.kustomize import build
 

@@ -17,7 +17,7 @@ import yaml
 
 from cluster.scaling import worker_counts
 from cluster.settings import read_place
-from pipelines.cli.options import read_command
+from pipelines.cli.command_line import read_command
 from tests.cluster.support.kuberay_rules import Manifest, breaches, pods, values
 from tests.cluster.support.kustomize import build, documents
 

@@ -27,9 +27,10 @@ from pipelines.campaigns.studies.conclusions import spread_line
 from pipelines.campaigns.studies.few_shot import few_shot_of
 from pipelines.campaigns.studies.report import files_of, print_study
 from pipelines.campaigns.studies.study import Size, Study, row_of
+from pipelines.cli.command_line import program_name, read_options
 from pipelines.cli.console import clock
 from pipelines.cli.exits import Failed, errors_as_exits
-from pipelines.cli.options import Command, program_name, read_options
+from pipelines.cli.options import Command
 from pipelines.lineage.source import committed_source
 from pipelines.tracking.attempt_run import settle, spool_path
 from pipelines.tracking.client import open_client

@@ -25,9 +25,10 @@ from pipelines.campaigns.concurrent_stages import run_concurrently
 from pipelines.campaigns.suites import find_suite
 from pipelines.campaigns.suites.report import Result, files_of, print_suite
 from pipelines.campaigns.suites.suite import Suite, Task, best_rate, final_stages, sweep_stages
+from pipelines.cli.command_line import program_name, read_options
 from pipelines.cli.console import clock
 from pipelines.cli.exits import errors_as_exits
-from pipelines.cli.options import Command, program_name, read_options
+from pipelines.cli.options import Command
 from pipelines.recipes import find_recipe
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.stage import Recipe, Stage

@@ -18,7 +18,8 @@ from pipelines.checks import machine as machine_checks
 from pipelines.checks import ray_cluster, services, storage_root
 from pipelines.checks.doctor import examine
 from pipelines.checks.finding import Finding, fail, ok
-from pipelines.cli.options import Command, read_command
+from pipelines.cli.command_line import read_command
+from pipelines.cli.options import Command
 from pipelines.cli.redaction import scrub
 from pipelines.tracking.client import open_client
 from storage.local import LocalStore

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.checks import gpu_nodes
 from pipelines.checks.gpu_nodes import check_gpu_nodes, finding_of
-from pipelines.cli.options import read_command
+from pipelines.cli.command_line import read_command
 
 H100: dict[str, Any] = {
     "node": "10.0.0.1",

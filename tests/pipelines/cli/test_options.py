@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from pipelines.campaigns.campaign import CampaignOptions
-from pipelines.cli.options import Command, read_command
+from pipelines.cli.command_line import read_command
+from pipelines.cli.options import Command
 from pipelines.cli.parser import parse, parser_message
 from pipelines.lineage.adoption import FromCheckpointAndData
 

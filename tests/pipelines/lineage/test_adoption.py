@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli.options import Command, read_command
+from pipelines.cli.command_line import read_command
+from pipelines.cli.options import Command
 from pipelines.lineage.adoption import FromCheckpointAndData
 from pipelines.recipes.digits import DIGITS
 from pipelines.recipes.errors import Mistake

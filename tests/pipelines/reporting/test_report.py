@@ -228,7 +228,7 @@ def test_cost_is_counted(tmp_path: Path, place: list[str], local_data: str) -> N
 
 
 def command_of(arguments: list[str]) -> Any:
-    from pipelines.cli.options import read_command
+    from pipelines.cli.command_line import read_command
 
     return read_command(arguments, prog="report.py", description="")
 

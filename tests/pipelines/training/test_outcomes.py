@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.options import read_command
+from pipelines.cli.command_line import read_command
 from pipelines.training.outcomes import Outcome, next_commands
 
 

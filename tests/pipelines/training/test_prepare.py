@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cluster.settings import Place
-from pipelines.cli.options import read_command
+from pipelines.cli.command_line import read_command
 from pipelines.recipes.digits import PRETRAIN
 from pipelines.recipes.errors import Mistake
 from pipelines.recipes.general import GENERAL
