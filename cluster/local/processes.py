@@ -96,18 +96,19 @@ def read_state(folder: Path) -> State | None:
 
 def family(state: State) -> list[psutil.Process]:
     """All live processes of the cluster: started ones, their children, and all with the mark."""
-    found: dict[int, psutil.Process] = {}
-    for each in state.started.values():
-        process = each.find()
-        if process is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found |= {child.pid: child for child in process.children(recursive=True)}
-            found[process.pid] = process
+    roots = {each.find() for each in state.started.values()} - {None}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(MARK) == state.mark:
-                found[process.pid] = process
-    return [each for each in found.values() if _runs(each)]
+                roots.add(process)
+    found: set[psutil.Process] = set()
+    for process in roots:
+        if process is not None:
+            found.add(process)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # Those that name themselves anew, as Ray's agents do, lose their environment.
+                found |= set(process.children(recursive=True))
+    return [each for each in found if _runs(each)]
 
 
 def _runs(process: psutil.Process) -> bool:

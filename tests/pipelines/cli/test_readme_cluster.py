@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -74,14 +75,17 @@ def walk(tmp_path: Path, local_data: str) -> Iterator[Callable[[str], str]]:
         return said
 
     yield run
-    mark = f"RAY_TMPDIR={environment['RAY_TMPDIR']}"
+    started: set[psutil.Process] = set()
     for process in psutil.process_iter():
         try:
-            name, _, value = mark.partition("=")
-            if process.environ().get(name) == value:
-                process.kill()
+            if process.environ().get("RAY_TMPDIR") == environment["RAY_TMPDIR"]:
+                # Those that name themselves anew, as Ray's agents do, lose their environment.
+                started |= {process, *process.children(recursive=True)}
         except psutil.Error:
             continue
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 OWN_RAY = """

@@ -69,7 +69,7 @@ def test_predictions_are_the_answers_of_the_evaluation_and_go_on_after_a_stop(
     assert digits["probability"].to_pylist() == wanted["confidence"].tolist()  # to the last bit
     share = np.mean([int(c) for c in digits["class"].to_pylist()] == wanted["label"])
     (metrics,) = Path(tmp_path, "runs").glob("digits/evaluate/*/per-class.csv")
-    rows = list(csv.DictReader(metrics.open()))
+    rows = list(csv.DictReader(metrics.read_text().splitlines()))
     images = [int(row["images"]) for row in rows]
     right = [float(row["accuracy"]) for row in rows]
     assert share == pytest.approx(np.average(right, weights=images))
