@@ -35,7 +35,7 @@ test: $(READY)
 
 # Those with a Ray take longer, and wait: these fill the gaps. (Ray gives its own workers niceness 15.)
 test-rest: $(READY)
-	OMP_NUM_THREADS=1 nice -n 19 pytest -n logical --maxprocesses 8 --dist loadfile -m 'not ray and not slow'
+	OMP_NUM_THREADS=1 nice -n 19 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not ray and not slow'
 
 test-ray: $(READY)
 	pytest -m 'ray and not slow'

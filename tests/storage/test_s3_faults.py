@@ -17,6 +17,8 @@ from storage.reader import read_samples
 from storage.s3 import S3Store
 from tests.storage.support.proxy import FaultyProxy, faulty_proxy
 
+pytestmark = pytest.mark.waits
+
 DATA = os.urandom(1 << 20)
 
 

@@ -33,6 +33,8 @@ from storage.s3 import S3Store
 from storage.s3_client import _client
 from tests.storage.support.proxy import FaultyProxy, faulty_proxy
 
+pytestmark = pytest.mark.waits
+
 ONE_WRITER = "VIT_ON_RAY_CONDITIONAL_WRITES"
 
 

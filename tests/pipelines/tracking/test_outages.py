@@ -18,7 +18,10 @@ from pipelines.tracking.tracker import FINISHED, KILLED, Tracker
 from tests.pipelines.conftest import TINY, Said
 from tests.pipelines.support.mlflow_gate import Gate, MlflowServer, gate_before, running_mlflow
 
-pytestmark = pytest.mark.timeout(900)  # servers that start on a busy machine
+pytestmark = [
+    pytest.mark.timeout(900),  # servers that start on a busy machine
+    pytest.mark.waits,
+]
 
 FAULTS = ["refuse", "500", "hang", "took"]
 
