@@ -33,7 +33,7 @@ demo: $(READY)
 test: $(READY)
 	@$(MAKE) --no-print-directory --keep-going -j2 test-rest test-ray
 
-# Those with a Ray take longer, and wait: these fill the gaps. (Ray gives its own workers niceness 15.)
+# The tests with a Ray take longer but often wait; these fill the gaps. (Ray's workers have niceness 15.)
 test-rest: $(READY)
 	OMP_NUM_THREADS=1 nice -n 19 pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m 'not ray and not slow'
 

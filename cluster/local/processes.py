@@ -108,7 +108,7 @@ def family(state: State) -> list[psutil.Process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 # Those that name themselves anew, as Ray's agents do, lose their environment.
                 found |= set(process.children(recursive=True))
-    return [each for each in found if _runs(each)]
+    return [each for each in found if each.pid != os.getpid() and _runs(each)]
 
 
 def _runs(process: psutil.Process) -> bool:

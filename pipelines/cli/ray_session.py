@@ -33,8 +33,6 @@ QUIET_ENV = {
 }
 LOCAL_ENV = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether nodes are taken away
-    # Decoding processes start with two seconds of imports; after one idle second Ray ends them.
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 START_SECONDS = 90.0
 _STARTS = 2  # attempts to start a local Ray

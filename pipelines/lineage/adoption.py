@@ -50,7 +50,7 @@ class Hints:
 
 
 class FromCheckpointAndData:
-    """The meaning of the short options, as `pipelines.cli.options.Adoption` asks for it."""
+    """The meaning of the short options, as `pipelines.cli.command_line.Adoption` asks for it."""
 
     def before(self, stage: Stage, short: Short, argv: list[str]) -> tuple[Stage, tuple[str, ...]]:
         """Return the stage that the long options change, and lines about what was inferred.

@@ -176,6 +176,7 @@ def test_every_script_explains_itself(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(f"pipelines/{script}.py")
+    assert os.access(path, os.X_OK)
     assert path.read_text().startswith("#!/usr/bin/env -S python3 -P\n")
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as stop:
