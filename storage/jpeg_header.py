@@ -46,7 +46,10 @@ def scan_is_whole(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, begin of the content and end of each segment, until one is none."""
+    """Yield each segment: its marker, and where its content starts and ends.
+
+    It stops at the first bytes that are no segment.
+    """
     at = 2
     while at + _SEGMENT.size <= len(data):
         kind, length = _SEGMENT.unpack_from(data, at)

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,19 +96,32 @@ def read_state(folder: Path) -> State | None:
 
 def family(state: State) -> list[psutil.Process]:
     """All live processes of the cluster: started ones, their children, and all with the mark."""
-    roots = {each.find() for each in state.started.values()} - {None}
+    started = (each.find() for each in state.started.values())
+    found = with_children(process for process in started if process)
+    found |= with_children(with_variable(MARK, state.mark))
+    return [each for each in found if each.pid != os.getpid() and _runs(each)]
+
+
+def with_variable(name: str, value: str) -> Iterator[psutil.Process]:
+    """Processes that have this in their environment.
+
+    Those that set a title, as Ray's agents do, overwrite their environment and are not found.
+    """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == state.mark:
-                roots.add(process)
+            if process.environ().get(name) == value:
+                yield process
+
+
+def with_children(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """These processes, and all that descend from them."""
     found: set[psutil.Process] = set()
-    for process in roots:
-        if process is not None:
+    for process in processes:
+        if process not in found:  # else its children are there as well
             found.add(process)
             with contextlib.suppress(psutil.NoSuchProcess):
-                # Those that name themselves anew, as Ray's agents do, lose their environment.
                 found |= set(process.children(recursive=True))
-    return [each for each in found if each.pid != os.getpid() and _runs(each)]
+    return found
 
 
 def _runs(process: psutil.Process) -> bool:

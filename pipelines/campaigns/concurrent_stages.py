@@ -16,11 +16,9 @@ import ray
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place
-from pipelines.cli.exits import stop_at_sigterm
-from pipelines.cli.gpus import with_gpus_settled
+from pipelines.cli.on_ray import on_ray
 from pipelines.cli.options import Command
 from pipelines.cli.place import check_root
-from pipelines.cli.ray_session import ray_session
 from pipelines.recipes.stage import Stage
 from pipelines.tracking.tracker import CLOSE_SECONDS
 from pipelines.training.driver import run_stage
@@ -53,9 +51,7 @@ def run_concurrently(
     rest = _without_committed(list(command.stages), command, client, checked, outcomes)
     if not rest:
         return outcomes
-    with ray_session(verbose=command.place.verbose):
-        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-        command = with_gpus_settled(command)
+    with on_ray(command) as command:
         place, at_once = room(command.place, ray.cluster_resources(), parallel)
         command = replace(command, place=place)
         if at_once > 1:

@@ -11,11 +11,9 @@ import ray
 from ray.exceptions import RayError
 
 from pipelines.cli.console import clock
-from pipelines.cli.exits import stop_at_sigterm
-from pipelines.cli.gpus import with_gpus_settled
+from pipelines.cli.on_ray import on_ray
 from pipelines.cli.options import Command
 from pipelines.cli.ray_errors import explain_failure
-from pipelines.cli.ray_session import ray_session
 from pipelines.evaluation.evaluation import STAGE, Evaluation, EvaluationOptions
 from pipelines.evaluation.evaluators import Measured, measure
 from pipelines.evaluation.extract import Extraction
@@ -41,10 +39,8 @@ def evaluated(evaluation: Evaluation, command: Command[EvaluationOptions]) -> Ma
         for line in settle(client, manifest.to_json()):
             _note(line)
         return manifest
-    with ray_session(verbose=command.place.verbose):
-        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-        evaluation = replace(evaluation, place=with_gpus_settled(command).place)
-        return evaluate(evaluation, client)
+    with on_ray(command) as command:
+        return evaluate(replace(evaluation, place=command.place), client)
 
 
 def evaluate(evaluation: Evaluation, client: Any) -> Manifest:

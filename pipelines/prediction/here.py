@@ -9,7 +9,8 @@ from cluster.settings import Place
 from pipelines.inference.network import Network
 from pipelines.prediction.pieces import Piece
 from pipelines.prediction.prediction import Prediction
-from pipelines.prediction.work import Columns, Work, decoded, table_columns
+from pipelines.prediction.work import Work, decoded, table_columns
+from storage.columns import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Rows:
     """Predictions of one piece: what is shown, or how much was written."""
 
     columns: dict[str, list[Any]]
-    """Columns of `table_columns`; empty if they were written."""
+    """Batch of `table_columns`; empty if they were written."""
     images: int
     errors: int
 
@@ -42,7 +43,7 @@ def predict_here(
             yield rows_of(work(network, decoded(number, piece, prediction.crop)), prediction)
 
 
-def rows_of(batch: Columns, prediction: Prediction) -> Rows:
+def rows_of(batch: Batch, prediction: Prediction) -> Rows:
     """The rows of one piece that went through the network."""
     if prediction.out is not None:
         return Rows(columns={}, images=int(batch["images"][0]), errors=int(batch["errors"][0]))

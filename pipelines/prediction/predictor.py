@@ -8,16 +8,15 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.settings import Place
-from pipelines.cli.exits import stop_at_sigterm
-from pipelines.cli.gpus import with_gpus_settled
+from pipelines.cli.on_ray import on_ray
 from pipelines.cli.options import Command
 from pipelines.cli.ray_errors import explain_failure
-from pipelines.cli.ray_session import ray_session
 from pipelines.inference.workers import inference_workers, network_of_actor, share_weights
 from pipelines.prediction.here import Predict, Rows, rows_of
 from pipelines.prediction.pieces import Piece
 from pipelines.prediction.prediction import Prediction, PredictionOptions
-from pipelines.prediction.work import Columns, Work, decoded
+from pipelines.prediction.work import Work, decoded
+from storage.columns import Batch
 from storage.decode import Crop
 from storage.tasks import blocks_in_order
 
@@ -32,11 +31,9 @@ def with_ray(command: Command[PredictionOptions], run: Callable[[Predict, Place]
     Raises:
         BadInput, Failed: a task or the cluster failed.
     """
-    with ray_session(verbose=command.place.verbose):
-        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-        place = with_gpus_settled(command).place
+    with on_ray(command) as command:
         try:
-            run(predict, place)
+            run(predict, command.place)
         except RayError as error:
             raise explain_failure("predict", error) from None
 
@@ -82,7 +79,7 @@ def predict(
         yield rows_of(batch, prediction)
 
 
-def _block(groups: list[Any], crop: Crop, item: int) -> Columns:
+def _block(groups: list[Any], crop: Crop, item: int) -> Batch:
     """Decode a piece, in a task."""
     group: Any = ray.get(groups[item // _PIECES_PER_OBJECT])
     number, piece = group[item % _PIECES_PER_OBJECT]
@@ -96,5 +93,5 @@ class _Actor:
         self.work = work
         self.network = network_of_actor(work.config, weights, work.precision)
 
-    def __call__(self, piece: Columns) -> Columns:
+    def __call__(self, piece: Batch) -> Batch:
         return self.work(self.network, piece)

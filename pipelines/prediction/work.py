@@ -17,13 +17,12 @@ from pipelines.lineage.class_names import ClassNames
 from pipelines.prediction.parts import write_part
 from pipelines.prediction.pieces import Piece, decode_piece
 from pipelines.prediction.prediction import Prediction
+from storage.columns import Batch
 from storage.decode import Crop
 from vit import Config
 
-Columns = dict[str, np.ndarray]
 
-
-def decoded(number: int, piece: Piece, crop: Crop) -> Columns:
+def decoded(number: int, piece: Piece, crop: Crop) -> Batch:
     """Read and decode a piece: columns image, file, error (empty: none), piece (its number)."""
     pixels = decode_piece(piece, crop)
     return {
@@ -59,7 +58,7 @@ class Work:
             precision=prediction.precision,
         )
 
-    def __call__(self, network: Network, piece: Columns) -> Columns:
+    def __call__(self, network: Network, piece: Batch) -> Batch:
         """Return file, error, top and probability of a piece, or write them and count."""
         image = piece["image"]
         parts = [
@@ -105,7 +104,7 @@ def table_columns(
     error: Sequence[str | None],
     classes: ClassNames,
 ) -> dict[str, list[Any]]:
-    """Columns file, class, probability, class_2, probability_2, ..., error, one row per image."""
+    """Batch file, class, probability, class_2, probability_2, ..., error, one row per image."""
     columns: dict[str, list[Any]] = {"file": list(file)}
     good = [text is None for text in error]
     for rank in range(top.shape[1]):

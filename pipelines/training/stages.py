@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.cli.exits import stop_at_sigterm
-from pipelines.cli.gpus import with_gpus_settled
+from pipelines.cli.on_ray import on_ray
 from pipelines.cli.options import Command
-from pipelines.cli.ray_session import ray_session
 from pipelines.lineage.resume_states import drop_leftovers
 from pipelines.reporting.command import report_at_the_end
 from pipelines.tracking.attempt_run import settle
@@ -31,9 +29,7 @@ def run_stages(command: Command, checked: Mapping[str, Checked]) -> list[Outcome
         rest.pop(0)
     if not rest:
         return outcomes
-    with ray_session(verbose=command.place.verbose):
-        stop_at_sigterm()  # again: Ray's own handler aborts with a stack trace
-        command = with_gpus_settled(command)
+    with on_ray(command) as command:
         for stage in rest:
             plan = make_plan(stage, command, checked[stage.name])
             done = plan.done

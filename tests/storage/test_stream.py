@@ -13,7 +13,7 @@ import ray
 from cluster.local.s3 import S3Server
 from storage import order
 from storage.cache import FOLDER, Cache
-from storage.columns import StreamSpec, describe, open_stream, order_of
+from storage.columns import Batch, StreamSpec, describe, open_stream, order_of
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop, decode
 from storage.errors import BadDataset, BadOrder, BadSelection, StorageError
@@ -26,7 +26,6 @@ from storage.reader import read_samples
 from storage.selection import Selection, select
 from storage.stream import _pieces, _resolved, eval_batches, eval_stream, train_batch, train_stream
 
-Batch = dict[str, np.ndarray]
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
@@ -36,11 +35,12 @@ def spec(dataset: Dataset, **changes: object) -> StreamSpec:
     )
 
 
-@ray.remote(num_cpus=0)
-def consume(iterator: ray.data.DataIterator, rows: int, seconds: float) -> list[Batch]:
+def batches_of(
+    source: ray.data.DataIterator | ray.data.Dataset, rows: int, seconds: float
+) -> list[Batch]:
     """One rank: its batches, as the training loop would take them."""
     batches = []
-    for batch in iterator.iter_batches(batch_size=rows, batch_format="numpy"):
+    for batch in source.iter_batches(batch_size=rows, batch_format="numpy"):
         time.sleep(seconds * np.random.default_rng().random())
         batches.append({name: np.array(column) for name, column in batch.items()})
     return batches
@@ -50,9 +50,9 @@ def by_rank(
     stream: ray.data.Dataset, world_size: int, rows: int, *, seconds: float = 0.0
 ) -> list[list[Batch]]:
     if world_size == 1:  # as it comes: to deal blocks out, Ray starts a process
-        batches = stream.iter_batches(batch_size=rows, batch_format="numpy")
-        return [[{str(name): np.array(column) for name, column in one.items()} for one in batches]]
+        return [batches_of(stream, rows, seconds)]
     iterators = stream.streaming_split(world_size, equal=True)
+    consume = ray.remote(num_cpus=0)(batches_of)
     return ray.get([consume.remote(it, rows, seconds) for it in iterators])
 
 

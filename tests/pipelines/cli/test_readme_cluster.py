@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.local.processes import with_children, with_variable
 from cluster.local.services import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -75,15 +76,7 @@ def walk(tmp_path: Path, local_data: str) -> Iterator[Callable[[str], str]]:
         return said
 
     yield run
-    started: set[psutil.Process] = set()
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("RAY_TMPDIR") == environment["RAY_TMPDIR"]:
-                # Those that name themselves anew, as Ray's agents do, lose their environment.
-                started |= {process, *process.children(recursive=True)}
-        except psutil.Error:
-            continue
-    for process in started:
+    for process in with_children(with_variable("RAY_TMPDIR", environment["RAY_TMPDIR"])):
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
