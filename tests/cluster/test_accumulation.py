@@ -13,7 +13,7 @@ from tests.cluster.support.groups import run_group
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("accumulation")
-    run_group(accumulation_worker.__name__, 1, folder, seconds=240)
+    run_group(accumulation_worker.main, 1, folder, seconds=240)
     return json.loads((folder / "report.json").read_text())
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.cluster.support import place_worker
 from tests.cluster.support.groups import run_group
 from tests.cluster.support.place_worker import CONFIG, WAYS, Way, batch, build, plain_torch
 
@@ -19,7 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The final weights of every way to place the stage, on one worker and on two."""
     folder = tmp_path_factory.mktemp("place")
     for world in WORLDS:
-        run_group("tests.cluster.support.place_worker", world, folder, seconds=300)
+        run_group(place_worker.main, world, folder, seconds=300)
     return folder
 
 

@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("whole")
     for world in WORLDS:
-        run_group(whole_tensors_worker.__name__, world, folder, seconds=300)
+        run_group(whole_tensors_worker.main, world, folder, seconds=300)
     return folder
 
 

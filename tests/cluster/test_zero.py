@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Reports and final states of 2 and then 1 worker, at every level, unbroken and continued."""
     folder = tmp_path_factory.mktemp("zero")
     for world in WORLDS:
-        run_group(zero_worker.__name__, world, folder, seconds=600)
+        run_group(zero_worker.main, world, folder, seconds=600)
     return folder
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.support import long_worker
 from tests.cluster.support.groups import run_group
 from tests.cluster.support.long_worker import CASES, Case, plain_torch
 
@@ -16,7 +17,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of every world size, with all cases."""
     folder = tmp_path_factory.mktemp("long")
     for world in WORLDS:
-        run_group("tests.cluster.support.long_worker", world, folder, seconds=900)
+        run_group(long_worker.main, world, folder, seconds=900)
     return folder
 
 

@@ -1,7 +1,4 @@
-"""DeepSpeed: sums of 64 micro-batches in bfloat16, NaN gradients, the fused optimizers.
-
-Run as `python -m tests.cluster.support.accumulation_worker RANK WORLD PORT FOLDER`, alone.
-"""
+"""DeepSpeed: sums of 64 micro-batches in bfloat16, NaN gradients, the fused optimizers."""
 
 import json
 import sys
@@ -16,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.precision import Precision, element_type
 from cluster.settings import Zero, ZeroLevel
-from tests.cluster.support.groups import run_worker
 
 PARTS, STEPS, BREAK = 64, 6, 3
 LEVELS: tuple[ZeroLevel, ...] = (1, 2, 3)
@@ -249,7 +245,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     unused = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
     report |= {"distances": distances, "asked": asked, "unused": unused}
     (folder / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    run_worker(main)

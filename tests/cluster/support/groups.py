@@ -1,35 +1,52 @@
 """Groups of worker processes, as the ZeRO tests start them."""
 
 import os
-import subprocess
-import sys
+import warnings
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 from cluster.local.services import free_ports
 
-
-def run_worker(main: Callable[[int, int, int, Path], None]) -> None:
-    """`main(rank, world, port, folder)` from the command line of `run_group`."""
-    from cluster.engine import end_worker
-
-    rank, world, port = map(int, sys.argv[1:4])
-    main(rank, world, port, Path(sys.argv[4]))
-    end_worker()
+_FORKSERVER = get_context("forkserver")
 
 
-def run_group(module: str, world: int, folder: Path, *, seconds: float) -> None:
-    """`python -m module RANK WORLD PORT FOLDER` for each rank; they all must end well."""
+def run_group(
+    main: Callable[[int, int, int, Path], None], world: int, folder: Path, *, seconds: float
+) -> None:
+    """`main(rank, world, port, folder)` in a process for each rank; they all must end well.
+
+    Each is forked from a process that has imported DeepSpeed and done nothing else: the import
+    takes longer than most groups.
+    """
     (port,) = free_ports(1)
+    _FORKSERVER.set_forkserver_preload(["tests.cluster.support.deepspeed_on_cpu"])
+    errors = [folder / f"stderr-{world}-{rank}.txt" for rank in range(world)]
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", module, *map(str, (rank, world, port, folder))],
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        _FORKSERVER.Process(target=_rank, args=(main, rank, world, port, folder, errors[rank]))
         for rank in range(world)
     ]
     for worker in workers:
-        _, stderr = worker.communicate(timeout=seconds)
-        assert worker.returncode == 0, stderr[-3000:]
+        worker.start()
+    for worker, file in zip(workers, errors, strict=True):
+        worker.join(seconds)
+        ended = worker.exitcode
+        if ended is None:
+            worker.kill()
+        assert ended == 0, f"exit code {ended}: {file.read_text()[-3000:]}"
+
+
+def _rank(
+    main: Callable[[int, int, int, Path], None],
+    rank: int,
+    world: int,
+    port: int,
+    folder: Path,
+    errors: Path,
+) -> None:
+    from cluster.engine import end_worker
+
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    warnings.simplefilter("ignore")
+    main(rank, world, port, folder)
+    end_worker()

@@ -1,7 +1,4 @@
-"""Train a small ViT for 50 steps under DeepSpeed, one case after the other, and by plain torch.
-
-Run as `python -m tests.cluster.support.long_worker RANK WORLD PORT FOLDER`.
-"""
+"""Train a small ViT for 50 steps under DeepSpeed, one case after the other, and by plain torch."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +11,6 @@ from torch import Tensor, nn
 
 import vit
 from cluster.settings import Zero, ZeroLevel
-from tests.cluster.support.groups import run_worker
 
 GLOBAL_BATCH, STEPS, CLIP, DECAY = 24, 50, 1.0, 0.9
 OPTIM = vit.OptimConfig(peak_lr=1e-3, warmup_steps=10, weight_decay=0.05, clip_norm=CLIP)
@@ -130,7 +126,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
             found[case.name] = {"losses": losses, "average": off}
     if rank == 0:
         (folder / f"world-{world}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    run_worker(main)

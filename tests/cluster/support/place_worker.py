@@ -1,7 +1,6 @@
 """Train a small ViT that drops elements and paths, once for each way to place it.
 
-Run as `python -m tests.cluster.support.place_worker RANK WORLD PORT FOLDER`; FOLDER gets the
-final weights.
+The folder gets the final weights.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 import vit
 from cluster.settings import Zero, ZeroLevel
-from tests.cluster.support.groups import run_worker
 
 GLOBAL_BATCH, STEPS, SEED, CLIP = 16, 4, 7, 1.0
 OPTIM = vit.OptimConfig(peak_lr=1e-3, warmup_steps=1, weight_decay=0.05, clip_norm=CLIP)
@@ -127,7 +125,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         found = train(way)
         if rank == 0:
             save_file(found, folder / f"{way.name}-w{world}.safetensors")
-
-
-if __name__ == "__main__":
-    run_worker(main)

@@ -1,7 +1,4 @@
-"""Train the small ViT by optimizers that look at whole tensors, in spawned processes.
-
-Run as `python whole_tensors_worker.py RANK WORLD PORT FOLDER`.
-"""
+"""Train the small ViT by optimizers that look at whole tensors, in spawned processes."""
 
 import json
 from pathlib import Path
@@ -9,7 +6,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.cluster.support.groups import run_worker
 from tests.cluster.support.zero_worker import BREAK, STEPS, WHOLE, run
 
 CASES = [("float32", 0), ("float32", 1), ("float32", 2), ("float32", 3), ("bfloat16", 1)]
@@ -38,7 +34,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
                 run(("float32", level), BREAK, STEPS, half, end, optimizer)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    run_worker(main)

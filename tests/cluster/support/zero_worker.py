@@ -1,7 +1,4 @@
-"""Train a tiny network under DeepSpeed in spawned processes, and the same by plain torch.
-
-Run as `python zero_worker.py RANK WORLD PORT FOLDER`, so that each world size has fresh processes.
-"""
+"""Train a tiny network under DeepSpeed in spawned processes, and the same by plain torch."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +14,6 @@ from torch import Tensor, nn
 import vit
 from storage.pieces import commit_parts, open_pieces, write_part
 from storage.tensors import save_tensors
-from tests.cluster.support.groups import run_worker
 from vit.trained import freeze
 
 GLOBAL_BATCH, STEPS, BEST, BREAK, DECAY = 12, 6, 1, 3, 0.8
@@ -213,7 +209,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
             run(case, BREAK, STEPS, folder / f"{name}-half", end, part)
     if rank == 0:
         (folder / f"report-w{world}.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    run_worker(main)

@@ -72,7 +72,7 @@ def test_every_block_is_dropped_at_the_same_rate() -> None:
 
 def test_each_stage_trains_two_steps(tmp_path: Path) -> None:
     """LAMB, mixed targets and 3-Augment in DeepSpeed's engine: one process, and no Ray."""
-    run_group(recipe_worker.__name__, 1, tmp_path, seconds=120)
+    run_group(recipe_worker.main, 1, tmp_path, seconds=120)
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report) == 7
     for name, (losses, moved) in report.items():

@@ -1,6 +1,6 @@
 """Two steps of each DeiT-III stage, with a small model, from encoded images to stepped weights.
 
-Run as `python recipe_worker.py RANK WORLD PORT FOLDER`; one process, and no Ray.
+One process, and no Ray.
 """
 
 import json
@@ -23,7 +23,6 @@ from pipelines.recipes.stage import Stage
 from pipelines.worker.step import train_step
 from storage.augment import augment_image, mix_draws
 from storage.decode import decode
-from tests.cluster.support.groups import run_worker
 from tests.storage.support.images import encoded, gradient
 from vit import ViTConfig, build_optimizer, param_groups
 
@@ -96,7 +95,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         for stage in recipe.stages
     }
     (folder / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    run_worker(main)

@@ -1,4 +1,4 @@
-"""One rank of a group some of whose resume states cannot be written: RANK WORLD PORT FOLDER."""
+"""One rank of a group some of whose resume states cannot be written."""
 
 import json
 import time
@@ -15,7 +15,6 @@ from cluster.settings import Place
 from pipelines.worker.job import Stopped
 from pipelines.worker.survival import Survival
 from storage.pieces import Piece
-from tests.cluster.support.groups import run_worker
 from tests.storage.support.full_disk import full_disk
 
 FIRST, SECOND, THIRD = 5, 10, 15
@@ -70,7 +69,3 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     found = {fault: outcome(fault, rank, world, folder / fault) for fault in FAULTS}
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    run_worker(main)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from pipelines.lineage.newest_state import newest_state
 from pipelines.worker.guards import skipped_in_a_row, usable_loss
+from tests.cluster.support.groups import run_group
 from tests.pipelines.conftest import Said
 
 
@@ -70,9 +70,9 @@ def test_skipping_ends_where_the_weights_are_the_cause(
     assert re.search(r"warning: the loss of step \d+ is .* \d+ steps skipped", said.out)
 
 
-def rank_with_a_bad_loss(rank: int, meeting: str, results: str) -> None:
+def rank_with_a_bad_loss(rank: int, world: int, port: int, folder: Path) -> None:
     """Rank 1's second loss is no number; each rank notes its gradients."""
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     model = torch.nn.Linear(3, 2)
     images = torch.full((4, 3), rank + 1.0)
     gradients = []
@@ -83,16 +83,13 @@ def rank_with_a_bad_loss(rank: int, meeting: str, results: str) -> None:
         usable_loss(loss * float("nan") if bad else loss, model, images).backward()
         assert model.weight.grad is not None
         gradients.append(float(model.weight.grad.abs().sum()))
-    Path(results, f"{rank}").write_text(json.dumps(gradients))
-    dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(gradients))
 
 
 def test_a_bad_loss_of_one_rank_counts_as_nothing_on_all(tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
-    arguments = (str(tmp_path / "meeting"), str(tmp_path / "results"))
-    spawn(rank_with_a_bad_loss, arguments, nprocs=2)
+    run_group(rank_with_a_bad_loss, 2, tmp_path, seconds=60)
     for rank in range(2):
-        first, skipped, last = json.loads((tmp_path / "results" / f"{rank}").read_text())
+        first, skipped, last = json.loads((tmp_path / f"{rank}.json").read_text())
         assert first > 0
         assert skipped == 0
         assert last == first

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.lineage.newest_state import newest_state
 from tests.cluster.support.groups import run_group
+from tests.pipelines.support import saving_worker
 from tests.pipelines.support.saving_worker import FAULTS, FIRST, SECOND
 
 
@@ -15,7 +16,7 @@ from tests.pipelines.support.saving_worker import FAULTS, FIRST, SECOND
 def group(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """Two processes that meet every fault; the folder, and what each rank says of each."""
     folder = tmp_path_factory.mktemp("group")
-    run_group("tests.pipelines.support.saving_worker", 2, folder, seconds=120)
+    run_group(saving_worker.main, 2, folder, seconds=120)
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
