@@ -12,6 +12,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests that use the session's Ray: `make test` runs them beside the others."""
     if "ray_session" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.ray)
+        assert "ray_session" in item.path.read_text(), f"{item.path} does not name it"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make test-ray` imports the files that name the session's Ray: all take ten seconds."""
+    if config.option.markexpr.startswith("ray ") and collection_path.suffix == ".py":
+        return "ray_session" not in collection_path.read_text() or None
+    return None
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
-import mlflow.cli
 import pytest
 import yaml
 
@@ -260,6 +259,8 @@ def test_the_place_fits_its_cluster(part: str) -> None:
 
 
 def test_mlflow_takes_its_arguments_and_knows_its_names() -> None:
+    import mlflow.cli  # two seconds
+
     (server,) = (m for m in build(FOLDER / "base") if m["kind"] == "Deployment")
     (spec,) = server["spec"]["template"]["spec"]["containers"]
     program, name = spec["command"]

@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import ray.scripts.scripts
 import yaml
 
 from cluster.spot_notice import ComputeEngine, Ec2, MetadataSilent, drain_command, wait_for_notice
@@ -174,6 +173,8 @@ def test_the_command_of_the_launcher_drains_its_node(
 
 
 def test_ray_takes_the_drain_command() -> None:
+    import ray.scripts.scripts  # a second
+
     _, name, *arguments = drain_command("10.0.0.7:6379", 99.9)
     command = ray.scripts.scripts.cli.get_command(None, name)  # type: ignore[arg-type]  # click wants no context here
     assert command is not None
