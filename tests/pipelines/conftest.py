@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import NoReturn
 
 import pytest
 
 from cluster.local.s3 import S3Server
+from pipelines.tracking.client import open_client
 from pipelines.training.command import main as run_command
 from storage.pack import pack
 from storage.pack.digits import Digits
@@ -86,9 +88,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     return make_photos(tmp_path_factory.mktemp("photos"))
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow's without runs. MLflow takes most of a second to make one."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    open_client(f"sqlite:///{database}")
+    return database
+
+
 @pytest.fixture
-def place(tmp_path: Path, local_data: str) -> list[str]:
+def place(tmp_path: Path, local_data: str, empty_mlflow: Path) -> list[str]:
     """Arguments that keep a run inside the test's folder."""
+    copyfile(empty_mlflow, tmp_path / "mlflow.db")
     return [
         *("--place.data-root", local_data),
         *("--place.storage-root", str(tmp_path / "runs")),
