@@ -121,12 +121,14 @@ def test_a_best_accuracy_that_mlflow_has_not_yet_is_not_made_up(
 def test_a_plan_starts_nothing(
     called: Callable[..., Said], place: list[str], tmp_path: Path
 ) -> None:
+    database = tmp_path / "new.db"
+    place += ["--place.mlflow-uri", f"sqlite:///{database}"]
     ran = called(command.main, "study", "pos-embed", "--plan", "--seeds", "3", *place)
     assert ran.code == 0, ran.err
     assert "12 of 12 stages to run" in ran.out
     assert "data missing" in ran.out  # no Fashion-MNIST here, and none is needed
     assert not (tmp_path / "runs").exists()
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not database.exists()
 
 
 @pytest.mark.parametrize(
