@@ -19,7 +19,7 @@ import psutil
 import ray
 
 from pipelines.cli.ray_session import ray_session
-from storage.tasks import blocks_in_order
+from storage.tasks import Ahead, blocks_in_order
 
 GBIT = 1e9 / 8
 KINDS = ("SplitCoordinator", "Consumer", "raylet", "gcs_server")
@@ -66,7 +66,7 @@ def seconds_by_kind() -> dict[tuple[int, str], float]:
 
 def run(side: int, rows: int, blocks: int, ranks: int) -> tuple[float, dict[str, float]]:
     """Blocks a second from the first one on, and processor seconds by kind of process."""
-    data = blocks_in_order(Blocks(side, rows).block, blocks * ranks, 0.5, ahead_bytes=2**30)
+    data = blocks_in_order(Blocks(side, rows).block, blocks * ranks, 0.5, ahead=Ahead(2**10, 2**30))
     consumers = [Consumer.remote() for _ in range(ranks)]
     ray.get([each.__ray_ready__.remote() for each in consumers])  # type: ignore[attr-defined]
     splits = data.streaming_split(ranks, equal=True)

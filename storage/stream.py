@@ -7,8 +7,8 @@ turn, so rank r receives exactly its slice of every step. A task that is retried
 returns the same block. There is no state between tasks, so a stream may start at any step for any
 number of ranks.
 
-A block contains several steps of a rank if batches are small: with one batch of 64 images per block
-a quarter of the throughput would be spent on moving blocks.
+A block contains several steps of a rank if batches or images are small: with one batch of 64
+photographs per block a quarter of the throughput would be spent on moving blocks.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from storage.columns import Batch, StreamSpec, columns, open_stream, order_of
 from storage.dataset import Dataset, load_dataset
 from storage.errors import BadOrder
 from storage.order import rank_draws, rank_slice
-from storage.tasks import blocks_in_order
+from storage.tasks import Ahead, blocks_in_order
 
 DECODE_CPUS = 0.5  # per task: one decodes while another moves its block (20 % more images/s)
 _AHEAD_BLOCKS = 16  # per rank
 _AHEAD_BYTES = 1 << 30  # minimum: Ray assumes 128 MiB for a task of unknown output
-ROWS_PER_BLOCK = 128  # a quarter of a second of decoding photographs
-MOST_ROWS = 512  # of a block, where a rank's batch can be cut: a second, and 77 MB at 224 pixels
+ROWS_PER_BLOCK = 128  # at 224 pixels; an eighth of a second of decoding photographs
+MOST_ROWS = 512  # of a block, where a rank's batch can be cut: half a second, and 77 MB at 224 px
 
 
 def train_stream(
@@ -40,7 +40,7 @@ def train_stream(
     stop_step: int,
     world_size: int,
     num_cpus: float = DECODE_CPUS,
-    rows_per_block: int = ROWS_PER_BLOCK,
+    rows_per_block: int | None = None,
     cache: Cache | None = None,
     nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
@@ -53,9 +53,10 @@ def train_stream(
     cost of reading the block, in its first row; with mixup or cutmix, mix float64 [b, 5], as
     `augment.mix_draws` gives it. The consumer sets `preserve_order`, splits with
     `equal=True` and iterates with `batch_size=b`. Blocks hold whole batches of one rank;
-    `rows_per_block` decides how many. A batch of more than `MOST_ROWS` is cut into equal blocks, so
-    that several tasks decode it. This does not change the batches, and neither do `cache`, for
-    shards on each node's disk, and `nodes`, Ray's label selector for where tasks may run.
+    `rows_per_block` decides how many, by default the size of an image. A batch of more than
+    `MOST_ROWS` is cut into equal blocks, so that several tasks decode it. This does not change the
+    batches, and neither do `cache`, for shards on each node's disk, and `nodes`, Ray's label
+    selector for where tasks may run.
 
     Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
     """
@@ -64,7 +65,8 @@ def train_stream(
     dataset = load_dataset(spec.dataset)
     spec = _resolved(spec, dataset)  # so that errors of a wrong spec are raised here, not in tasks
     rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
-    steps_per_block = max(1, min(rows_per_block // rows, stop_step - start_step))
+    in_block = rows_per_block or rows_of_block(spec.crop.image_size)
+    steps_per_block = max(1, min(in_block // rows, stop_step - start_step))
     groups = -(-(stop_step - start_step) // steps_per_block)
     pieces = _pieces(rows)
     plan = _TrainPlan(
@@ -77,9 +79,17 @@ def train_stream(
         pieces=pieces,
         cache=cache,
     )
-    ahead = _ahead_bytes(spec, steps_per_block * rows // pieces, world_size, num_cpus)
+    ahead = _ahead(spec, steps_per_block * rows // pieces, world_size, num_cpus)
     items = groups * pieces * world_size
-    return blocks_in_order(plan.block, items, num_cpus, ahead_bytes=ahead, nodes=nodes)
+    return blocks_in_order(plan.block, items, num_cpus, ahead=ahead, nodes=nodes)
+
+
+def rows_of_block(image_size: int) -> int:
+    """Rows that take the bytes of `ROWS_PER_BLOCK` images of 224 pixels, within the two limits.
+
+    Moving a block takes 15 ms of a CPU whatever is in it, which is long for small images.
+    """
+    return min(max(ROWS_PER_BLOCK, ROWS_PER_BLOCK * 224**2 // image_size**2), MOST_ROWS)
 
 
 def _pieces(rows: int) -> int:
@@ -113,8 +123,8 @@ def eval_stream(
     blocks = -(-batches // batches_per_block) * world_size
     rows = batches_per_block * batch_rows
     plan = _EvalPlan(spec=spec, digest=dataset.digest, rows=rows, cache=cache)
-    ahead = _ahead_bytes(spec, rows, world_size, num_cpus)
-    return blocks_in_order(plan.block, blocks, num_cpus, ahead_bytes=ahead, nodes=nodes)
+    ahead = _ahead(spec, rows, world_size, num_cpus)
+    return blocks_in_order(plan.block, blocks, num_cpus, ahead=ahead, nodes=nodes)
 
 
 def _resolved(spec: StreamSpec, dataset: Dataset) -> StreamSpec:
@@ -122,12 +132,12 @@ def _resolved(spec: StreamSpec, dataset: Dataset) -> StreamSpec:
     return replace(spec, run_samples=order_of(spec, dataset).run_samples)
 
 
-def _ahead_bytes(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> int:
-    """Bytes that waiting blocks may take: enough to keep all CPUs busy and serve every rank."""
+def _ahead(spec: StreamSpec, rows: int, world_size: int, num_cpus: float) -> Ahead:
+    """Which blocks may wait: enough to keep all CPUs busy and serve every rank."""
     cluster: Any = ray
     at_work = float(cluster.cluster_resources().get("CPU", 1.0)) / num_cpus
     blocks = max(_AHEAD_BLOCKS * world_size, 4 * int(at_work))
-    return max(_AHEAD_BYTES, blocks * rows * 3 * spec.crop.image_size**2)
+    return Ahead(blocks, bytes=max(_AHEAD_BYTES, blocks * rows * 3 * spec.crop.image_size**2))
 
 
 def train_batch(spec: StreamSpec, step: int) -> Batch:

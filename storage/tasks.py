@@ -7,7 +7,7 @@ minutes on that. Here the plan is a range of integers.
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -20,6 +20,14 @@ Block = dict[str, np.ndarray]
 _ITEMS_PER_READ_TASK = 4096
 
 
+class Ahead(NamedTuple):
+    """How much may wait for the consumers of a stream."""
+
+    blocks: int
+    bytes: int
+    """At least what Ray assumes for a few tasks whose output it does not know yet."""
+
+
 def _blocks(items: dict[str, Any], block: Callable[[int], Block]) -> Iterator[Any]:
     for item in items["item"].tolist():
         yield block(item)
@@ -30,19 +38,19 @@ def blocks_in_order(
     items: int,
     num_cpus: float,
     *,
-    ahead_bytes: int,
+    ahead: Ahead,
     nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
     """Run one task per item, in order.
 
-    Blocks of up to `ahead_bytes` may wait for the consumers. `nodes` is Ray's label selector for
+    As many blocks as `ahead` says may wait for the consumers. `nodes` is Ray's label selector for
     where tasks may run.
     """
     # Because more blocks are requested than there are read tasks, Ray splits the output of each
     # read task: 4,096 items are one object until they are needed, then 4,096 blocks of one row.
     data: Any = ray.data  # its types leave out those of the rows
     source = data.read_datasource(
-        _Items(items), override_num_blocks=items, num_cpus=num_cpus, concurrency=1
+        _Items(items), override_num_blocks=items, num_cpus=0, concurrency=1
     )
     run: Any = _blocks  # Ray's type for functions leaves out fn_kwargs
     stream = source.map_batches(
@@ -58,10 +66,23 @@ def blocks_in_order(
     options = stream.context.execution_options
     options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
     # Ray's own limit is a share of the object store: gigabytes, which others need too.
-    options.resource_limits = options.resource_limits.copy(object_store_memory=ahead_bytes)
+    options.resource_limits = options.resource_limits.copy(object_store_memory=ahead.bytes)
     options.label_selector = nodes or None
+    from ray.data._internal.execution import backpressure_policy as ray_policies
+
+    stream.context.set_config(
+        ray_policies.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+        [*ray_policies.ENABLED_BACKPRESSURE_POLICIES, partial(_few_wait, most=ahead.blocks)],
+    )
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
+
+
+def _few_wait(*arguments: Any, most: int) -> Any:
+    """The policy; tasks get this name with the context, and do not import what it needs."""
+    from storage.backpressure import FewWait
+
+    return FewWait(*arguments, most=most)
 
 
 class _Items(Datasource):

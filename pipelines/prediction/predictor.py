@@ -18,7 +18,7 @@ from pipelines.prediction.prediction import Prediction, PredictionOptions
 from pipelines.prediction.work import Work, decoded
 from storage.columns import Batch
 from storage.decode import Crop
-from storage.tasks import blocks_in_order
+from storage.tasks import Ahead, blocks_in_order
 
 _AHEAD_BYTES = 1 << 30
 _AHEAD_PIECES = 8
@@ -66,7 +66,7 @@ def predict(
         partial(_block, groups, prediction.crop),
         len(todo),
         place.decode_cpus,
-        ahead_bytes=max(_AHEAD_BYTES, _AHEAD_PIECES * piece_bytes),
+        ahead=Ahead(len(todo), bytes=max(_AHEAD_BYTES, _AHEAD_PIECES * piece_bytes)),
         nodes=workers.nodes,
     )
     actor: Any = _Actor  # Ray's type for classes leaves out their arguments

@@ -1,5 +1,6 @@
 """On a real Ray: every rank gets its planned slice of every step, whatever the tasks do."""
 
+import inspect
 import itertools
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
+from ray.data._internal.execution import streaming_executor_state
 
 from cluster.local.s3 import S3Server
 from storage import order
@@ -24,7 +27,15 @@ from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.reader import read_samples
 from storage.selection import Selection, select
-from storage.stream import _pieces, _resolved, eval_batches, eval_stream, train_batch, train_stream
+from storage.stream import (
+    _pieces,
+    _resolved,
+    eval_batches,
+    eval_stream,
+    rows_of_block,
+    train_batch,
+    train_stream,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -156,13 +167,8 @@ def test_order_survives_the_loss_of_a_node(digits: Dataset) -> None:
     assert "of 3 nodes" in done.stdout
 
 
-def test_reading_ahead_is_bounded_whatever_is_left(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A consumer that stalls is not buried: of 600 blocks of 1.5 MB some 32 MB are made."""
-    from storage import stream as streaming
-
-    monkeypatch.setattr(streaming, "_AHEAD_BYTES", 32 << 20)
+def test_reading_ahead_is_bounded_and_then_rests(digits: Dataset) -> None:
+    """Of 600 blocks some 32 are made, though all are small; what deals them does not spin."""
     wanted = spec(digits, crop=Crop(image_size=90), tail="carry")
     stream = train_stream(wanted, start_step=0, stop_step=600, world_size=1, rows_per_block=64)
     timed = stream.map_batches(
@@ -175,10 +181,36 @@ def test_reading_ahead_is_bounded_whatever_is_left(
     batches = split.iter_batches(batch_size=64, batch_format="numpy", prefetch_batches=1)
     iterator = iter(batches)
     next(iterator)
-    time.sleep(8)  # all four CPUs would make more than 400 blocks
+    time.sleep(4)  # all four CPUs would make more than 200 blocks
+    before = coordinator_seconds()
+    time.sleep(4)
+    assert coordinator_seconds() - before < 2  # of a CPU
     woke = time.time()
     early = sum(bool(batch["made"][0] < woke) for batch in itertools.islice(iterator, 80))
     assert 1 < early < 60  # a busy machine makes fewer
+
+
+def coordinator_seconds() -> float:
+    """Processor time of all processes that deal blocks to ranks."""
+    dealing = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "ray::SplitCoordinator" in "".join(process.info["cmdline"] or [])
+    ]
+    assert dealing
+    return sum(sum(process.cpu_times()[:2]) for process in dealing)
+
+
+def test_the_executor_of_this_ray_waits_as_long_as_we_say() -> None:
+    said = inspect.getsource(streaming_executor_state.process_completed_tasks)
+    assert "timeout=WAIT_FOR_TASK_COMPLETION_TIMEOUT_S" in said
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"), [(8, 512), (112, 512), (160, 250), (224, 128), (384, 128)]
+)
+def test_blocks_of_small_images_hold_more(size: int, rows: int) -> None:
+    assert rows_of_block(size) == rows
 
 
 def when(batch: Batch) -> Batch:
