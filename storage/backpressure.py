@@ -57,7 +57,7 @@ class FewWait(BackpressurePolicy):
         if not op.name.startswith("Map"):
             return False
         waiting += sum(topology[n].total_enqueued_output_blocks() for n in op.output_dependencies)
-        return op.num_active_tasks() + waiting >= self._most
+        return waiting >= self._most  # CPUs that join later are all used
 
 
 def _reads_plan(op: Any) -> bool:

@@ -1,0 +1,79 @@
+"""What a stream costs while its consumer is slower: the usual state of a training that is fed well.
+
+    python -m benchmarks.resting                     16 px, a batch a second for 20 s
+    python -m benchmarks.resting --image-size 224
+
+Handwritten digits; 100,000 steps are planned, as a long training does. Printed are the processes
+that took most of a CPU, and how many images a second the stream gives without the pauses.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from pipelines.cli.ray_session import ray_session
+from storage.columns import StreamSpec
+from storage.decode import Crop
+from storage.pack import pack
+from storage.pack.digits import Digits
+from storage.stream import train_stream
+
+STEPS, BATCH, CPUS = 100_000, 64, 2
+FAST_BATCHES = 800
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--image-size", type=int, default=16)
+    parser.add_argument("--seconds", type=int, default=20)
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder, ray_session(verbose=False, num_cpus=CPUS):
+        uri = str(Path(folder) / "digits")
+        pack(Digits(), uri)
+        spec = StreamSpec(
+            dataset=uri,
+            split="train",
+            seed=0,
+            global_batch=BATCH,
+            crop=Crop(image_size=arguments.image_size),
+        )
+        data = train_stream(spec, start_step=0, stop_step=STEPS, world_size=1)
+        (split,) = data.streaming_split(1, equal=True)
+        batches = iter(split.iter_batches(batch_size=BATCH, prefetch_batches=2))
+        next(batches)
+        time.sleep(10)  # all that may wait for the consumer does
+        before = processor_seconds()
+        for _ in range(arguments.seconds):
+            time.sleep(1)
+            next(batches)
+        after = processor_seconds()
+        spent = {key: seconds - before.get(key, 0.0) for key, seconds in after.items()}
+        for (_, name), seconds in sorted(spent.items(), key=lambda item: -item[1])[:3]:
+            print(f"{seconds / arguments.seconds:7.1%} of a CPU  {name}")
+        for _ in range(FAST_BATCHES):
+            next(batches)
+        began = time.perf_counter()
+        for _ in range(FAST_BATCHES):
+            next(batches)
+        rate = FAST_BATCHES * BATCH / (time.perf_counter() - began)
+        print(f"{rate:7,.0f} img/s on {CPUS} CPUs, {arguments.image_size} px")
+
+
+def processor_seconds() -> dict[tuple[int, str], float]:
+    """Of every process of Ray, by its id and name."""
+    found = {}
+    for process in psutil.process_iter(["cmdline", "cpu_times"]):
+        name = " ".join(process.info["cmdline"] or [])
+        if name.startswith("ray::"):
+            times = process.info["cpu_times"]
+            found[process.pid, name.strip()] = times.user + times.system
+    return found
+
+
+if __name__ == "__main__":
+    main()
