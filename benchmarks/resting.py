@@ -52,8 +52,11 @@ def main() -> None:
             time.sleep(1)
             next(batches)
         after = processor_seconds()
-        spent = {key: seconds - before.get(key, 0.0) for key, seconds in after.items()}
-        for (_, name), seconds in sorted(spent.items(), key=lambda item: -item[1])[:3]:
+        spent = [
+            (seconds - before.get(process, ("", 0.0))[1], name)
+            for process, (name, seconds) in after.items()
+        ]
+        for seconds, name in sorted(spent, reverse=True)[:5]:
             print(f"{seconds / arguments.seconds:7.1%} of a CPU  {name}")
         for _ in range(FAST_BATCHES):
             next(batches)
@@ -64,14 +67,14 @@ def main() -> None:
         print(f"{rate:7,.0f} img/s on {CPUS} CPUs, {arguments.image_size} px")
 
 
-def processor_seconds() -> dict[tuple[int, str], float]:
-    """Of every process of Ray, by its id and name."""
+def processor_seconds() -> dict[int, tuple[str, float]]:
+    """Name and processor time of Ray's processes, by id: Ray renames one with each task."""
     found = {}
     for process in psutil.process_iter(["cmdline", "cpu_times"]):
         name = " ".join(process.info["cmdline"] or [])
         if name.startswith("ray::"):
             times = process.info["cpu_times"]
-            found[process.pid, name.strip()] = times.user + times.system
+            found[process.pid] = (name.strip(), times.user + times.system)
     return found
 
 

@@ -8,8 +8,8 @@ would read all of them as fast as it can: with a process and a half, for the fir
 
 By bytes it would also decode small images for minutes before they are needed.
 
-Where every block that may wait for the trainers does, nothing runs, and the executor looks again at
-once and for ever.
+Once as many blocks wait for the trainers as may, nothing runs. The executor then has nothing to
+wait for, and looks again without a pause.
 """
 
 import time

@@ -168,7 +168,7 @@ def test_order_survives_the_loss_of_a_node(digits: Dataset) -> None:
 
 
 def test_reading_ahead_is_bounded_and_then_rests(digits: Dataset) -> None:
-    """Of 600 blocks some 32 are made, though all are small; what deals them does not spin."""
+    """Of 600 small blocks some 32 are made; then the process that deals them rests."""
     wanted = spec(digits, crop=Crop(image_size=90), tail="carry")
     stream = train_stream(wanted, start_step=0, stop_step=600, world_size=1, rows_per_block=64)
     timed = stream.map_batches(

@@ -28,12 +28,13 @@ def run_group(
     ]
     for worker in workers:
         worker.start()
-    for worker, file in zip(workers, errors, strict=True):
-        worker.join(seconds)
-        ended = worker.exitcode
-        if ended is None:
+    try:
+        for worker, file in zip(workers, errors, strict=True):
+            worker.join(seconds)
+            assert worker.exitcode == 0, f"exit {worker.exitcode}: {file.read_text()[-3000:]}"
+    finally:
+        for worker in workers:  # the others of a group that failed wait for it
             worker.kill()
-        assert ended == 0, f"exit code {ended}: {file.read_text()[-3000:]}"
 
 
 def _rank(

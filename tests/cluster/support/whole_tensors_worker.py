@@ -1,4 +1,4 @@
-"""Train the small ViT by optimizers that look at whole tensors, in spawned processes."""
+"""Train the small ViT by optimizers that look at whole tensors, in processes of their own."""
 
 import json
 from pathlib import Path

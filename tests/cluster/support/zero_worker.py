@@ -1,4 +1,4 @@
-"""Train a tiny network under DeepSpeed in spawned processes, and the same by plain torch."""
+"""Train a tiny network under DeepSpeed in processes of its own, and the same by plain torch."""
 
 import json
 from collections.abc import Iterable
