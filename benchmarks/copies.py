@@ -27,10 +27,10 @@ from ray.data.block import BlockAccessor
 from benchmarks.photographs import write_shards
 from pipelines.cli.ray_session import ray_session
 from storage import pixels
+from storage.blocks import train_batch
 from storage.columns import StreamSpec
 from storage.decode import Crop
 from storage.pack.tars import index_tars
-from storage.stream import train_batch
 
 ROWS = 128
 

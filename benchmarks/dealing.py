@@ -1,13 +1,13 @@
-"""How many blocks a second one process deals to ranks, and what that means for many GPUs.
+"""How many blocks a second are dealt to ranks, and what that means for many GPUs.
 
-    python -m benchmarks.dealing                            measures, then computes for 64 x 8 GPUs
+    python -m benchmarks.dealing            measures one and two streams, computes for 64 x 8 GPUs
     python -m benchmarks.dealing --nodes 8 --rate 2800
 
 Blocks are made without decoding, so that only what moves them is measured: `streaming_split`'s
 coordinator, the consumers and Ray's own processes, by their processor time. The cost of a block is
 the difference of a long and a short run, which leaves out what starting costs. A block has the rows
-of a rank's batch; one of 1 px shows the calls alone. One coordinator serves all ranks of a stage,
-so it is the first thing that does not grow with the cluster.
+of a rank's batch; one of 1 px shows the calls alone. A stage has a stream, and so a coordinator,
+for every four ranks (`storage/dealing.py`).
 """
 
 import argparse
@@ -15,14 +15,17 @@ import time
 from typing import Any
 
 import numpy as np
-import psutil
 import ray
 
+from benchmarks.usage import seconds_of_ray
 from pipelines.cli.ray_session import ray_session
-from storage.tasks import Ahead, blocks_in_order
+from storage.ahead import Ahead
+from storage.tasks import blocks_in_order
 
 GBIT = 1e9 / 8
-KINDS = ("SplitCoordinator", "Consumer", "raylet", "gcs_server")
+KINDS = ("SplitCoordinator", "Consumer", "raylet", "gcs_server", "tasks")
+Spent = dict[str, float]
+"""Processor time by kind of process."""
 SHORT = 20  # blocks a rank in the short run
 
 
@@ -52,47 +55,43 @@ class Consumer:
         return taken, time.perf_counter() - first
 
 
-def seconds_by_kind() -> dict[tuple[int, str], float]:
-    """Processor seconds of the processes of Ray, by what they are."""
-    found = {}
-    for process in psutil.process_iter(["name", "cmdline"]):
-        line = " ".join(process.info["cmdline"] or [process.info["name"] or ""])[:80]
-        kind = next((kind for kind in KINDS if kind in line), None)
-        if kind:
-            times = process.cpu_times()
-            found[process.pid, kind] = times.user + times.system
-    return found
-
-
-def run(side: int, rows: int, blocks: int, ranks: int) -> tuple[float, dict[str, float]]:
+def run(side: int, rows: int, blocks: int, streams: int, ranks: int) -> tuple[float, Spent]:
     """Blocks a second from the first one on, and processor seconds by kind of process."""
-    data = blocks_in_order(Blocks(side, rows).block, blocks * ranks, 0.5, ahead=Ahead(2**10, 2**30))
-    consumers = [Consumer.remote() for _ in range(ranks)]
+    consumers = [Consumer.remote() for _ in range(streams * ranks)]
     ray.get([each.__ray_ready__.remote() for each in consumers])  # type: ignore[attr-defined]
-    splits = data.streaming_split(ranks, equal=True)
-    before = seconds_by_kind()
+    block = Blocks(side, rows).block
+    ahead = Ahead(16 * ranks, rows * 3 * side**2, ranks, 1 / streams)
+    splits = [
+        split
+        for _ in range(streams)
+        for split in blocks_in_order(block, blocks * ranks, 0.5, ahead=ahead).streaming_split(
+            ranks, equal=True
+        )
+    ]
+    before = seconds_of_ray()
     done: list[tuple[int, float]] = ray.get(
         [
             each.run.remote(split, rows)  # type: ignore[attr-defined]
             for each, split in zip(consumers, splits, strict=True)
         ]
     )
-    spent: dict[str, float] = dict.fromkeys(KINDS, 0.0)
-    for key, seconds in seconds_by_kind().items():
-        spent[key[1]] += seconds - before.get(key, 0.0)
-    assert sum(taken for taken, _ in done) == blocks * ranks
+    spent: Spent = dict.fromkeys(KINDS, 0.0)
+    for process, (line, seconds) in seconds_of_ray().items():
+        kind = next((kind for kind in KINDS if kind in line[:80]), KINDS[-1])
+        spent[kind] += seconds - before.get(process, ("", 0.0))[1]
+    assert sum(taken for taken, _ in done) == blocks * ranks * streams
     return sum(taken - 1 for taken, _ in done) / max(seconds for _, seconds in done), spent
 
 
-def measure(side: int, rows: int, blocks: int, ranks: int) -> tuple[float, dict[str, float]]:
+def measure(side: int, rows: int, blocks: int, streams: int, ranks: int) -> tuple[float, Spent]:
     """Blocks a second, and processor ms a block by kind of process."""
-    _, short = run(side, rows, SHORT, ranks)
-    rate, long = run(side, rows, blocks, ranks)
-    more = (blocks - SHORT) * ranks
+    _, short = run(side, rows, SHORT, streams, ranks)
+    rate, long = run(side, rows, blocks, streams, ranks)
+    more = (blocks - SHORT) * ranks * streams
     return rate, {kind: (long[kind] - short[kind]) / more * 1e3 for kind in KINDS}
 
 
-def simulate(arguments: argparse.Namespace, coordinator_ms: float) -> None:
+def simulate(arguments: argparse.Namespace, coordinator_ms: float, gcs_ms: float) -> None:
     """What a stage of that many GPUs needs a second, by the costs of a block."""
     gpus = arguments.nodes * arguments.gpus
     images = gpus * arguments.rate
@@ -103,7 +102,9 @@ def simulate(arguments: argparse.Namespace, coordinator_ms: float) -> None:
     rows = {
         "images a second": f"{images:,}",
         "blocks a second, each one task and one hand-over": f"{blocks:,.0f}",
-        "coordinator, share of one CPU": f"{blocks * coordinator_ms / 1e3:.1f}",
+        "coordinators, in CPUs": f"{blocks * coordinator_ms / 1e3:.1f}",
+        "a coordinator of four ranks, in CPUs": f"{blocks / gpus * 4 * coordinator_ms / 1e3:.2f}",
+        "gcs_server, in CPUs": f"{blocks * gcs_ms / 1e3:.1f}",
         "GPUs that one coordinator can feed": f"{1e3 / coordinator_ms / blocks * gpus:,.0f}",
         "object store, GB/s a node": f"{blocks * pixels / arguments.nodes / 1e9:.2f}",
         "between nodes if decoded elsewhere, Gbit/s a node": (
@@ -125,17 +126,21 @@ def main() -> None:
     parser.add_argument("--decode-ms", type=float, default=3.1, help="processor time an image")
     parser.add_argument("--blocks", type=int, default=400, help="blocks a rank")
     parser.add_argument("--rows", type=int, default=256, help="images in a block")
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ranks", type=int, default=4, help="of one stream")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
+    size, spent = (arguments.rows, arguments.blocks), Spent()
     with ray_session(verbose=False, num_cpus=2):
-        run(1, arguments.rows, SHORT, arguments.ranks)  # imports, first workers
-        coordinator = 0.0
+        run(1, arguments.rows, SHORT, 1, arguments.ranks)  # imports, first workers
         for side in (1, 224):
-            rate, spent = measure(side, arguments.rows, arguments.blocks, arguments.ranks)
-            shown = ", ".join(f"{kind} {ms:.1f}" for kind, ms in spent.items())
-            print(f"{side} px: {rate:.0f} blocks/s; ms of processor time a block: {shown}")
-            coordinator = spent["SplitCoordinator"]
-    simulate(arguments, coordinator)
+            for streams in sorted(arguments.streams, reverse=True):
+                rate, spent = measure(side, *size, streams, arguments.ranks)
+                shown = ", ".join(f"{kind} {ms:.1f}" for kind, ms in spent.items())
+                print(
+                    f"{side} px, {streams} streams of {arguments.ranks} ranks: {rate:.0f} blocks/s"
+                )
+                print(f"    ms of processor time a block: {shown}")
+    simulate(arguments, spent["SplitCoordinator"], spent["gcs_server"])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from benchmarks.ingest import add_source, prepared_source
 from benchmarks.loaders import Source
 from pipelines.cli.ray_session import ray_session
 from storage import stream as streaming
-from storage.tasks import Ahead
+from storage.ahead import Ahead
+from storage.tasks import blocks_in_order
 
 Batch = tuple[Tensor, Tensor]
 _START_STEPS = 4
@@ -33,7 +34,8 @@ _START_STEPS = 4
 
 def streamed(source: Source) -> Iterator[Batch]:
     """uint8 [b, H, W, 3] and int64 [b] of every step."""
-    streaming._ahead = lambda spec, rows, *_: Ahead(4, 4 * rows * 3 * spec.crop.image_size**2)
+    few = Ahead(4, source.batch * 3 * source.spec.crop.image_size**2)
+    streaming.blocks_in_order = lambda *plan, **how: blocks_in_order(*plan, **how | {"ahead": few})
     data = streaming.train_stream(
         source.spec, start_step=0, stop_step=source.steps, world_size=1, rows_per_block=source.batch
     )

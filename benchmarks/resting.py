@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
+from benchmarks.usage import seconds_of_ray
 from pipelines.cli.ray_session import ray_session
 from storage.columns import StreamSpec
 from storage.decode import Crop
@@ -47,17 +46,17 @@ def main() -> None:
         batches = iter(split.iter_batches(batch_size=BATCH, prefetch_batches=2))
         next(batches)
         time.sleep(10)  # all that may wait for the consumer does
-        before = processor_seconds()
+        before = seconds_of_ray()
         for _ in range(arguments.seconds):
             time.sleep(1)
             next(batches)
-        after = processor_seconds()
+        after = seconds_of_ray()
         spent = [
             (seconds - before.get(process, ("", 0.0))[1], name)
             for process, (name, seconds) in after.items()
         ]
         for seconds, name in sorted(spent, reverse=True)[:5]:
-            print(f"{seconds / arguments.seconds:7.1%} of a CPU  {name}")
+            print(f"{seconds / arguments.seconds:7.1%} of a CPU  {name[:60]}")
         for _ in range(FAST_BATCHES):
             next(batches)
         began = time.perf_counter()
@@ -65,17 +64,7 @@ def main() -> None:
             next(batches)
         rate = FAST_BATCHES * BATCH / (time.perf_counter() - began)
         print(f"{rate:7,.0f} img/s on {CPUS} CPUs, {arguments.image_size} px")
-
-
-def processor_seconds() -> dict[int, tuple[str, float]]:
-    """Name and processor time of Ray's processes, by id: Ray renames one with each task."""
-    found = {}
-    for process in psutil.process_iter(["cmdline", "cpu_times"]):
-        name = " ".join(process.info["cmdline"] or [])
-        if name.startswith("ray::"):
-            times = process.info["cpu_times"]
-            found[process.pid] = (name.strip(), times.user + times.system)
-    return found
+        del batches
 
 
 if __name__ == "__main__":

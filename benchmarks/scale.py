@@ -143,7 +143,8 @@ class PlanOnly:
 def measure_ray(folder: Path) -> dict[str, float]:
     """What Ray Data does before the first block of all epochs comes out, and between blocks."""
     from pipelines.cli.ray_session import ray_session
-    from storage.tasks import Ahead, blocks_in_order
+    from storage.ahead import Ahead
+    from storage.tasks import blocks_in_order
 
     spec = spec_of(folder)
     dataset = load_dataset(spec.dataset)
@@ -153,11 +154,9 @@ def measure_ray(folder: Path) -> dict[str, float]:
     plan = PlanOnly(spec, dataset.digest, steps_per_block)
     with ray_session(verbose=False, num_cpus=2):
         # import what tasks import, start what a first stream starts
-        list(
-            blocks_in_order(_nothing, 4, 0.5, ahead=Ahead(2**10, 2**30)).iter_internal_ref_bundles()
-        )
+        list(blocks_in_order(_nothing, 4, 0.5, ahead=Ahead(2**10, 1)).iter_internal_ref_bundles())
         before, began = memory(), time.perf_counter()
-        stream = blocks_in_order(plan.block, items, 0.5, ahead=Ahead(2**10, 2**30))
+        stream = blocks_in_order(plan.block, items, 0.5, ahead=Ahead(2**10, 1))
         made = time.perf_counter() - began
         bundles = iter(stream.iter_internal_ref_bundles())
         first = next(bundles)

@@ -23,8 +23,8 @@ from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import train_spec, val_spec
+from storage.blocks import eval_batches, train_batch
 from storage.dataset import load_dataset
-from storage.stream import eval_batches, train_batch
 from vit import (
     build_model,
     build_optimizer,

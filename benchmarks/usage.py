@@ -74,3 +74,14 @@ def memory_bytes(field: str) -> int:
     """A line of Linux's account of this process; `ru_maxrss` would start from the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def seconds_of_ray() -> dict[int, tuple[str, float]]:
+    """Command line and processor time of Ray's processes, by id: Ray renames one with each task."""
+    found = {}
+    for process in psutil.process_iter(["cmdline", "cpu_times"]):
+        line = " ".join(process.info["cmdline"] or []).strip()
+        if line.startswith("ray::") or "/raylet" in line or "/gcs_server" in line:
+            times = process.info["cpu_times"]
+            found[process.pid] = (line, times.user + times.system)
+    return found

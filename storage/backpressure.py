@@ -1,6 +1,6 @@
-"""How far Ray Data reads the plan of a stream ahead, and how often it looks what there is to do.
+"""How far Ray Data reads the plan of a stream ahead, and how many tasks decode it.
 
-Three things that the executor of Ray Data (2.60) does not limit took a CPU from the trainers:
+These rules replace those of Ray Data (2.60) on what waits, because of four things:
 
 Ray limits what an operator produces by bytes. The items of a plan have eight bytes each, so it
 would read all of them as fast as it can: with a process and a half, for the first minutes of
@@ -10,13 +10,19 @@ By bytes it would also decode small images for minutes before they are needed.
 
 Once as many blocks wait for the trainers as may, nothing runs. The executor then has nothing to
 wait for, and looks again without a pause.
+
+Ray counts what the trainers hold, and starts no task while that is much of its limit. They may then
+wait for ever: `streaming_split` deals a block only when there is one for each rank.
 """
 
+import math
 import time
 from typing import Any
 
 from ray.data._internal.execution import streaming_executor_state
 from ray.data._internal.execution.backpressure_policy import BackpressurePolicy
+
+from storage.ahead import Ahead
 
 _LOOK_SECONDS = 0.02
 """From one look to the next. It is also how long a look waits for tasks that finish, instead of
@@ -27,9 +33,9 @@ _WAITING = 16
 class FewWait(BackpressurePolicy):
     """Read the plan as items are needed, and run as many tasks ahead as blocks may wait."""
 
-    def __init__(self, context: Any, topology: Any, resources: Any, *, most: int) -> None:
+    def __init__(self, context: Any, topology: Any, resources: Any, *, ahead: Ahead) -> None:
         super().__init__(context, topology, resources)
-        self._most = most
+        self._ahead = ahead
         self._looked = 0.0
         streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_SECONDS
 
@@ -54,10 +60,23 @@ class FewWait(BackpressurePolicy):
         if _reads_plan(op):
             running = sum(after.num_active_tasks() for after in op.output_dependencies)
             return waiting >= _WAITING + 2 * running
-        if not op.name.startswith("Map"):
+        if not any(map(_reads_plan, op.input_dependencies)):
             return False
-        waiting += sum(topology[n].total_enqueued_output_blocks() for n in op.output_dependencies)
-        return waiting >= self._most  # CPUs that join later are all used
+        for after in op.output_dependencies:
+            waiting += topology[after].total_enqueued_output_blocks()
+            waiting += after.internal_input_queue_num_blocks()
+        tasks, room = self._most(op)
+        running = op.num_active_tasks()
+        # Tasks that run wait for nobody yet, so that CPUs which join later are all used.
+        return waiting >= self._ahead.blocks or running >= tasks or waiting + running >= room
+
+    def _most(self, op: Any) -> tuple[int, int]:
+        """Tasks that the stream's share of the CPUs runs, blocks that its share of memory holds."""
+        resources: Any = self._resource_manager
+        limits, ahead = resources.get_global_limits(), self._ahead
+        tasks = ahead.share * limits.cpu / op.incremental_resource_usage().cpu
+        room = ahead.share * limits.object_store_memory / ahead.block_bytes
+        return max(1, math.ceil(tasks)), max(2 * ahead.consumers, int(room))
 
 
 def _reads_plan(op: Any) -> bool:

@@ -7,7 +7,7 @@ minutes on that. Here the plan is a range of integers.
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -15,17 +15,11 @@ import ray.data
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from storage.ahead import Ahead
+
 Block = dict[str, np.ndarray]
 """Columns of a block, by name."""
 _ITEMS_PER_READ_TASK = 4096
-
-
-class Ahead(NamedTuple):
-    """How much may wait for the consumers of a stream."""
-
-    blocks: int
-    bytes: int
-    """At least what Ray assumes for a few tasks whose output it does not know yet."""
 
 
 def _blocks(items: dict[str, Any], block: Callable[[int], Block]) -> Iterator[Any]:
@@ -41,10 +35,9 @@ def blocks_in_order(
     ahead: Ahead,
     nodes: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
-    """Run one task per item, in order.
+    """Run one task per item, in order, as far `ahead` of the consumers as it says.
 
-    As many blocks as `ahead` says may wait for the consumers. `nodes` is Ray's label selector for
-    where tasks may run.
+    `nodes` is Ray's label selector for where tasks may run.
     """
     # Because more blocks are requested than there are read tasks, Ray splits the output of each
     # read task: 4,096 items are one object until they are needed, then 4,096 blocks of one row.
@@ -65,24 +58,22 @@ def blocks_in_order(
     stream.context.target_max_block_size = None
     options = stream.context.execution_options
     options.preserve_order = True  # blocks are dealt out in turn: rank r gets its slice
-    # Ray's own limit is a share of the object store: gigabytes, which others need too.
-    options.resource_limits = options.resource_limits.copy(object_store_memory=ahead.bytes)
     options.label_selector = nodes or None
-    from ray.data._internal.execution import backpressure_policy as ray_policies
+    from ray.data._internal.execution import backpressure_policy as of_ray
 
     stream.context.set_config(
-        ray_policies.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-        [*ray_policies.ENABLED_BACKPRESSURE_POLICIES, partial(_few_wait, most=ahead.blocks)],
+        of_ray.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+        [of_ray.ConcurrencyCapBackpressurePolicy, partial(_few_wait, ahead=ahead)],
     )
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
 
 
-def _few_wait(*arguments: Any, most: int) -> Any:
+def _few_wait(*arguments: Any, ahead: Ahead) -> Any:
     """The policy; tasks get this name with the context, and do not import what it needs."""
     from storage.backpressure import FewWait
 
-    return FewWait(*arguments, most=most)
+    return FewWait(*arguments, ahead=ahead)
 
 
 class _Items(Datasource):

@@ -16,9 +16,10 @@ from pipelines.prediction.here import Predict, Rows, rows_of
 from pipelines.prediction.pieces import Piece
 from pipelines.prediction.prediction import Prediction, PredictionOptions
 from pipelines.prediction.work import Work, decoded
+from storage.ahead import Ahead
 from storage.columns import Batch
 from storage.decode import Crop
-from storage.tasks import Ahead, blocks_in_order
+from storage.tasks import blocks_in_order
 
 _AHEAD_BYTES = 1 << 30
 _AHEAD_PIECES = 8
@@ -66,7 +67,7 @@ def predict(
         partial(_block, groups, prediction.crop),
         len(todo),
         place.decode_cpus,
-        ahead=Ahead(len(todo), bytes=max(_AHEAD_BYTES, _AHEAD_PIECES * piece_bytes)),
+        ahead=Ahead(max(_AHEAD_PIECES, _AHEAD_BYTES // piece_bytes), piece_bytes),
         nodes=workers.nodes,
     )
     actor: Any = _Actor  # Ray's type for classes leaves out their arguments

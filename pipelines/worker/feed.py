@@ -7,6 +7,7 @@ does so imports no torch: it starts with every group.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, TypeVar
 
 import ray.data
@@ -20,6 +21,7 @@ from pipelines.cli.place import shard_cache
 from pipelines.lineage.newest_state import newest_state
 from pipelines.worker.background import Background
 from storage.columns import StreamSpec
+from storage.dealing import deal
 from storage.stream import eval_stream, train_stream
 
 TRAIN: Literal["train"] = "train"
@@ -49,13 +51,12 @@ class OrderedDataConfig(DataConfig):
         """Return, for every rank, its iterator under each asked-for name."""
         per_rank: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name in datasets:
-            stream = self._stream(name, world_size)
-            splits = stream.streaming_split(world_size, equal=True, locality_hints=worker_node_ids)
+            splits = deal(partial(self._stream, name, world_size), world_size, worker_node_ids)
             for shards, split in zip(per_rank, splits, strict=True):
                 shards[name] = split
         return per_rank
 
-    def _stream(self, name: str, world_size: int) -> Dataset:
+    def _stream(self, name: str, world_size: int, ranks: range) -> Dataset:
         place = self._place
         cache = shard_cache(place.cache)
         nodes = decoding_selector(
@@ -65,6 +66,7 @@ class OrderedDataConfig(DataConfig):
             return eval_stream(
                 self._val,
                 world_size=world_size,
+                ranks=ranks,
                 num_cpus=place.decode_cpus,
                 cache=cache,
                 nodes=nodes,
@@ -75,6 +77,7 @@ class OrderedDataConfig(DataConfig):
             start_step=state.step if state else 0,
             stop_step=self._steps,
             world_size=world_size,
+            ranks=ranks,
             num_cpus=place.decode_cpus,
             cache=cache,
             nodes=nodes,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.balance import Balance, Balanced, class_shares, samples_by_class
+from storage.blocks import train_batch
 from storage.columns import StreamSpec, columns, open_stream, order_of
 from storage.dataset import Dataset
 from storage.decode import Crop
@@ -19,7 +20,6 @@ from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.selection import EVERYTHING, Selection, select
 from storage.selection_cache import grouped
-from storage.stream import train_batch
 
 counts = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
 balances = st.sampled_from(["sqrt", "uniform"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.local.s3 import S3Server
 from storage.balance import member_shares
+from storage.blocks import train_batch
 from storage.columns import StreamSpec, open_stream, order_of
 from storage.dataset import Dataset, load_dataset
 from storage.decode import Crop
@@ -24,7 +25,6 @@ from storage.pack.folder import Folder
 from storage.pack.mix import mix_datasets
 from storage.reader import read_samples
 from storage.selection import Selection
-from storage.stream import train_batch
 from storage.uri import join
 from storage.verify import check_shards, verify
 from tests.storage.support.images import encoded, gradient

@@ -15,6 +15,7 @@ from ray.data._internal.execution import streaming_executor_state
 
 from cluster.local.s3 import S3Server
 from storage import order
+from storage.blocks import eval_batches, train_batch
 from storage.cache import FOLDER, Cache
 from storage.columns import Batch, StreamSpec, describe, open_stream, order_of
 from storage.dataset import Dataset, load_dataset
@@ -28,12 +29,11 @@ from storage.pack.digits import Digits
 from storage.reader import read_samples
 from storage.selection import Selection, select
 from storage.stream import (
+    DECODE_CPUS,
     _pieces,
     _resolved,
-    eval_batches,
     eval_stream,
     rows_of_block,
-    train_batch,
     train_stream,
 )
 
@@ -117,7 +117,7 @@ def test_order_survives_tasks_and_ranks_of_random_speed(digits: Dataset) -> None
         stall,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
         batch_size=None,
         batch_format="numpy",
-        num_cpus=1,  # as the decoding tasks, so that Ray fuses them
+        num_cpus=DECODE_CPUS,  # as the decoding tasks, so that Ray fuses them
     )
     ranks = by_rank(slow, world_size, 64 // world_size, seconds=0.05)
     check_planned(wanted, ranks, 3, 15)
@@ -137,7 +137,7 @@ def test_order_survives_workers_that_die(digits: Dataset, tmp_path: Path) -> Non
         fn_kwargs={"folder": str(tmp_path)},
         batch_size=None,
         batch_format="numpy",
-        num_cpus=1,
+        num_cpus=DECODE_CPUS,
     )
     check_planned(wanted, by_rank(dying, 2, 32), 0, 12)
     assert len(list(tmp_path.iterdir())) == 4
@@ -175,7 +175,7 @@ def test_reading_ahead_is_bounded_and_then_rests(digits: Dataset) -> None:
         when,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
         batch_size=None,
         batch_format="numpy",
-        num_cpus=1,
+        num_cpus=DECODE_CPUS,
     )
     (split,) = timed.streaming_split(1, equal=True)
     batches = split.iter_batches(batch_size=64, batch_format="numpy", prefetch_batches=1)

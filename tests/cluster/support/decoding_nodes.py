@@ -51,10 +51,10 @@ STAGE = replace(
 class Marked(OrderedDataConfig):
     """The real streams, with the node that made a block beside it."""
 
-    def _stream(self, name: str, world_size: int) -> Dataset:
+    def _stream(self, name: str, world_size: int, ranks: range) -> Dataset:
         return (
             super()
-            ._stream(name, world_size)
+            ._stream(name, world_size, ranks)
             .map_batches(
                 _with_node,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
                 batch_size=None,

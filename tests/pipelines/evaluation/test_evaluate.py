@@ -26,9 +26,9 @@ from pipelines.evaluation.neighbours import knn
 from pipelines.recipes.digits import FINETUNE
 from pipelines.recipes.stage import Stage
 from storage import weights
+from storage.blocks import eval_batches
 from storage.columns import StreamSpec
 from storage.objects import open_store
-from storage.stream import eval_batches
 from storage.uri import join
 from tests.pipelines.conftest import Said
 from tests.pipelines.support.checkpoint import commit_stage, random_weights

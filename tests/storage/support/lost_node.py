@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from storage.columns import Batch, StreamSpec, order_of
 from storage.decode import Crop
 from storage.order import global_batch
-from storage.stream import train_stream
+from storage.stream import DECODE_CPUS, train_stream
 
 STEPS, ROWS = 40, 64
 
@@ -36,7 +36,7 @@ def main(dataset: str) -> None:
         with_node,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
         batch_size=None,
         batch_format="numpy",
-        num_cpus=1,  # as the decoding tasks, so that Ray fuses them
+        num_cpus=DECODE_CPUS,  # as the decoding tasks, so that Ray fuses them
     )
     (split,) = marked.streaming_split(1, equal=True)
     order, by_node, lost = order_of(spec), dict[str, int](), nodes[0].node_id

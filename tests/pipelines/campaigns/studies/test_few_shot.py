@@ -16,6 +16,7 @@ from pipelines.recipes.fingerprint import plain
 from pipelines.recipes.stage import Stage
 from pipelines.recipes.streams import val_spec
 from storage import weights
+from storage.blocks import eval_batches
 from storage.dataset import Dataset, load_dataset
 from storage.index import load_index
 from storage.objects import open_store
@@ -23,7 +24,6 @@ from storage.pack import pack
 from storage.pack.digits import Digits
 from storage.reader import read_samples
 from storage.selection import Selection
-from storage.stream import eval_batches
 from vit import BiTConfig, build_model, normalize
 
 BIT = BiTConfig(image_size=16, blocks=(1, 1), num_classes=7)
