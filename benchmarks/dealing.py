@@ -60,7 +60,7 @@ def run(side: int, rows: int, blocks: int, streams: int, ranks: int) -> tuple[fl
     consumers = [Consumer.remote() for _ in range(streams * ranks)]
     ray.get([each.__ray_ready__.remote() for each in consumers])  # type: ignore[attr-defined]
     block = Blocks(side, rows).block
-    ahead = Ahead(16 * ranks, rows * 3 * side**2, ranks, 1 / streams)
+    ahead = Ahead(rows * 3 * side**2, ranks, share=1 / streams)
     splits = [
         split
         for _ in range(streams)

@@ -34,10 +34,15 @@ _START_STEPS = 4
 
 def streamed(source: Source) -> Iterator[Batch]:
     """uint8 [b, H, W, 3] and int64 [b] of every step."""
-    few = Ahead(4, source.batch * 3 * source.spec.crop.image_size**2)
+    few = Ahead(source.batch * 3 * source.spec.crop.image_size**2, each=4)
     streaming.blocks_in_order = lambda *plan, **how: blocks_in_order(*plan, **how | {"ahead": few})
     data = streaming.train_stream(
-        source.spec, start_step=0, stop_step=source.steps, world_size=1, rows_per_block=source.batch
+        source.spec,
+        start_step=0,
+        stop_step=source.steps,
+        world_size=1,
+        num_cpus=2,
+        rows_per_block=source.batch,
     )
     (split,) = data.streaming_split(1, equal=True)
     for columns in split.iter_batches(

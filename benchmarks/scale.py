@@ -154,9 +154,9 @@ def measure_ray(folder: Path) -> dict[str, float]:
     plan = PlanOnly(spec, dataset.digest, steps_per_block)
     with ray_session(verbose=False, num_cpus=2):
         # import what tasks import, start what a first stream starts
-        list(blocks_in_order(_nothing, 4, 0.5, ahead=Ahead(2**10, 1)).iter_internal_ref_bundles())
+        list(blocks_in_order(_nothing, 4, 0.5, ahead=Ahead(1)).iter_internal_ref_bundles())
         before, began = memory(), time.perf_counter()
-        stream = blocks_in_order(plan.block, items, 0.5, ahead=Ahead(2**10, 1))
+        stream = blocks_in_order(plan.block, items, 0.5, ahead=Ahead(1))
         made = time.perf_counter() - began
         bundles = iter(stream.iter_internal_ref_bundles())
         first = next(bundles)

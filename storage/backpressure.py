@@ -17,26 +17,39 @@ wait for ever: `streaming_split` deals a block only when there is one for each r
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ray.data._internal.execution import streaming_executor_state
 from ray.data._internal.execution.backpressure_policy import BackpressurePolicy
 
-from storage.ahead import Ahead
+from storage.ahead import Ahead, capacity
 
 _LOOK_SECONDS = 0.02
 """From one look to the next. It is also how long a look waits for tasks that finish, instead of
 100 ms: a process has its next task after two looks, and a look takes two items off the plan."""
-_WAITING = 16
+_CAPACITY_SECONDS = 5.0
+_ITEMS = 16
 
 
 class FewWait(BackpressurePolicy):
     """Read the plan as items are needed, and run as many tasks ahead as blocks may wait."""
 
-    def __init__(self, context: Any, topology: Any, resources: Any, *, ahead: Ahead) -> None:
+    def __init__(
+        self,
+        context: Any,
+        topology: Any,
+        resources: Any,
+        *,
+        ahead: Ahead,
+        num_cpus: float,
+        nodes: Mapping[str, str] | None,
+    ) -> None:
+        """Take the limits, the CPUs of a task, and the label selector for where tasks may run."""
         super().__init__(context, topology, resources)
-        self._ahead = ahead
+        self._ahead, self._num_cpus, self._nodes = ahead, num_cpus, nodes
         self._looked = 0.0
+        self._capacity, self._capacity_time = (0.0, 0.0), -math.inf
         streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_SECONDS
 
     def can_add_input(self, op: Any) -> bool:
@@ -59,24 +72,31 @@ class FewWait(BackpressurePolicy):
         waiting = topology[op].total_enqueued_output_blocks()
         if _reads_plan(op):
             running = sum(after.num_active_tasks() for after in op.output_dependencies)
-            return waiting >= _WAITING + 2 * running
+            return waiting >= _ITEMS + 2 * running
         if not any(map(_reads_plan, op.input_dependencies)):
-            return False
-        for after in op.output_dependencies:
-            waiting += topology[after].total_enqueued_output_blocks()
-            waiting += after.internal_input_queue_num_blocks()
-        tasks, room = self._most(op)
+            return False  # actors take no more than they can
         running = op.num_active_tasks()
-        # Tasks that run wait for nobody yet, so that CPUs which join later are all used.
-        return waiting >= self._ahead.blocks or running >= tasks or waiting + running >= room
+        in_use = running
+        for after in op.output_dependencies:
+            waiting += after.internal_input_queue_num_blocks()
+            in_use += after.num_active_tasks()
+            if not after.name.startswith("Map"):  # it deals blocks out
+                waiting += topology[after].total_enqueued_output_blocks()
+        tasks, most, room = self._limits()
+        return running >= tasks or waiting >= most or waiting + in_use >= room
 
-    def _most(self, op: Any) -> tuple[int, int]:
-        """Tasks that the stream's share of the CPUs runs, blocks that its share of memory holds."""
-        resources: Any = self._resource_manager
-        limits, ahead = resources.get_global_limits(), self._ahead
-        tasks = ahead.share * limits.cpu / op.incremental_resource_usage().cpu
-        room = ahead.share * limits.object_store_memory / ahead.block_bytes
-        return max(1, math.ceil(tasks)), max(2 * ahead.consumers, int(room))
+    def _limits(self) -> tuple[int, int, int]:
+        """Tasks at once, blocks that may wait, and blocks that wait or are in use.
+
+        Blocks of tasks that run wait for nobody: nodes that join later get work in any case.
+        """
+        if time.monotonic() > self._capacity_time + _CAPACITY_SECONDS:
+            self._capacity, self._capacity_time = capacity(self._nodes), time.monotonic()
+        cpus, store = self._capacity
+        ahead = self._ahead
+        tasks = max(1, math.ceil(ahead.share * cpus / self._num_cpus))
+        room = int(ahead.share * store / 2 / ahead.block_bytes)
+        return tasks, max(ahead.each * ahead.consumers, 4 * tasks), max(2 * ahead.consumers, room)
 
 
 def _reads_plan(op: Any) -> bool:

@@ -1,6 +1,6 @@
 """Deal the blocks of a stage to its ranks, in turn: every four ranks share a stream.
 
-`streaming_split` starts a process for a stream, its coordinator, which needs some 15 ms of a CPU to
+`streaming_split` starts a process for a stream, its coordinator, which needs some 9 ms of a CPU to
 deal a block. One for all ranks would feed no more than a dozen GPUs that train ViT-B/16
 (`python -m benchmarks.dealing`).
 """

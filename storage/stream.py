@@ -11,9 +11,7 @@ photographs per block a quarter of the throughput would be spent on moving block
 """
 
 from dataclasses import replace
-from typing import Any
 
-import ray
 import ray.data
 
 from storage.ahead import Ahead
@@ -26,7 +24,6 @@ from storage.order import rank_slice
 from storage.tasks import blocks_in_order
 
 DECODE_CPUS = 0.5  # per task: one decodes while another moves its block (20 % more images/s)
-_AHEAD_BLOCKS = 16  # per rank
 ROWS_PER_BLOCK = 128  # at 224 pixels; an eighth of a second of decoding photographs
 MOST_ROWS = 512  # of a block, where a rank's batch can be cut: half a second, and 77 MB at 224 px
 
@@ -38,6 +35,7 @@ def train_stream(
     stop_step: int,
     world_size: int,
     ranks: range | None = None,
+    dataset: Dataset | None = None,
     num_cpus: float = DECODE_CPUS,
     rows_per_block: int | None = None,
     cache: Cache | None = None,
@@ -45,23 +43,24 @@ def train_stream(
 ) -> ray.data.Dataset:
     """Stream the steps [start_step, stop_step), dealt in turn to `ranks`, by default to all.
 
+    `dataset` is that of the spec, where it is loaded already.
+
     Columns of a rank's batch, b = global_batch / world_size: image uint8 [b, H, W, 3], label int64
     [b], index int64 [b] (position in the split), epoch int64 [b], visit int64 [b] (which time the
     sample is drawn: the epoch, unless classes are balanced), step int64 [b], quarantined int64 [b]
     (position of the damaged sample that this row replaces, else -1); requests, bytes int64 [b]: the
     cost of reading the block, in its first row; with mixup or cutmix, mix float64 [b, 5], as
     `augment.mix_draws` gives it. `dealing.deal` deals the blocks out, and a rank iterates with
-    `batch_size=b`. Blocks hold whole batches of one rank;
-    `rows_per_block` decides how many, by default the size of an image. A batch of more than
-    `MOST_ROWS` is cut into equal blocks, so that several tasks decode it. This does not change the
-    batches, and neither do `cache`, for shards on each node's disk, and `nodes`, Ray's label
-    selector for where tasks may run.
+    `batch_size=b`. Blocks hold whole batches of one rank; `rows_per_block` decides how many, by
+    default the size of an image. A batch of more than `MOST_ROWS` is cut into equal blocks, so that
+    several tasks decode it. This does not change the batches, and neither do `cache`, for shards on
+    each node's disk, and `nodes`, Ray's label selector for where tasks may run.
 
     Raises BadOrder, BadSelection, BadDataset; tasks raise BadDataset, Unavailable.
     """
     if not 0 <= start_step < stop_step:
         raise BadOrder(f"steps {start_step}..{stop_step}: wanted an ascending range from 0")
-    dataset = load_dataset(spec.dataset)
+    dataset = dataset or load_dataset(spec.dataset)
     spec = _resolved(spec, dataset)  # so that errors of a wrong spec are raised here, not in tasks
     ranks = ranks or range(world_size)
     rows = rank_slice(spec.global_batch, rank=0, world_size=world_size).stop
@@ -87,7 +86,7 @@ def train_stream(
 def rows_of_block(image_size: int) -> int:
     """Rows that take the bytes of `ROWS_PER_BLOCK` images of 224 pixels, within the two limits.
 
-    Moving a block takes 15 ms of a CPU whatever is in it, which is long for small images.
+    Moving a block takes 9 ms of a CPU whatever is in it, which is long for small images.
     """
     return min(max(ROWS_PER_BLOCK, ROWS_PER_BLOCK * 224**2 // image_size**2), MOST_ROWS)
 
@@ -103,6 +102,7 @@ def eval_stream(
     *,
     world_size: int,
     ranks: range | None = None,
+    dataset: Dataset | None = None,
     num_cpus: float = DECODE_CPUS,
     rows_per_block: int = ROWS_PER_BLOCK,
     cache: Cache | None = None,
@@ -117,7 +117,7 @@ def eval_stream(
     is padded with rows of label -1, index -1 and a black image. A sample that cannot be used
     becomes such a row too, so that no other sample is evaluated twice.
     """
-    dataset = load_dataset(spec.dataset)
+    dataset = dataset or load_dataset(spec.dataset)
     spec = _resolved(spec, dataset)
     ranks = ranks or range(world_size)
     samples = open_stream(spec, dataset.digest).samples
@@ -150,14 +150,9 @@ def _dealt(
     num_cpus: float,
     nodes: dict[str, str] | None,
 ) -> ray.data.Dataset:
-    """The stream of a plan: in each turn one block, of so many rows, for each of its ranks.
-
-    Enough blocks may wait to keep the stream's share of the CPUs busy and to serve every rank.
-    """
-    cluster: Any = ray
+    """The stream of a plan: in each turn one block, of so many rows, for each of its ranks."""
     ranks = len(plan.ranks)
-    share = ranks / plan.world_size
-    at_work = share * float(cluster.cluster_resources().get("CPU", 1.0)) / num_cpus
-    blocks = max(_AHEAD_BLOCKS * ranks, 4 * int(at_work))
-    ahead = Ahead(blocks, rows * 3 * plan.spec.crop.image_size**2, consumers=ranks, share=share)
+    ahead = Ahead(
+        rows * 3 * plan.spec.crop.image_size**2, consumers=ranks, share=ranks / plan.world_size
+    )
     return blocks_in_order(plan.block, turns * ranks, num_cpus, ahead=ahead, nodes=nodes)

@@ -61,19 +61,22 @@ def blocks_in_order(
     options.label_selector = nodes or None
     from ray.data._internal.execution import backpressure_policy as of_ray
 
+    policy = partial(_few_wait, ahead=ahead, num_cpus=num_cpus, nodes=nodes)
     stream.context.set_config(
         of_ray.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-        [of_ray.ConcurrencyCapBackpressurePolicy, partial(_few_wait, ahead=ahead)],
+        [of_ray.ConcurrencyCapBackpressurePolicy, policy],
     )
+    # Ray takes an item off the plan at each look while it believes that memory is short.
+    stream.context.output_backpressure_guard_release_interval_s = 10.0
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
 
 
-def _few_wait(*arguments: Any, ahead: Ahead) -> Any:
+def _few_wait(*arguments: Any, **limits: Any) -> Any:
     """The policy; tasks get this name with the context, and do not import what it needs."""
     from storage.backpressure import FewWait
 
-    return FewWait(*arguments, ahead=ahead)
+    return FewWait(*arguments, **limits)
 
 
 class _Items(Datasource):

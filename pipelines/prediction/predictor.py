@@ -21,8 +21,6 @@ from storage.columns import Batch
 from storage.decode import Crop
 from storage.tasks import blocks_in_order
 
-_AHEAD_BYTES = 1 << 30
-_AHEAD_PIECES = 8
 _PIECES_PER_OBJECT = 64  # a task that is told of 50,000 objects takes seconds to start
 
 
@@ -67,7 +65,7 @@ def predict(
         partial(_block, groups, prediction.crop),
         len(todo),
         place.decode_cpus,
-        ahead=Ahead(max(_AHEAD_PIECES, _AHEAD_BYTES // piece_bytes), piece_bytes),
+        ahead=Ahead(piece_bytes, consumers=place.workers.most),
         nodes=workers.nodes,
     )
     actor: Any = _Actor  # Ray's type for classes leaves out their arguments

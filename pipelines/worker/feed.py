@@ -7,8 +7,7 @@ does so imports no torch: it starts with every group.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import ray.data
 from ray.actor import ActorHandle
@@ -21,6 +20,7 @@ from pipelines.cli.place import shard_cache
 from pipelines.lineage.newest_state import newest_state
 from pipelines.worker.background import Background
 from storage.columns import StreamSpec
+from storage.dataset import load_dataset
 from storage.dealing import deal
 from storage.stream import eval_stream, train_stream
 
@@ -51,36 +51,31 @@ class OrderedDataConfig(DataConfig):
         """Return, for every rank, its iterator under each asked-for name."""
         per_rank: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name in datasets:
-            splits = deal(partial(self._stream, name, world_size), world_size, worker_node_ids)
+            splits = deal(self._stream(name, world_size), world_size, worker_node_ids)
             for shards, split in zip(per_rank, splits, strict=True):
                 shards[name] = split
         return per_rank
 
-    def _stream(self, name: str, world_size: int, ranks: range) -> Dataset:
+    def _stream(self, name: str, world_size: int) -> Callable[[range], Dataset]:
+        """Makes the stream of some ranks; all from the same state, dataset and nodes."""
         place = self._place
-        cache = shard_cache(place.cache)
+        spec = self._val if name == VAL else self._train
         nodes = decoding_selector(
             ray.nodes(), on_gpu_nodes=place.decode_on_gpu_nodes, more_to_come=place.wait_for_nodes
         )
+        how: dict[str, Any] = {
+            "world_size": world_size,
+            "dataset": load_dataset(spec.dataset),
+            "num_cpus": place.decode_cpus,
+            "cache": shard_cache(place.cache),
+            "nodes": nodes,
+        }
         if name == VAL:
-            return eval_stream(
-                self._val,
-                world_size=world_size,
-                ranks=ranks,
-                num_cpus=place.decode_cpus,
-                cache=cache,
-                nodes=nodes,
-            )
+            return lambda ranks: eval_stream(spec, ranks=ranks, **how)
         state = newest_state(self._attempt_uri)
-        return train_stream(
-            self._train,
-            start_step=state.step if state else 0,
-            stop_step=self._steps,
-            world_size=world_size,
-            ranks=ranks,
-            num_cpus=place.decode_cpus,
-            cache=cache,
-            nodes=nodes,
+        start = state.step if state else 0
+        return lambda ranks: train_stream(
+            spec, start_step=start, stop_step=self._steps, ranks=ranks, **how
         )
 
 

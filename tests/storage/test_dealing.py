@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 
-from storage.ahead import Ahead
+from storage.ahead import Ahead, capacity
 from storage.blocks import eval_batches
 from storage.columns import Batch, StreamSpec, order_of
 from storage.dataset import Dataset
@@ -62,14 +62,52 @@ def test_two_streams_evaluate_each_sample_once(digits: Dataset) -> None:
         assert np.array_equal(column[here][by_index], expected), name
 
 
-def test_a_stream_of_a_half_runs_half_of_the_tasks() -> None:
-    """Four CPUs hold eight tasks of half a CPU; a stream of all ranks would run eight at once."""
-    stream = blocks_in_order(slow, 40, 0.5, ahead=Ahead(64, 8, share=0.5))
+def test_two_streams_share_the_cpus() -> None:
+    """Four CPUs hold eight tasks of half a CPU; one stream of all ranks would run eight at once."""
+    run_slow: Any = ray.remote(num_cpus=0)(times_of_slow_blocks)
+    for times in ray.get([run_slow.remote() for _ in range(2)]):
+        began, ended = np.array(times).T
+        assert max(((began <= moment) & (ended > moment)).sum() for moment in began) == 4
+
+
+def times_of_slow_blocks() -> list[tuple[float, float]]:
+    stream = blocks_in_order(slow, 40, 0.5, ahead=Ahead(8, share=0.5))
     blocks: Any = stream.iter_batches(batch_size=None, batch_format="numpy")
-    times = [(float(block["began"][0]), float(block["ended"][0])) for block in blocks]
-    began, ended = np.array(times).T
-    at_once = [((began <= moment) & (ended > moment)).sum() for moment in began]
-    assert max(at_once) == 4
+    return [(float(block["began"][0]), float(block["ended"][0])) for block in blocks]
+
+
+def test_actors_as_small_as_tasks_get_all_blocks_in_order() -> None:
+    """Ray makes one operator of the two; predictions on two CPUs run so."""
+    actor: Any = Same
+    stream = blocks_in_order(numbered, 30, 0.5, ahead=Ahead(8, consumers=2))
+    outputs = stream.map_batches(actor, batch_size=None, num_cpus=0.5, concurrency=2)
+    blocks: Any = outputs.iter_batches(batch_size=None, batch_format="numpy")
+    assert [int(block["item"][0]) for block in blocks] == list(range(30))
+
+
+class Same:
+    def __call__(self, batch: Batch) -> Batch:
+        return batch
+
+
+def numbered(item: int) -> Batch:
+    return {"item": np.array([item])}
+
+
+@pytest.mark.parametrize(
+    ("selector", "cpus"),
+    [
+        (None, 4),
+        ({"role": "!train"}, 4),
+        ({"role": "train"}, 0),
+        ({"ray.io/node-id": "!in(a,b)", "role": "!train"}, 4),
+        ({"ray.io/node-id": "in(a,b)"}, 0),
+    ],
+)
+def test_only_nodes_that_may_decode_count(selector: dict[str, str] | None, cpus: int) -> None:
+    found, store = capacity(selector)
+    assert found == cpus
+    assert (store > 0) == (cpus > 0)
 
 
 def test_ranks_that_hold_much_of_the_memory_are_fed() -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,13 @@ STAGE = replace(
 class Marked(OrderedDataConfig):
     """The real streams, with the node that made a block beside it."""
 
-    def _stream(self, name: str, world_size: int, ranks: range) -> Dataset:
-        return (
-            super()
-            ._stream(name, world_size, ranks)
-            .map_batches(
-                _with_node,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
-                batch_size=None,
-                batch_format="numpy",
-                num_cpus=0.5,  # as decoding, so that Ray fuses them
-            )
+    def _stream(self, name: str, world_size: int) -> Callable[[range], Dataset]:
+        stream = super()._stream(name, world_size)
+        return lambda ranks: stream(ranks).map_batches(
+            _with_node,  # pyright: ignore[reportArgumentType]  Ray's type knows no columns
+            batch_size=None,
+            batch_format="numpy",
+            num_cpus=0.5,  # as decoding, so that Ray fuses them
         )
 
 

@@ -36,7 +36,7 @@ def main() -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    ahead = Ahead(16 * RANKS, BLOCK_BYTES, consumers=RANKS)
+    ahead = Ahead(BLOCK_BYTES, consumers=RANKS)
     splits = blocks_in_order(block, BLOCKS * RANKS, 0.5, ahead=ahead).streaming_split(
         RANKS, equal=True
     )
