@@ -25,9 +25,9 @@ from ray.data._internal.execution.backpressure_policy import BackpressurePolicy
 
 from storage.ahead import Ahead, capacity
 
-_LOOK_SECONDS = 0.02
-"""From one look to the next. It is also how long a look waits for tasks that finish, instead of
-100 ms: a process has its next task after two looks, and a look takes two items off the plan."""
+_LOOK_SECONDS = 0.05
+"""From one look to the next; a look takes 2 ms of a CPU. It is also how long a look waits for tasks
+that finish, instead of 100 ms: a process has its next task after two looks."""
 _CAPACITY_SECONDS = 5.0
 _ITEMS = 16
 
