@@ -115,6 +115,7 @@ def test_ranks_that_hold_much_of_the_memory_are_fed() -> None:
     assert run("small_object_store") == []
 
 
+@pytest.mark.slow
 def test_a_stream_is_dealt_on_the_node_of_its_ranks(digits: Dataset) -> None:
     assert run("dealt_on_nodes", digits.uri)[-1] == "2 processes dealt, on 2 nodes"
 
