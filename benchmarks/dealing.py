@@ -6,8 +6,8 @@
 Blocks are made without decoding, so that only what moves them is measured: `streaming_split`'s
 coordinator, the consumers and Ray's own processes, by their processor time. The cost of a block is
 the difference of a long and a short run, which leaves out what starting costs. A block has the rows
-of a rank's batch; one of 1 px shows the calls alone. A stage has a stream, and so a coordinator,
-for every four ranks (`storage/dealing.py`).
+of a rank's batch; one of 1 px shows the calls alone. In a stage, up to four ranks share a stream
+and its coordinator (`storage/dealing.py`).
 """
 
 import argparse

@@ -34,6 +34,7 @@ _START_STEPS = 4
 
 def streamed(source: Source) -> Iterator[Batch]:
     """uint8 [b, H, W, 3] and int64 [b] of every step."""
+    # One task at a time and four batches ahead: more would hold a whole loop.
     few = Ahead(source.batch * 3 * source.spec.crop.image_size**2, each=4)
     streaming.blocks_in_order = lambda *plan, **how: blocks_in_order(*plan, **how | {"ahead": few})
     data = streaming.train_stream(

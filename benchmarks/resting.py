@@ -64,7 +64,7 @@ def main() -> None:
             next(batches)
         rate = FAST_BATCHES * BATCH / (time.perf_counter() - began)
         print(f"{rate:7,.0f} img/s on {CPUS} CPUs, {arguments.image_size} px")
-        del batches
+        del batches  # while Ray is there: its end tells the coordinator
 
 
 if __name__ == "__main__":

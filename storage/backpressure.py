@@ -12,7 +12,7 @@ Once as many blocks wait for the trainers as may, nothing runs. The executor the
 wait for, and looks again without a pause.
 
 Ray counts what the trainers hold, and starts no task while that is much of its limit. They may then
-wait for ever: `streaming_split` deals a block only when there is one for each rank.
+wait forever: `streaming_split` deals a block only when there is one for each rank.
 """
 
 import math
@@ -88,7 +88,7 @@ class FewWait(BackpressurePolicy):
     def _limits(self) -> tuple[int, int, int]:
         """Tasks at once, blocks that may wait, and blocks that wait or are in use.
 
-        Blocks of tasks that run wait for nobody: nodes that join later get work in any case.
+        Only finished blocks count as waiting, so that nodes which join later get work at once.
         """
         if time.monotonic() > self._capacity_time + _CAPACITY_SECONDS:
             self._capacity, self._capacity_time = capacity(self._nodes), time.monotonic()

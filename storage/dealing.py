@@ -1,4 +1,4 @@
-"""Deal the blocks of a stage to its ranks, in turn: every four ranks share a stream.
+"""Deal the blocks of a stage to its ranks in turn. Up to four ranks share a stream.
 
 `streaming_split` starts a process for a stream, its coordinator, which needs some 9 ms of a CPU to
 deal a block. One for all ranks would feed no more than a dozen GPUs that train ViT-B/16
@@ -6,10 +6,11 @@ deal a block. One for all ranks would feed no more than a dozen GPUs that train 
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from ray.data import DataIterator, Dataset
+
+from storage.tasks import even_ranges
 
 _RANKS = 4
 """Most ranks of a stream."""
@@ -25,21 +26,16 @@ def deal(
     the node of its first rank, if `nodes` has the id of each rank's node, otherwise on this node.
     """
     groups = streams_of(world_size)
-    return [
-        split
-        for ranks in groups
-        for split in _split(
-            stream(ranks), len(ranks), nodes[ranks.start] if nodes and len(groups) > 1 else None
-        )
-    ]
+    placed = nodes if len(groups) > 1 else None
+    splits: list[DataIterator] = []
+    for ranks in groups:
+        splits += _split(stream(ranks), len(ranks), placed[ranks.start] if placed else None)
+    return splits
 
 
 def streams_of(world_size: int) -> list[range]:
     """The ranks of each stream: as few as can be, of about equal size."""
-    streams = -(-world_size // _RANKS)
-    return [
-        range(*ends) for ends in pairwise(world_size * i // streams for i in range(streams + 1))
-    ]
+    return even_ranges(world_size, -(-world_size // _RANKS))
 
 
 def _split(stream: Dataset, ranks: int, node: str | None) -> list[DataIterator]:

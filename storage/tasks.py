@@ -22,6 +22,12 @@ Block = dict[str, np.ndarray]
 _ITEMS_PER_READ_TASK = 4096
 
 
+def even_ranges(count: int, parts: int) -> list[range]:
+    """Cut the numbers [0, count) into consecutive ranges of equal length, give or take one."""
+    edges = [count * i // parts for i in range(parts + 1)]
+    return [range(*ends) for ends in pairwise(edges)]
+
+
 def _blocks(items: dict[str, Any], block: Callable[[int], Block]) -> Iterator[Any]:
     for item in items["item"].tolist():
         yield block(item)
@@ -98,18 +104,17 @@ class _Items(Datasource):
     ) -> list[ReadTask]:
         """As few tasks as possible, of equal size, so that Ray splits them into single rows."""
         tasks = -(-self._items // _ITEMS_PER_READ_TASK)
-        edges = [self._items * i // tasks for i in range(tasks + 1)]
         return [
             ReadTask(
-                partial(_item_rows, start, stop),
+                partial(_item_rows, part.start, part.stop),
                 BlockMetadata(
-                    num_rows=stop - start,
-                    size_bytes=8 * (stop - start),
+                    num_rows=len(part),
+                    size_bytes=8 * len(part),
                     input_files=None,
                     exec_stats=None,
                 ),
             )
-            for start, stop in pairwise(edges)
+            for part in even_ranges(self._items, tasks)
         ]
 
 

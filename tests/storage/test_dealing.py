@@ -111,7 +111,7 @@ def test_only_nodes_that_may_decode_count(selector: dict[str, str] | None, cpus:
 
 
 def test_ranks_that_hold_much_of_the_memory_are_fed() -> None:
-    """Ray's own limits start no task then, and ranks would wait for ever."""
+    """Ray's own limits start no task then, and ranks would wait forever."""
     assert run("small_object_store") == []
 
 
