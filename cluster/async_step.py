@@ -26,11 +26,9 @@ def let_host_run_ahead(sharded: Any) -> None:
     def scaled_global_norm(norm_type: int = 2) -> Tensor:
         """Norm [] of all workers' gradients, not masked: infinite or NaN as it is."""
         assert norm_type == 2
-        norms = [
-            torch.linalg.vector_norm(gradient, dtype=torch.float32)
-            for gradients in sharded.averaged_gradients.values()
-            for gradient in gradients
-        ]
+        gradients = [each for group in sharded.averaged_gradients.values() for each in group]
+        # `get_total_norm`, its public form, rounds each norm to bfloat16.
+        norms: Any = torch.ops.aten._foreach_norm.Scalar(gradients, 2, dtype=torch.float32)
         total = torch.stack(norms).square().sum()
         dist.all_reduce(total, group=sharded.dp_process_group)
         norm = total.sqrt()

@@ -17,6 +17,7 @@ from cluster.async_step import let_host_run_ahead
 from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
+from cluster.lean_step import spare_host
 from cluster.partitions import keep_moments
 from cluster.resume_state import moments, prime_optimizer
 from cluster.whole_tensors import spread_optimizer
@@ -162,9 +163,10 @@ def build_engine(
         # it looks at the norm only, as here.
         sharded: Any = engine.optimizer
         sharded.check_overflow = _unchecked
-        fused = all(group.get("fused") for group in optimizer.param_groups)
-        if fused and isinstance(sharded, stage_1_and_2.DeepSpeedZeroOptimizer):
-            let_host_run_ahead(sharded)
+        if isinstance(sharded, stage_1_and_2.DeepSpeedZeroOptimizer):
+            spare_host(sharded)
+            if all(group.get("fused") for group in optimizer.param_groups):
+                let_host_run_ahead(sharded)
     keep_frozen(engine, frozen)
     keep_moments(engine, states)
     prime_optimizer(engine, average=average)

@@ -42,6 +42,10 @@ def zero_config(
     if zero.level:
         # Reduce on a separate stream while the backward pass continues; a CPU has one stream.
         sharding["overlap_comm"] = gpu and batch.workers > 1
+    if zero.level in (1, 2):
+        # DeepSpeed sums each bucket over all workers in either case. With reduce_scatter it does so
+        # with a copy of the bucket, and copies the sums back, parameter by parameter.
+        sharding["reduce_scatter"] = False
     if zero.level == 1 and not sharding["overlap_comm"]:
         # They are reduced once, after the backward pass. Copying each into a buffer before would
         # cost the host as much time as the backward pass itself.

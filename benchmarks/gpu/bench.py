@@ -79,9 +79,13 @@ class Bench:
         accumulation: int = 1,
         optim: vit.OptimConfig | None = None,
         average: bool = False,
+        fused: bool = False,
         changes: Mapping[str, Any] | None = None,
     ) -> "DeepSpeedEngine":
-        """Build DeepSpeed's engine as a stage does; `changes` replace keys of its settings."""
+        """Build DeepSpeed's engine as a stage does; `changes` replace keys of its settings.
+
+        With `fused` the optimizer is that of a GPU, on a CPU too.
+        """
         optim = optim or vit.OptimConfig(weight_decay=0.1)
         groups = vit.param_groups(model, optim)
         settings = zero_config(
@@ -93,7 +97,7 @@ class Bench:
             leaf_classes=LEAF_CLASSES,
         )
         settings |= changes or {}
-        optimizer = vit.build_optimizer(groups, optim, fused=self.gpu)
+        optimizer = vit.build_optimizer(groups, optim, fused=fused or self.gpu)
         return build_engine(model.to(self.device), optimizer, settings, average=average)
 
     def train(

@@ -32,7 +32,7 @@ def host(bench: Bench) -> None:
     steps = {"plain loop": _plain(bench, config, images, labels)}
     levels: tuple[ZeroLevel, ...] = (1, 2)  # level 3 replaces torch's linear layer everywhere
     for level in levels:
-        engine = bench.engine(vit.build_model(config), level, "bfloat16", micro=1)
+        engine = bench.engine(vit.build_model(config), level, "bfloat16", micro=1, fused=True)
         steps[f"level {level}"] = lambda engine=engine: bench.train(
             engine, images, labels, "bfloat16"
         )

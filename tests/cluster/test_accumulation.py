@@ -56,7 +56,16 @@ def test_fused_optimizers_clip_and_step_as_the_others_do(
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_the_host_asks_a_gpu_nothing_in_a_step(report: Any, level: int) -> None:
-    assert report["asked"][f"{level}-bfloat16"] == 0
+    called = report["operators"][f"{level}"]
+    assert called["aten::copy_"]
+    assert [name for name in accumulation_worker.WAITED_FOR if name in called] == []
+
+
+def test_the_host_copies_and_measures_no_gradient_on_its_own(report: Any) -> None:
+    few, many = report["operators"]["1"], report["operators"]["1-deeper"]
+    assert many["aten::addmm"] > few["aten::addmm"]
+    for name in ("aten::copy_", "aten::_foreach_norm.Scalar", "aten::linalg_vector_norm"):
+        assert many.get(name, 0) == few.get(name, 0), name
 
 
 def test_an_engine_takes_neither_mlflow_nor_torchs_compiler_along(report: Any) -> None:

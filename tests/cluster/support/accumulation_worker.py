@@ -166,28 +166,30 @@ def distance(level: ZeroLevel, precision: Precision, name: str) -> float:
     return float((ends[1] - ends[0]).norm() / ends[0].norm())
 
 
-class Questions(TorchDispatchMode):
-    """Counts what a GPU's host waits for: numbers read by it, and constants sent by it."""
+WAITED_FOR = ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero")
+"""What a GPU's host waits for: numbers that it reads, and constants that it sends."""
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of each operator."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: Counter[str] = Counter()
+        self.counted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name()
-        if name in ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero"):
-            self.asked[name] += 1
+        self.counted[func.name()] += 1
         return func(*args, **(kwargs or {}))
 
 
-def questions(level: ZeroLevel, precision: Precision) -> int:
-    """How often a step makes a GPU's host wait."""
-    engine = started(build(), level, fused=True, precision=precision)
-    train(engine, 0, precision=precision)
-    with Questions() as mode:
-        train(engine, 1, precision=precision)
+def calls(model: nn.Module, level: ZeroLevel) -> Counter[str]:
+    """The operators that a step in bfloat16 calls, and how often."""
+    engine = started(model, level, fused=True, precision="bfloat16")
+    train(engine, 0, precision="bfloat16")
+    with Calls() as mode:
+        train(engine, 1, precision="bfloat16")
     engine.destroy()
-    return sum(mode.asked.values())
+    return mode.counted
 
 
 class Whole:
@@ -240,8 +242,9 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         for precision in precisions
         for name in ("adamw", "sgd")
     }
-    asked = {f"{level}-bfloat16": questions(level, "bfloat16") for level in (1, 2)}
+    operators = {f"{level}": calls(build(), level) for level in (1, 2)}
+    operators["1-deeper"] = calls(nn.Sequential(*(nn.Linear(16, 16) for _ in range(9))), 1)
     report = {"errors": errors, "differing": differing, "changed": changed}
     unused = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
-    report |= {"distances": distances, "asked": asked, "unused": unused}
+    report |= {"distances": distances, "operators": operators, "unused": unused}
     (folder / "report.json").write_text(json.dumps(report))
