@@ -28,6 +28,8 @@ from storage.ahead import Ahead, capacity
 _LOOK_SECONDS = 0.05
 """From one look to the next; a look takes 2 ms of a CPU. It is also how long a look waits for tasks
 that finish, instead of 100 ms: a process has its next task after two looks."""
+_REST_SECONDS = 0.4
+"""The same after some looks in a row at which nothing ran; the blocks that wait last longer."""
 _CAPACITY_SECONDS = 5.0
 _ITEMS = 16
 
@@ -48,7 +50,7 @@ class FewWait(BackpressurePolicy):
         """Take the limits, the CPUs of a task, and the label selector for where tasks may run."""
         super().__init__(context, topology, resources)
         self._ahead, self._num_cpus, self._nodes = ahead, num_cpus, nodes
-        self._looked = 0.0
+        self._looked, self._pause = 0.0, _LOOK_SECONDS
         self._capacity, self._capacity_time = (0.0, 0.0), -math.inf
         streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_SECONDS
 
@@ -62,7 +64,9 @@ class FewWait(BackpressurePolicy):
             return None
         enough = self._enough(op)
         if enough or op.has_execution_finished():
-            time.sleep(max(0.0, self._looked + _LOOK_SECONDS - time.monotonic()))
+            time.sleep(max(0.0, self._looked + self._pause - time.monotonic()))
+        rests = enough and not any(after.num_active_tasks() for after in op.output_dependencies)
+        self._pause = min(1.5 * self._pause, _REST_SECONDS) if rests else _LOOK_SECONDS
         self._looked = time.monotonic()
         return 0 if enough else None
 
