@@ -7,8 +7,9 @@ and a3 (four EFA cards of 100 Gbit/s, or one gVNIC), not all that a node could h
 assumed of the others.
 
 Prices are on-demand list prices, good for the order of magnitude: of p4d, p4de and p5 in us-east-1
-on 9 November 2026 (after the cut of June 2025), of the others in early 2026. Spot prices are often
-half of them and change by the hour: pass today's price as `--cluster.dollars-per-node-hour`.
+on 9 November 2026 (after the cut of June 2025), of the others in early 2026. A p5e is reserved in
+advance: its price is that of a Capacity Block, in most regions since January 2026. Spot prices are
+often half of the list's and change by the hour: pass today's as `--cluster.dollars-per-node-hour`.
 """
 
 from dataclasses import dataclass, fields
@@ -117,7 +118,7 @@ NODE_KINDS = MappingProxyType(
         "p4d": _gpus(39.4, _A100, link=300, network=_EFA, cpus=96, dollars=22.0),
         "p4de": _gpus(79.2, _A100, link=300, network=_EFA, cpus=96, dollars=27.4),
         "p5": _gpus(79.2, _H100, link=450, network=_EFA, cpus=192, dollars=55.0, mfu=0.33),
-        "p5e": _gpus(139.8, _H100, link=450, network=_EFA, cpus=192, dollars=85.0, mfu=0.33),
+        "p5e": _gpus(139.8, _H100, link=450, network=_EFA, cpus=192, dollars=39.8, mfu=0.33),
         "g6e": _gpus(44.4, _L40S, link=32, network=_EFA, cpus=192, dollars=30.1),
         "g5": _gpus(22.0, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
         # Google Cloud: 8 x A100 40 GB (cluster/gcp.yaml), 8 x H100
