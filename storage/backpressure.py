@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.05
 """From one look to the next; a look takes 2 ms of a CPU. It is also how long a look waits for tasks
 that finish, instead of 100 ms: a process has its next task after two looks."""
 _REST_SECONDS = 0.4
-"""The same after some looks in a row at which nothing ran; the blocks that wait last longer."""
+"""The longest time between two looks while no task runs. The waiting blocks last longer."""
 _CAPACITY_SECONDS = 5.0
 _ITEMS = 16
 
@@ -64,9 +64,10 @@ class FewWait(BackpressurePolicy):
             return None
         enough = self._enough(op)
         if enough or op.has_execution_finished():
+            # actors too get work by a look
+            works = any(each.num_active_tasks() for each in self._topology if not _reads_plan(each))
+            self._pause = _LOOK_SECONDS if works else min(1.5 * self._pause, _REST_SECONDS)
             time.sleep(max(0.0, self._looked + self._pause - time.monotonic()))
-        rests = enough and not any(after.num_active_tasks() for after in op.output_dependencies)
-        self._pause = min(1.5 * self._pause, _REST_SECONDS) if rests else _LOOK_SECONDS
         self._looked = time.monotonic()
         return 0 if enough else None
 

@@ -74,6 +74,9 @@ def blocks_in_order(
     )
     # Ray takes an item off the plan at each look while it believes that memory is short.
     stream.context.output_backpressure_guard_release_interval_s = 10.0
+    # Ray ends a stream none of whose blocks moved for half an hour. A trainer may evaluate for as
+    # long, or a task may wait for a node that long.
+    stream.context.execution_no_progress_timeout_s = -1
     stream.context.enable_progress_bars = False  # five lines a second in a job's log
     return stream
 

@@ -79,13 +79,8 @@ def test_a_stage_brings_its_nodes_from_zero_and_they_leave(head: Head, tmp_path:
     python("pipelines/pack.py", "digits", "--out", f"{tmp_path}/data/digits")
     python(
         *("pipelines/pretrain.py", "--recipe", "digits", "--stage.steps", "12"),
-        *(
-            "--stage.eval-every-steps",
-            "12",
-            "--place.wait-for-nodes",
-            "--place.workers.cpus",
-            "0.5",
-        ),
+        *("--stage.eval-every-steps", "12", "--place.wait-for-nodes"),
+        *("--place.workers.gpus", "0", "--place.workers.cpus", "0.5"),
         *("--place.data-root", f"{tmp_path}/data", "--place.storage-root", f"{tmp_path}/runs"),
         *("--place.mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"),
     )
