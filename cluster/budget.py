@@ -141,6 +141,7 @@ def model_states(
     # The part's gradients are flattened, made float32 and then forgotten, before the step.
     becoming = 2 * summed_bytes * part + (MASTER_BYTES * part if summed_bytes < 4 else 0)
     stepping = max(becoming, MASTER_BYTES * part * (1 + roots))
+    # Needed at level 1 on several CPUs, and at level 3. Elsewhere the plan is a little too large.
     copied = min(parameters, REDUCE_BUCKET)
     if float32_sums and level == 1 and not offload:
         # DeepSpeed's BF16_Optimizer keeps one sum of all gradients, steps on its part of it, and
@@ -198,7 +199,7 @@ def network_bytes(
 
     A ring all-reduce of S bytes sends 2 (n-1)/n S, a reduce-scatter or an all-gather (n-1)/n S
     (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009). Levels 1 and 2 reduce by all-reduce
-    in DeepSpeed 0.19.8 (`use_multi_rank_bucket_allreduce`) and gather the stepped weights: half
+    in DeepSpeed 0.19.8, with `reduce_scatter` or without, and gather the stepped weights: half
     as much again as section 7 of arXiv:1910.02054. From level 2 on every micro-batch is reduced.
     Level 3 gathers the weights once per micro-batch if they can stay until its backward pass, and
     twice if they do not fit (`LIVE_WEIGHTS`). With `float32_sums`, level 1 reduces float32 sums.

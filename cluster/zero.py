@@ -43,8 +43,8 @@ def zero_config(
         # Reduce on a separate stream while the backward pass continues; a CPU has one stream.
         sharding["overlap_comm"] = gpu and batch.workers > 1
     if zero.level in (1, 2):
-        # DeepSpeed sums each bucket over all workers in either case. With reduce_scatter it does so
-        # with a copy of the bucket, and copies the sums back, parameter by parameter.
+        # DeepSpeed sums each bucket over all workers in either case. With reduce_scatter it sums a
+        # copy of the bucket, and copies each worker's sums back.
         sharding["reduce_scatter"] = False
     if zero.level == 1 and not sharding["overlap_comm"]:
         # They are reduced once, after the backward pass. Copying each into a buffer before would

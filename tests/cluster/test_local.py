@@ -161,7 +161,7 @@ def test_a_node_that_dies_is_replaced_and_the_stage_finishes(
     laptop: Laptop, s3_variables: None
 ) -> None:
     options = ("--place.save-every-steps", "20", "--stage.eval-every-steps", "0")
-    job = submit(laptop, "--run", "loses-a-node", "--stage.steps", "150", *options)
+    job = submit(laptop, "--run", "loses-a-node", "--stage.steps", "600", *options)
     deadline = time.monotonic() + 600
     state = re.compile(r"resume/.*manifest\.json")
     while not any(state.match(name) for name in left_behind(laptop, "loses-a-node")):
@@ -184,7 +184,7 @@ def test_a_node_that_dies_is_replaced_and_the_stage_finishes(
     said = job.stdout.read()
     assert job.returncode == 0, said[-3000:]
     assert later - others - {victim.pid}, "no node came in its place"
-    assert re.search(r"resumed after step (20|40|60|80|100|120|140)", said), said[-3000:]
+    assert re.search(r"resumed after step \d+0\b", said), said[-3000:]
     assert {"weights.safetensors", "manifest.json"} <= left_behind(laptop, "loses-a-node")
 
 
