@@ -123,9 +123,10 @@ def _train(
     config = config_of(size)
     model = vit.build_model(config).to(accelerator)
     optim = vit.OptimConfig(weight_decay=0.1)
-    optimizer = vit.build_optimizer(vit.param_groups(model, optim), optim)
+    gpu = accelerator.type == "cuda"
+    optimizer = vit.build_optimizer(vit.param_groups(model, optim), optim, fused=gpu)
     batch_plan = BatchPlan(micro=batch, workers=workers, accumulation=1)
-    settings = zero_config(Zero(level=level), batch_plan, precision=dtype, clip_norm=1.0)
+    settings = zero_config(Zero(level=level), batch_plan, precision=dtype, clip_norm=1.0, gpu=gpu)
     engine = build_engine(model, optimizer, settings)
     images = torch.rand(batch, 3, 224, 224, device=accelerator, dtype=getattr(torch, dtype))
     labels = torch.zeros(batch, dtype=torch.int64, device=accelerator)

@@ -31,6 +31,15 @@ from benchmarks.usage import memory_bytes
 from tests.vit.support.peers import import_timm
 
 SIZES = {"ti": "vit_ti16", "s": "vit_s16", "b": "vit_b16", "l": "vit_l16", "h": "vit_h14"}
+TIMM = {
+    "ti": "vit_tiny_patch16_224",
+    "s": "vit_small_patch16_224",
+    "b": "vit_base_patch16_224",
+    "l": "vit_large_patch16_224",
+    "h": "vit_huge_patch14_224",
+}
+BATCHES = {"ti": 16, "s": 8, "b": 4, "l": 2, "h": 1}
+"""Images of a step without `--batch`."""
 
 
 def config_of(size: str) -> vit.ViTConfig:
@@ -44,9 +53,8 @@ def vit_model(size: str) -> nn.Module:
 
 
 def timm_model(size: str) -> nn.Module:
-    names = {"ti": "tiny", "s": "small", "b": "base"}
     # Same GELU everywhere, or the comparison is one of activations.
-    return import_timm().create_model(f"vit_{names[size]}_patch16_224", act_layer="gelu_tanh")
+    return import_timm().create_model(TIMM[size], act_layer="gelu_tanh")
 
 
 class HuggingFace(nn.Module):
@@ -56,6 +64,7 @@ class HuggingFace(nn.Module):
 
         config = config_of(size)
         described: dict[str, Any] = {
+            "patch_size": config.patch_size,
             "hidden_size": config.width,
             "num_hidden_layers": config.depth,
             "num_attention_heads": config.heads,
@@ -122,7 +131,7 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
     config = config_of(size)
     cost = vit.build_model(config, device="meta").cost()
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    batch = arguments.batch or {"ti": 16, "s": 8, "b": 4}[size]
+    batch = arguments.batch or BATCHES[size]
     images = torch.rand(batch, 3, 224, 224, device=device) * 2 - 1
     # Training mode and no dropout anywhere: what is measured is a training step's arithmetic.
     models = {name: make(size).to(device).train() for name, make in makers.items()}

@@ -24,13 +24,6 @@ from pipelines.worker.start import LEAF_CLASSES
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-TIMM = {
-    "ti": "vit_tiny_patch16_224",
-    "s": "vit_small_patch16_224",
-    "b": "vit_base_patch16_224",
-    "l": "vit_large_patch16_224",
-    "h": "vit_huge_patch14_224",
-}
 GIB = 2**30
 BATCHES = {"ti": 256, "s": 256, "b": 256, "l": 128, "h": 64}
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import vit
-from benchmarks.gpu.bench import TIMM, Bench, relative
+from benchmarks.gpu.bench import Bench, relative
+from benchmarks.model import TIMM
 from cluster import resume_state
 from cluster.precision import Precision, set_arithmetic
 from cluster.settings import ZeroLevel

@@ -14,7 +14,8 @@ from torch import nn
 from torch.cuda import nccl
 
 import vit
-from benchmarks.gpu.bench import BATCHES, GIB, TIMM, Bench
+from benchmarks.gpu.bench import BATCHES, GIB, Bench
+from benchmarks.model import TIMM
 from cluster import resume_state
 from cluster.precision import set_arithmetic
 from cluster.settings import ZeroLevel

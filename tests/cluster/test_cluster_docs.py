@@ -126,6 +126,9 @@ def test_the_eks_roles_are_those_of_the_overlay() -> None:
             assert f"ManagedPolicyName: {policy.split('/')[1]}\n" in account
     spot = {group["name"]: group.get("spot", False) for group in eks["managedNodeGroups"]}
     assert spot == {"head": False, "gpu-spot": True, "cpu-spot": True}
+    (gpu,) = (group for group in eks["managedNodeGroups"] if group["name"] == "gpu-spot")
+    assert gpu["efaEnabled"]
+    assert len(gpu["availabilityZones"]) == 1
 
 
 @pytest.mark.parametrize("guide", ["AWS", "Google Cloud", "Kubernetes"])

@@ -16,6 +16,14 @@ def test_the_shipped_file_reads() -> None:
     assert read_place(Path("ray_config.yaml")).workers == Workers()
 
 
+@pytest.mark.parametrize(
+    "path", ["ray_config.yaml", "cluster/place-aws.yaml", "cluster/place-gcp.yaml"]
+)
+def test_gradients_are_not_partitioned_by_default(path: str) -> None:
+    """Level 2 would reduce every micro-batch, and a ViT-H's gradients have 1.3 GB."""
+    assert read_place(Path(path)).zero == Zero(level=1)
+
+
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert read_place(write(tmp_path, "")) == Place()
 

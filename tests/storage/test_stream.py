@@ -15,6 +15,7 @@ from ray.data._internal.execution import streaming_executor_state
 
 from cluster.local.s3 import S3Server
 from storage import order
+from storage.augment import AugmentConfig, augment_image
 from storage.blocks import eval_batches, train_batch
 from storage.cache import FOLDER, Cache
 from storage.columns import Batch, StreamSpec, describe, open_stream, order_of
@@ -241,8 +242,11 @@ def whole_batches(ranks: list[list[Batch]]) -> list[Batch]:
     ]
 
 
-def test_pixels_and_labels_are_those_of_the_sample(digits: Dataset) -> None:
-    wanted = spec(digits, seed=5)
+@pytest.mark.parametrize(
+    "augment", [AugmentConfig(), AugmentConfig(randaugment_layers=2, random_erasing=0.5)]
+)
+def test_pixels_and_labels_are_those_of_the_sample(digits: Dataset, augment: AugmentConfig) -> None:
+    wanted = spec(digits, seed=5, augment=augment)
     (batches,) = by_rank(train_stream(wanted, start_step=0, stop_step=2, world_size=1), 1, 64)
     index = load_index(digits, "train")
     batch = batches[1]
@@ -252,6 +256,7 @@ def test_pixels_and_labels_are_those_of_the_sample(digits: Dataset) -> None:
     for raw in read_samples(open_store(digits.uri), index, batch["index"]):
         position = int(batch["index"][raw.request])
         pixels = decode(raw.data, wanted.crop, seed=5, epoch=0, index=position)
+        pixels = augment_image(pixels, augment, seed=5, epoch=0, index=position)
         assert np.array_equal(batch["image"][raw.request], pixels)
 
 

@@ -59,6 +59,12 @@ def test_patches_are_the_convolutions_and_closer_to_float64(patch, size):
     assert (found - exact).abs().max() <= max(1e-6, (convolved - exact).abs().max())
 
 
+def test_no_convolution_computes_the_patches(monkeypatch: pytest.MonkeyPatch):
+    model, images = random_model(SMALL), images_for(SMALL)
+    monkeypatch.delattr(F, "conv2d")
+    model(images)
+
+
 def test_the_first_layer_keeps_its_names_and_shapes():
     state = random_model(SMALL).state_dict()
     assert state["patch_embed.proj.weight"].shape == (64, 3, 8, 8)
