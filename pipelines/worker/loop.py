@@ -73,7 +73,8 @@ def _train(worker: "Worker", stage: Stage, place: Place) -> None:
                 worker.commit(done, metrics)
                 return
         due = saves_every and done % saves_every == 0
-        if not last and (due or (reported and worker.preempted())):
+        looks = reported or worker.telemetry.looks(done)
+        if not last and (due or (looks and worker.preempted())):
             worker.save(done)
     worker.commit(stage.steps, worker.evaluate(stage.steps, last=True))
 

@@ -47,6 +47,9 @@ CARRIED = 10_000
 REPORT_SECONDS = 1.0
 """Least time between two reports: Ray Train fetches one of them at a time, four times a second."""
 
+NOTICE_SECONDS = 5.0
+"""Time between two looks for notices, where steps are slow. Google gives notice 30 s ahead."""
+
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
@@ -55,6 +58,11 @@ def report_stride(log_every_steps: int, seconds_per_step: float) -> int:
     """Steps between two reports: a multiple of the setting, and at least `REPORT_SECONDS`."""
     shortest = log_every_steps * seconds_per_step
     return log_every_steps * max(1, math.ceil(REPORT_SECONDS / shortest))
+
+
+def look_stride(seconds_per_step: float) -> int:
+    """Steps between two looks for notices."""
+    return max(1, int(NOTICE_SECONDS / seconds_per_step))
 
 
 def finite(record: Mapping[str, float]) -> Record:
@@ -74,7 +82,7 @@ class Telemetry:
         self._job, self._survival, self._device = job, survival, device
         self._rank, self._world_size = rank, world_size
         self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
-        self._stride = job.place.log_every_steps
+        self._stride, self._look_stride = job.place.log_every_steps, 1
         self._skipped = 0
         # Bounded: a stage that saves nothing, or seldom, reports for ever.
         most = max(CARRIED, 2 * job.place.log_every_steps)
@@ -137,6 +145,10 @@ class Telemetry:
         """Whether the metrics are to be reported after so many steps; the same on every rank."""
         return step % self._stride == 0
 
+    def looks(self, step: int) -> bool:
+        """Whether to look for notices after so many steps; the same on every rank."""
+        return step % self._look_stride == 0
+
     def report_steps(self, step: int, engine: "DeepSpeedEngine", quarantine: Quarantine) -> None:
         """Send the metrics of every step since the last report.
 
@@ -150,9 +162,9 @@ class Telemetry:
         sums = own.to(self._device)  # requests, bytes, seconds a step
         dist.all_reduce(sums)
         requests, count, step_seconds = sums.tolist()
-        self._stride = report_stride(
-            self._job.place.log_every_steps, step_seconds / self._world_size
-        )
+        step_seconds /= self._world_size
+        self._stride = report_stride(self._job.place.log_every_steps, step_seconds)
+        self._look_stride = look_stride(step_seconds)
         records: list[Record] = [
             finite({"step": trained.step, "train/lr": trained.lr, "train/loss": loss})
             for trained, loss in zip(self.unreported, losses, strict=True)

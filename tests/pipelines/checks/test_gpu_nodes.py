@@ -62,7 +62,7 @@ def test_a_node_whose_gpus_torch_cannot_use_is_found(monkeypatch: pytest.MonkeyP
     """A real cluster that claims two GPUs, as a node does whose container does not see them."""
     head = (
         "import ray, sys\n"
-        "ray.init(num_cpus=1, num_gpus=2, include_dashboard=False)\n"
+        "ray.init('local', num_cpus=1, num_gpus=2, include_dashboard=False)\n"
         "print(ray.get_runtime_context().gcs_address, flush=True)\n"
         "sys.stdin.read()"
     )

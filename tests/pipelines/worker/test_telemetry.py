@@ -63,3 +63,8 @@ def test_a_metric_that_is_not_finite_is_told_but_not_carried_over(
 )
 def test_reports_of_fast_steps_are_a_second_apart(every: int, seconds: float, stride: int) -> None:
     assert telemetries.report_stride(every, seconds) == stride
+
+
+@pytest.mark.parametrize(("seconds", "stride"), [(0.04, 125), (0.5, 10), (3.0, 1), (40.0, 1)])
+def test_notices_are_looked_for_every_five_seconds(seconds: float, stride: int) -> None:
+    assert telemetries.look_stride(seconds) == stride

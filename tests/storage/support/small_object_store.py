@@ -30,6 +30,7 @@ def consume(split: ray.data.DataIterator) -> list[int]:
 
 def main() -> None:
     ray.init(
+        address="local",  # not the cluster that another test started last
         num_cpus=1,
         object_store_memory=STORE_BYTES,
         include_dashboard=False,
