@@ -7,7 +7,7 @@
     ShardWriter  read each image from memory, write them as a tar of the same samples
     index        `ScanTar`: all headers, checks, image headers, labels, checksums; writes the rows
 
-Each round runs all of them in turn on the same bytes, in the page cache, on one thread. MiB are
+Each round runs all of them in turn on the same bytes, in the page cache, in one process. MiB are
 those of the tar; the ratio is taken within a round.
 """
 
