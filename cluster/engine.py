@@ -17,7 +17,7 @@ from cluster.async_step import let_host_run_ahead
 from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
-from cluster.lean_step import spare_host
+from cluster.lean_step import nothing, spare_host
 from cluster.partitions import keep_moments
 from cluster.resume_state import moments, prime_optimizer
 from cluster.whole_tensors import spread_optimizer
@@ -142,7 +142,8 @@ def build_engine(
         # gloo alone: the shared-memory collectives are compiled on first use (a laptop may have no
         # compiler) and their flags keep the surviving workers waiting when one is killed.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    bf16_optimizer.see_memory_usage = _unsaid
+    # a report of the memory, which it prints several times per parameter group
+    bf16_optimizer.see_memory_usage = nothing
     deepspeed.init_distributed(verbose=False)
     frozen = take_frozen(model)
     states = {
@@ -162,7 +163,7 @@ def build_engine(
         # answer, then does so again with their norm, which has it if one of them does. At level 3
         # it looks at the norm only, as here.
         sharded: Any = engine.optimizer
-        sharded.check_overflow = _unchecked
+        sharded.check_overflow = nothing
         if isinstance(sharded, stage_1_and_2.DeepSpeedZeroOptimizer):
             spare_host(sharded)
             if all(group.get("fused") for group in optimizer.param_groups):
@@ -172,14 +173,6 @@ def build_engine(
     prime_optimizer(engine, average=average)
     spread_optimizer(engine)
     return engine
-
-
-def _unsaid(message: str, force: bool = False) -> None:
-    """Replaces DeepSpeed's memory report, which it prints several times per parameter group."""
-
-
-def _unchecked(partition_gradients: bool = True) -> None:
-    """Replaces DeepSpeed's look at each gradient."""
 
 
 def gradient_norm(engine: "DeepSpeedEngine") -> float | None:

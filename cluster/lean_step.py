@@ -24,14 +24,14 @@ def spare_host(sharded: Any) -> None:
             bind(group)
 
     sharded._update_model_bit16_weights = bind_once
-    sharded.report_ipg_memory_usage = _nothing  # makes a text per gradient, and prints none
+    sharded.report_ipg_memory_usage = nothing  # makes a text per gradient, and prints none
     alone = dist.get_world_size(sharded.dp_process_group) == 1
     reduces_early = sharded.partition_gradients or sharded.contiguous_gradients
     sums_apart = any(map(sharded._use_compact_grad_partition_buffer, groups))
     if alone and not reduces_early and not sums_apart:
         # One worker's gradients are the average already. DeepSpeed would copy them twice.
-        sharded.reduce_ready_partitions_and_remove_grads = _nothing
+        sharded.reduce_ready_partitions_and_remove_grads = nothing
 
 
-def _nothing(*_: Any) -> None:
-    """Stands in the place of a method."""
+def nothing(*_: Any, **__: Any) -> None:
+    """Stands in the place of a function of DeepSpeed whose work is not needed."""

@@ -84,7 +84,7 @@ class Telemetry:
         self._utilisation = Utilisation(job.stage, device=device_name(device), workers=world_size)
         self._stride, self._look_stride = job.place.log_every_steps, 1
         self._skipped = 0
-        # Bounded: a stage that saves nothing, or seldom, reports for ever.
+        # Bounded: a stage that saves nothing, or seldom, reports forever.
         most = max(CARRIED, 2 * job.place.log_every_steps)
         self._reported: deque[Record] = deque(maxlen=most)
         self._reported_before: deque[Record] = deque(maxlen=most)

@@ -184,7 +184,9 @@ def test_a_node_that_dies_is_replaced_and_the_stage_finishes(
     said = job.stdout.read()
     assert job.returncode == 0, said[-3000:]
     assert later - others - {victim.pid}, "no node came in its place"
-    assert re.search(r"resumed after step \d+0\b", said), said[-3000:]
+    resumed = re.search(r"resumed after step (\d+)\b", said)
+    assert resumed, said[-3000:]
+    assert int(resumed[1]) in range(20, 600, 20), said[-3000:]
     assert {"weights.safetensors", "manifest.json"} <= left_behind(laptop, "loses-a-node")
 
 
