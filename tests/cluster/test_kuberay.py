@@ -25,6 +25,7 @@ FOLDER = ROOT / "cluster" / "kuberay"
 JOBS = sorted((FOLDER / "jobs").glob("*.yaml"))
 PARTS = ["base", "overlays/eks"]
 KUBERNETES = "1.34"
+EFA = "vpc.amazonaws.com/efa"
 OWN_SCHEMA = Path(__file__).with_name("schemas") / "ray.io_v1.yaml"
 
 
@@ -113,7 +114,7 @@ def test_the_overlay_sends_each_group_to_its_nodes() -> None:
     workers = [
         group["template"]["spec"]["containers"][0] for group in ray["spec"]["workerGroupSpecs"]
     ]
-    efa = [one["resources"]["limits"].get("vpc.amazonaws.com/efa", 0) for one in workers]
+    efa = [one["resources"]["limits"].get(EFA, 0) for one in workers]
     assert efa == [4, 0]
     assert {"name": "FI_PROVIDER", "value": "efa"} in workers[0]["env"]
 
@@ -164,6 +165,8 @@ SLIPS: list[tuple[str, Change]] = [
     ("cpu-spot drains for 30 s of 110", lambda m: pod(m, 1)["containers"][0]["env"].clear()),
     ("drains for 100 s of 90", lambda m: pod(m, 0).update(terminationGracePeriodSeconds=90)),
     ("not told NCCL_SOCKET_IFNAME", lambda m: pod(m, 0)["containers"][0]["env"].clear()),
+    ("may not grow its segments", lambda m: pod(m, 0)["containers"][0]["env"].clear()),
+    ("not told NCCL_DEBUG", lambda m: pod(m, 0)["containers"][0]["env"].clear()),
     ("spot notice", lambda m: pod(m, 0).pop("terminationGracePeriodSeconds")),
     ("Kubernetes token", lambda m: pod(m, 1).pop("automountServiceAccountToken")),
     ("account nobody", lambda m: pod(m, 0).update(serviceAccountName="nobody")),
@@ -189,6 +192,29 @@ SLIPS: list[tuple[str, Change]] = [
 @pytest.mark.parametrize(("said", "change"), SLIPS)
 def test_a_slip_is_found(said: str, change: Change) -> None:
     manifests = {f"{m['kind']}/{m['metadata']['name']}": m for m in build(FOLDER / "base")}
+    change(manifests)
+    found = breaches(list(manifests.values()))
+    assert any(said in line for line in found), found
+
+
+def limits(m: dict[str, Manifest]) -> Manifest:
+    return pod(m, 0)["containers"][0]["resources"]["limits"]
+
+
+EKS_SLIPS: list[tuple[str, Change]] = [
+    ("may not grow its segments", lambda m: pod(m, 0)["containers"][0]["env"].clear()),
+    ("another network than EFA", lambda m: pod(m, 0)["containers"][0]["env"].pop()),
+    ("asks for 0 EFA cards, a p4d.24xlarge has 4", lambda m: limits(m).pop(EFA)),
+    ("asks for 4 EFA cards, a p5.48xlarge has 32", lambda m: pod(m, 0)["nodeSelector"].update(
+        {"node.kubernetes.io/instance-type": "p5.48xlarge"})),
+    ("asks for 4 EFA cards, a c6i.8xlarge has 0", lambda m: pod(m, 0)["nodeSelector"].update(
+        {"node.kubernetes.io/instance-type": "c6i.8xlarge"})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "change"), EKS_SLIPS)
+def test_a_slip_on_eks_is_found(said: str, change: Change) -> None:
+    manifests = {f"{m['kind']}/{m['metadata']['name']}": m for m in build(FOLDER / "overlays/eks")}
     change(manifests)
     found = breaches(list(manifests.values()))
     assert any(said in line for line in found), found

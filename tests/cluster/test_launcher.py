@@ -95,6 +95,7 @@ SLIPS: list[tuple[str, Callable[[Config], Config], str, Any, str]] = [
             (cloud, *options("gpu-spot", "--gpus=all"), "may not lock memory"),
             (cloud, *options("gpu-spot", "--ulimit memlock=-1"), "told NCCL_SOCKET_IFNAME=^lo"),
             (cloud, *options("gpu-spot"), "told NCCL_DEBUG=WARN"),
+            (cloud, *options("gpu-spot"), "may not grow its segments"),
             (cloud, node("gpu-spot"), "initialization_commands", [], "not wait for the driver"),
             (
                 cloud,
@@ -115,6 +116,7 @@ SLIPS: list[tuple[str, Callable[[Config], Config], str, Any, str]] = [
     ("gcp", settings("gpu-spot"), "resourcePolicies", [], "far from each other"),
     ("aws", settings("gpu-spot"), "NetworkInterfaces", [{"Groups": ["sg"]}], "without EFA"),
     ("aws", *options("gpu-spot"), "see no EFA"),
+    ("aws", *options("gpu-spot", "--device=/dev/infiniband"), "another network than EFA"),
     ("gcp", settings("gpu-spot"), "networkInterfaces", NOTHING, "without gVNIC"),
 ]
 

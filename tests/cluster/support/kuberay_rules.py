@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 Manifest = dict[str, Any]
+# "Network cards" of Amazon EC2's guide; eksctl's efaEnabled makes an EFA interface on each.
+EFA_CARDS = {"p4d.24xlarge": 4, "p5.48xlarge": 32}
 MADE_BY_HAND = {  # docs/cluster.md makes these secrets, with these keys; none is in the repository
     "redis": {"password"},
     "postgres": {"password"},
@@ -124,6 +126,22 @@ def _worker(group: Manifest) -> Iterator[str]:
         for variable in ("NCCL_SOCKET_IFNAME", "NCCL_DEBUG"):
             if variable not in said:
                 yield f"{name}: NCCL is not told {variable}"
+        if said.get("PYTORCH_ALLOC_CONF") != "expandable_segments:True":
+            yield f"{name}: torch's allocator may not grow its segments"
+        yield from _efa(name, pod, said)
+
+
+def _efa(name: str, pod: Manifest, said: dict[str, str]) -> Iterator[str]:
+    """What a pod with GPUs needs on a node with EFA, by the kind that it asks for."""
+    kind = pod.get("nodeSelector", {}).get("node.kubernetes.io/instance-type")
+    wanted = EFA_CARDS.get(kind, 0)
+    for asked in values(pod, "resources"):
+        for amounts in asked.values():
+            found = amounts.get("vpc.amazonaws.com/efa", 0)
+            if found != wanted:
+                yield f"{name} asks for {found} EFA cards, a {kind} has {wanted}"
+    if wanted and said.get("FI_PROVIDER") != "efa":
+        yield f"{name}: libfabric may take another network than EFA"
 
 
 def _pod(spec: Manifest, accounts: set[str], maps: set[str]) -> Iterator[str]:

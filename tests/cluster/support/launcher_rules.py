@@ -67,6 +67,8 @@ def _gpu_group(node: Config, config: Config) -> Iterator[str]:
     for variable in ("NCCL_SOCKET_IFNAME=^lo,docker", "NCCL_DEBUG=WARN"):
         if f"-e {variable}" not in options:
             yield f"NCCL is not told {variable}"
+    if "-e PYTORCH_ALLOC_CONF=expandable_segments:True" not in options:
+        yield "torch's allocator may not grow its segments: memory is lost between them"
     if not own or "until nvidia-smi" not in own[0]:
         yield "does not wait for the driver"
     if not set(config["initialization_commands"]) <= set(own):
@@ -80,6 +82,8 @@ def _gpu_group(node: Config, config: Config) -> Iterator[str]:
             yield "its nodes talk by TCP, without EFA"
         elif "--device=/dev/infiniband" not in options:
             yield "its containers see no EFA"
+        elif "-e FI_PROVIDER=efa" not in options:
+            yield "libfabric may take another network than EFA"
     elif {one.get("nicType") for one in interfaces} != {"GVNIC"}:
         yield "its nodes talk without gVNIC"
 
