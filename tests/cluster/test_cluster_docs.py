@@ -14,7 +14,7 @@ from cluster.engine import LEAST_DRIVER
 from cluster.settings import read_place
 from pipelines.cli.command_line import read_command
 from pipelines.cli.options import Command
-from tests.cluster.support.kuberay_rules import MADE_BY_HAND
+from tests.cluster.support.kuberay_rules import EFA_CARDS, MADE_BY_HAND, breaches, pods, values
 from tests.cluster.support.kustomize import build
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_its_commands_fill_in_every_word(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "cluster", tmp_path / "cluster")
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "vit-on-ray.pub").write_text("ssh-ed25519 AAAA/+ ubuntu\n")
-    fill_in = [each.split(" && eksctl")[0] for each in commands() if "sed " in each]
+    fill_in = [each for each in commands() if "sed " in each]
     subprocess.run(
         ["bash", "-e"],
         input="\n".join(fill_in),
@@ -129,6 +129,22 @@ def test_the_eks_roles_are_those_of_the_overlay() -> None:
     (gpu,) = (group for group in eks["managedNodeGroups"] if group["name"] == "gpu-spot")
     assert gpu["efaEnabled"]
     assert len(gpu["availabilityZones"]) == 1
+
+
+def test_its_commands_make_a_cluster_of_h100(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "cluster" / "kuberay", tmp_path / "my-kuberay")
+    shutil.copy(ROOT / "cluster" / "kuberay" / "eksctl.yaml", tmp_path / "my-eks.yaml")
+    change = [each for each in commands() if "p5.48xlarge" in each]
+    assert change
+    subprocess.run(["bash", "-e"], input="\n".join(change), text=True, check=True, cwd=tmp_path)
+    eks = yaml.safe_load((tmp_path / "my-eks.yaml").read_text())
+    (group,) = (each for each in eks["managedNodeGroups"] if each["name"] == "gpu-spot")
+    assert group["instanceTypes"] == ["p5.48xlarge"]
+    manifests = build(tmp_path / "my-kuberay" / "overlays" / "eks")
+    assert breaches(manifests) == []
+    (gpu,) = (template for name, template in pods(manifests) if name == "gpu-spot")
+    assert list(values(gpu, "node.kubernetes.io/instance-type")) == ["p5.48xlarge"]
+    assert list(values(gpu, "vpc.amazonaws.com/efa")) == [EFA_CARDS["p5.48xlarge"]] * 2
 
 
 @pytest.mark.parametrize("guide", ["AWS", "Google Cloud", "Kubernetes"])
