@@ -16,9 +16,16 @@ def test_the_shipped_file_reads() -> None:
     assert read_place(Path("ray_config.yaml")).workers == Workers()
 
 
-@pytest.mark.parametrize(
-    "path", ["ray_config.yaml", "cluster/place-aws.yaml", "cluster/place-gcp.yaml"]
-)
+SHIPPED = [
+    "ray_config.yaml",
+    "cluster/place-aws.yaml",
+    "cluster/place-gcp.yaml",
+    "cluster/kuberay/base/ray_config.yaml",
+    "cluster/kuberay/overlays/eks/ray_config.yaml",
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED)
 def test_gradients_are_not_partitioned_by_default(path: str) -> None:
     """Level 2 would reduce every micro-batch, and a ViT-H's gradients have 1.3 GB."""
     assert read_place(Path(path)).zero == Zero(level=1)
