@@ -178,7 +178,8 @@ class BiT(nn.Module):
         images = self.stem(images)
         for stage in self.stages:
             if self.grad_checkpointing and self.training:
-                images = checkpoint(stage, images, use_reentrant=False)
+                # No random state to keep: a stage draws nothing.
+                images = checkpoint(stage, images, use_reentrant=False, preserve_rng_state=False)
             else:
                 images = stage(images)
         return F.relu(self.norm(images))

@@ -74,6 +74,22 @@ def test_checkpointing_changes_no_gradient(config):
         torch.testing.assert_close(recomputed, plain)
 
 
+DROPPING = replace(HYBRID, dropout=0.1, drop_path=0.1)
+
+
+@pytest.mark.parametrize("config", [SMALL, DROPPING], ids=["bit", "vit"])
+def test_checkpointing_keeps_no_random_state(config, monkeypatch):
+    """Reading and restoring it takes the host time at each stage or block, and nothing there draws."""
+    model = random_model(config).train()
+    model.set_grad_checkpointing()
+    keys = {} if config is SMALL else {"keys": torch.arange(2)}
+    before = torch.get_rng_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_rng_state", lambda: pytest.fail("the random state was read"))
+        model(images_for(config, 2), **keys).square().sum().backward()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("config", [SMALL, HYBRID], ids=["bit", "hybrid"])
 def test_the_forward_compiles_without_graph_breaks(config):
     torch.compiler.reset()
