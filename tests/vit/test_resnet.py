@@ -79,7 +79,7 @@ DROPPING = replace(HYBRID, dropout=0.1, drop_path=0.1)
 
 @pytest.mark.parametrize("config", [SMALL, DROPPING], ids=["bit", "vit"])
 def test_checkpointing_keeps_no_random_state(config, monkeypatch):
-    """Reading and restoring it takes the host time at each stage or block, and nothing there draws."""
+    """To read and restore it takes the host time at each stage or block; nothing there draws."""
     model = random_model(config).train()
     model.set_grad_checkpointing()
     keys = {} if config is SMALL else {"keys": torch.arange(2)}
