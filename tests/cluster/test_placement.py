@@ -8,6 +8,7 @@ import yaml
 
 from cluster.errors import BadPlace
 from cluster.placement import ROLE, TRAINS, decoding_cpus, decoding_selector, more_cpus
+from cluster.settings import read_place
 
 ROOT = Path(__file__).parents[2] / "cluster"
 
@@ -95,3 +96,28 @@ def test_kuberay_groups_with_gpus_are_labelled_and_the_others_are_not() -> None:
     groups = {group["groupName"]: group.get("labels", {}) for group in cluster["workerGroupSpecs"]}
     assert groups == {"gpu-spot": {ROLE: TRAINS}, "cpu-spot": {}}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("place", "cluster"),
+    [
+        ("place-aws.yaml", "aws.yaml"),
+        ("place-gcp.yaml", "gcp.yaml"),
+        ("kuberay/base/ray_config.yaml", "kuberay/base/raycluster.yaml"),
+        ("kuberay/overlays/eks/ray_config.yaml", "kuberay/base/raycluster.yaml"),
+    ],
+)
+def test_gpu_nodes_decode_and_none_is_brought_for_that_alone(place: str, cluster: str) -> None:
+    settings = read_place(ROOT / place)
+    assert settings.decode_on_gpu_nodes
+    said = yaml.safe_load((ROOT / cluster).read_text())
+    if "spec" in said:
+        (most,) = (
+            group["maxReplicas"]
+            for group in said["spec"]["workerGroupSpecs"]
+            if group["groupName"] == "gpu-spot"
+        )
+    else:
+        most = said["available_node_types"]["gpu-spot"]["max_workers"]
+    assert 8 * most == settings.workers.fewest
+    assert settings.workers.cpus == 4
