@@ -1,7 +1,8 @@
 """The code of an exported MLflow model: images in, classes out.
 
 MLflow runs this file where the model is loaded or served, with copies of the packages `vit` and
-`storage` beside it; nothing is unpickled. Decoding and network are those of `evaluate.py`.
+`storage` beside it; nothing is unpickled. Decoding, network and arithmetic are those of
+`evaluate.py`.
 """
 
 import json
@@ -30,6 +31,9 @@ class ImageClassifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read weights and settings: `model.safetensors`, `model.json`."""
+        # As cluster/precision.py, which is not there: cuDNN would round convolutions to TF32.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         folder = Path(context.artifacts["model"])
         said = json.loads((folder / "model.json").read_text())
         self.classes: list[str] = said["classes"]

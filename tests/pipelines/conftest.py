@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from cluster.local.s3 import S3Server
 from pipelines.tracking.client import open_client
@@ -105,3 +106,18 @@ def place(tmp_path: Path, local_data: str, empty_mlflow: Path) -> list[str]:
         *("--place.storage-root", str(tmp_path / "runs")),
         *("--place.mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"),
     ]
+
+
+@pytest.fixture
+def may_round() -> Iterator[Callable[[], tuple[bool, bool]]]:
+    """Let a GPU round float32 to TF32; the function says of convolutions and products if it may."""
+    backends: Any = torch.backends
+    parts = (backends.cudnn, backends.cuda.matmul)
+    before = [part.allow_tf32 for part in parts]
+    try:
+        for part in parts:
+            part.allow_tf32 = True
+        yield lambda: (parts[0].allow_tf32, parts[1].allow_tf32)
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.allow_tf32 = value

@@ -1,12 +1,16 @@
 """Features of committed weights and the regression on them, in this process."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 
+from pipelines.campaigns.studies import few_shot as module
 from pipelines.campaigns.studies.few_shot import measure, result_key
 from pipelines.campaigns.studies.study import FewShotTask
 from pipelines.evaluation.fewshot import drawn, few_shot
@@ -74,6 +78,32 @@ def test_part_of_the_test_split_is_drawn(local_data: str, tmp_path: Path) -> Non
     task = FewShotTask(dataset="digits", shots=(1,), seeds=(0,), test_samples=50)
     accuracy = measure(source, dataset.uri, dataset.digest, task)["few_shot/1"]
     assert accuracy * 50 == pytest.approx(round(accuracy * 50))
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_without_a_gpu_from_ray_a_network_stays_on_the_cpu_in_float32(
+    in_a_task: bool,
+    local_data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    may_round: Callable[[], tuple[bool, bool]],
+) -> None:
+    """On a machine with GPUs, all tasks would share one, and its convolutions round to TF32."""
+    dataset = load_dataset(f"{local_data}/digits")
+    task = FewShotTask(dataset="digits", shots=(1,), seeds=(0,), test_samples=10)
+    seen: set[tuple[str, tuple[bool, bool]]] = set()
+
+    def features(model: torch.nn.Module, *rest: Any) -> Any:
+        seen.add((next(model.parameters()).device.type, may_round()))
+        return original(model, *rest)
+
+    original: Any = module.features
+    monkeypatch.setattr(module, "features", features)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ray, "is_initialized", lambda: in_a_task)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: [])
+    measure(committed(PRETRAIN, tmp_path / "w"), dataset.uri, dataset.digest, task)
+    assert seen == {("cpu", (False, False))}
 
 
 def damage(dataset: Dataset, split: str, positions: list[int]) -> None:
