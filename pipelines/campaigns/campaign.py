@@ -20,6 +20,7 @@ from pipelines.lineage.status import attempts_under, what_would_run
 from pipelines.planning.estimate import Estimate, check_sharing, estimate
 from pipelines.planning.hardware import default_kind, find_node_kind
 from pipelines.planning.images import images_of
+from pipelines.planning.mfu import in_words
 from pipelines.recipes.stage import Recipe
 from pipelines.tracking.attempt_run import open_tracker
 from pipelines.tracking.tracker import Tracker
@@ -84,8 +85,9 @@ def print_plan(command: Command, on: str | None) -> None:
         f"{len(left)} of {len(estimates)} stages to run:"
         f" {sum(entry.exaflops for entry in left):,.4g} exaFLOP,"
         f" {days_or_clock(sum(entry.days for entry in left))} one after the other,"
-        f" ${sum(entry.dollars for entry in left):,.0f}; peak x {kind.mfu:.0%}, starting up and"
-        " few-shot evaluation not counted",
+        f" ${sum(entry.dollars for entry in left):,.0f};"
+        f" {in_words(entry.mfu for entry in estimates)}; starting up and few-shot evaluation not"
+        " counted",
         highlight=False,
         soft_wrap=True,
     )

@@ -24,6 +24,7 @@ from pipelines.planning.memory import (
     optimizer_states,
     with_micro_batch,
 )
+from pipelines.planning.mfu import Mfu, mfu_of
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import (
     stage_cost,
@@ -58,6 +59,8 @@ class Estimate:
     limit_bytes: int
     """Memory of a GPU, or of a worker on CPUs."""
     epochs: float
+    mfu: Mfu
+    """Share of the peak, and whether it was measured."""
     images_per_second: float
     step_seconds: float
     save_period: int
@@ -102,7 +105,8 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     batch = batch_of(stage, place, workers)
     own = next((line for line in memory if line.level == place.zero.level), memory[0])
     peak = kind.tflops(stage.precision) * 1e12
-    speed = peak * kind.mfu * (workers if kind.gpus else nodes)  # FLOP/s of all workers
+    mfu = mfu_of(stage, place, kind, cost.parameters)
+    speed = peak * mfu.share * (workers if kind.gpus else nodes)  # FLOP/s of all workers
     trained = stage.steps * stage.global_batch
     evaluated = (1 + _evaluations(stage)) * images.val
     # the backward pass takes twice the forward's, where all is trained: vit.cost
@@ -147,6 +151,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         level=own.level,
         limit_bytes=limit_of(kind, workers, nodes),
         epochs=trained / images.train,
+        mfu=mfu,
         images_per_second=rate,
         step_seconds=stage.global_batch / rate,
         save_period=period,

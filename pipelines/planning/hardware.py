@@ -34,10 +34,10 @@ class NodeKind:
     """Peak TFLOP/s of a GPU in bfloat16, or of the node if it has none."""
     float32_tflops: float = 0.1
     """Peak TFLOP/s of a GPU in float32, or of the node if it has none."""
-    mfu: float = 0.4
-    """Share of the peak that training reaches (model FLOPs utilisation, arXiv:2204.02311, appendix
-    B). Kinds with H100 or H200: 0.33, measured with ViT-B/16 on an H200, 0.39 with place.compile
-    (docs/gpu.md); other kinds: a guess. Measure yours: python -m benchmarks.gpu mfu."""
+    mfu: float | None = None
+    """Share of the peak that training reaches (model FLOPs utilisation), for all stages. None: by
+    the model's size and place.compile, as measured on an H200 (docs/gpu.md); a guess for other
+    GPUs, small models and CPUs. Measure yours: python -m benchmarks.gpu mfu."""
     link_gigabytes: float = 10.0
     """Bandwidth between two GPUs of a node, one way, in GB/s."""
     network_gigabytes: float = 1.25
@@ -77,7 +77,7 @@ class NodeKind:
         for name in ("memory_gibibytes", "bfloat16_tflops", "float32_tflops", "cpus"):
             if not getattr(self, name) > 0:
                 raise BadPlace(f"cluster.{name}: wanted more than 0, found {getattr(self, name)}")
-        if not 0 < self.mfu <= 1:
+        if self.mfu is not None and not 0 < self.mfu <= 1:
             raise BadPlace(f"cluster.mfu: wanted within (0, 1], found {self.mfu:g}")
         if self.nodes is not None and self.nodes < 1:
             raise BadPlace(f"cluster.nodes: wanted at least 1, found {self.nodes}")
@@ -92,7 +92,6 @@ def _gpus(
     network: float,
     cpus: int,
     dollars: float,
-    mfu: float = 0.4,
 ) -> NodeKind:
     """Make a GPU node from GiB and (bfloat16, float32) TFLOP/s per GPU, GB/s, dollars per hour."""
     return NodeKind(
@@ -104,12 +103,13 @@ def _gpus(
         network_gigabytes=network,
         cpus=cpus,
         dollars_per_node_hour=dollars,
-        mfu=mfu,
     )
 
 
 _EFA = 4 * 12.5  # GB/s
-_A100, _H100, _L40S, _A10G = (312.0, 19.5), (989.0, 67.0), (362.0, 91.6), (70.0, 31.2)
+HOPPER_TFLOPS = 989.0
+"""Peak of H100 (SXM) and H200 in bfloat16. The plan knows these cards by it."""
+_A100, _H100, _L40S, _A10G = (312.0, 19.5), (HOPPER_TFLOPS, 67.0), (362.0, 91.6), (70.0, 31.2)
 NODE_KINDS = MappingProxyType(
     {
         # No GPU. glibc's heap held 1.2 to 1.5 times what was in use: benchmarks/memory.py --heap
@@ -117,17 +117,15 @@ NODE_KINDS = MappingProxyType(
         # AWS: 8 x A100 40 GB (cluster/aws.yaml), 8 x A100 80 GB, 8 x H100, 8 x H200, 8 x L40S, A10G
         "p4d": _gpus(39.4, _A100, link=300, network=_EFA, cpus=96, dollars=22.0),
         "p4de": _gpus(79.2, _A100, link=300, network=_EFA, cpus=96, dollars=27.4),
-        "p5": _gpus(79.2, _H100, link=450, network=_EFA, cpus=192, dollars=55.0, mfu=0.33),
-        "p5e": _gpus(139.8, _H100, link=450, network=_EFA, cpus=192, dollars=39.8, mfu=0.33),
+        "p5": _gpus(79.2, _H100, link=450, network=_EFA, cpus=192, dollars=55.0),
+        "p5e": _gpus(139.8, _H100, link=450, network=_EFA, cpus=192, dollars=39.8),
         "g6e": _gpus(44.4, _L40S, link=32, network=_EFA, cpus=192, dollars=30.1),
         "g5": _gpus(22.0, _A10G, link=32, network=12.5, cpus=192, dollars=16.3),
         # Google Cloud: 8 x A100 40 GB (cluster/gcp.yaml), 8 x H100
         "a2-highgpu-8g": _gpus(39.4, _A100, link=300, network=12.5, cpus=96, dollars=29.4),
-        "a3-highgpu-8g": _gpus(79.2, _H100, link=450, network=25, cpus=208, dollars=88.3, mfu=0.33),
+        "a3-highgpu-8g": _gpus(79.2, _H100, link=450, network=25, cpus=208, dollars=88.3),
         # One GPU of your own
-        "h200": _gpus(
-            139.8, _H100, count=1, link=450, network=1.25, cpus=16, dollars=0.0, mfu=0.33
-        ),
+        "h200": _gpus(139.8, _H100, count=1, link=450, network=1.25, cpus=16, dollars=0.0),
     }
 )
 

@@ -8,6 +8,7 @@ from pipelines.cli.options import Command
 from pipelines.planning.estimate import Estimate, fitting_place
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, nodes_for
+from pipelines.planning.mfu import in_words
 
 _SAVE_SECONDS = 300.0  # saving more often than this brings a warning
 
@@ -20,7 +21,7 @@ def print_plan(estimates: list[Estimate], command: Command) -> None:
     each = f"{kind.gpus} GPUs" if kind.gpus else f"{kind.cpus} CPUs"
     console.print(
         f"recipe {command.options.recipe} on {nodes} x {command.own.on}: {workers} workers,"
-        f" {each} per node, {kind.mfu:.0%} of the peak (assumed: --cluster.mfu)",
+        f" {each} per node, {in_words(stage.mfu for stage in estimates)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -50,6 +51,7 @@ _ROWS = (
     ("exaFLOP", lambda e: f"{e.exaflops:,.4g}", "images x GFLOP, with evaluations"),
     ("epochs", lambda e: f"{e.epochs:,.1f}", "steps x global batch / images"),
     ("global batch", lambda e: e.batch, "micro x workers x accumulation"),
+    ("MFU", lambda e: f"{e.mfu.share:.1%}", "see the first line"),
     ("images/s", lambda e: f"{e.images_per_second:,.0f}", "peak x MFU / GFLOP"),
     ("step, s", lambda e: f"{e.step_seconds:,.3g}", "global batch / images/s"),
     ("time", lambda e: days_or_clock(e.days), "exaFLOP / (peak x MFU)"),

@@ -126,6 +126,7 @@ def test_a_plan_starts_nothing(
     ran = called(command.main, "study", "pos-embed", "--plan", "--seeds", "3", *place)
     assert ran.code == 0, ran.err
     assert "12 of 12 stages to run" in ran.out
+    assert "; 40% of the peak (assumed: --cluster.mfu); starting up" in ran.out
     assert "data missing" in ran.out  # no Fashion-MNIST here, and none is needed
     assert not (tmp_path / "runs").exists()
     assert not database.exists()
