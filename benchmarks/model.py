@@ -16,7 +16,7 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -54,7 +54,10 @@ def vit_model(size: str) -> nn.Module:
 
 def timm_model(size: str) -> nn.Module:
     # Same GELU everywhere, or the comparison is one of activations.
-    return import_timm().create_model(TIMM[size], act_layer="gelu_tanh")
+    # Its H has no head by default.
+    return import_timm().create_model(
+        TIMM[size], act_layer="gelu_tanh", num_classes=config_of(size).num_classes
+    )
 
 
 class HuggingFace(nn.Module):
@@ -126,6 +129,11 @@ def matmul_peak(device: str, dtype: torch.dtype, clock: str) -> float:
     return 2 * side**3 / min(seconds(lambda: a @ b, device, clock) for _ in range(3))
 
 
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median, upper quartile; all the same of one value."""
+    return statistics.quantiles(values, n=4) if len(values) > 1 else [*values] * 3
+
+
 def measure(size: str, arguments: argparse.Namespace) -> None:
     makers = present()
     config = config_of(size)
@@ -165,7 +173,7 @@ def measure(size: str, arguments: argparse.Namespace) -> None:
             )
         for name in list(times)[1:]:
             pairs = zip(times["vit"], times[name], strict=True)
-            low, middle, high = statistics.quantiles([other / own for own, other in pairs], n=4)
+            low, middle, high = quartiles([other / own for own, other in pairs])
             print(f"    vit / {name}: {middle:.2f}x ({low:.2f} to {high:.2f})")
 
 
@@ -224,6 +232,8 @@ def main() -> None:
         help="cpu: for one thread on a shared machine",
     )
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds: wanted at least 1, found {arguments.rounds}")
     if arguments.clock == "cpu" and (arguments.threads != 1 or arguments.device != "cpu"):
         parser.error("--clock cpu counts threads that wait as working: use --threads 1, on the CPU")
     torch.set_num_threads(arguments.threads)
