@@ -15,7 +15,8 @@ from pipelines.cli.exits import errors_as_exits
 from pipelines.cli.options import Command
 from pipelines.cli.parser import peek
 from pipelines.cli.place import CONFIG
-from pipelines.planning.estimate import Estimate, check_sharing, estimate, fitting_place
+from pipelines.planning.advice import fitting_place
+from pipelines.planning.estimate import Estimate, check_sharing, estimate
 from pipelines.planning.hardware import NodeKind, default_kind, find_node_kind
 from pipelines.planning.images import images_of, with_images
 from pipelines.planning.tables import print_plan
@@ -96,5 +97,5 @@ def as_json(estimates: list[Estimate], command: Command[PlanOptions]) -> dict[st
         "stages": [asdict(stage) for stage in estimates],
         "days": sum(stage.days for stage in estimates),
         "dollars": sum(stage.dollars for stage in estimates),
-        "place_that_fits": fitting_place(estimates, command.own.cluster),
+        "place_that_fits": fitting_place(estimates, command.place, command.own.cluster),
     }

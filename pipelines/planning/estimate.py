@@ -225,22 +225,3 @@ def check_sharing(stages: tuple[Stage, ...], place: Place, kind: NodeKind) -> No
             batch_of(stage, place, workers)
         except BadPlace as error:
             raise BadPlace(f"stage {stage.name}: {error}") from None
-
-
-def fitting_place(estimates: list["Estimate"], kind: NodeKind) -> list[str]:
-    """Return options with a ZeRO level and micro-batch that fit all stages; empty if none does."""
-    levels = [level for level in (1, 2, 3) if all(_line(stage, level) for stage in estimates)]
-    if not levels:
-        return []
-    micro = min(_line(stage, levels[0]) for stage in estimates)
-    workers = estimates[0].workers
-    return [
-        *("--place.workers.min", str(workers), "--place.workers.max", str(workers)),
-        *("--place.workers.gpus", str(int(kind.gpus > 0))),
-        *("--place.zero.level", str(levels[0]), "--place.max-micro-batch", str(micro)),
-    ]
-
-
-def _line(stage: "Estimate", level: int) -> int:
-    """Return the largest micro-batch at a level; 0 if the stage does not support that level."""
-    return next((m.largest_micro_batch for m in stage.memory if m.level == level), 0)

@@ -5,12 +5,11 @@ from rich.table import Table
 from cluster.settings import Place
 from pipelines.cli.console import console_for_tables, days_or_clock
 from pipelines.cli.options import Command
-from pipelines.planning.estimate import Estimate, fitting_place
+from pipelines.planning.advice import advice
+from pipelines.planning.estimate import Estimate
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB, nodes_for
 from pipelines.planning.mfu import in_words
-
-_SAVE_SECONDS = 300.0  # saving more often than this brings a warning
 
 
 def print_plan(estimates: list[Estimate], command: Command) -> None:
@@ -27,7 +26,7 @@ def print_plan(estimates: list[Estimate], command: Command) -> None:
     )
     console.print(_stages(estimates, kind))
     console.print(_memory(estimates, command.place))
-    for line in _advice(estimates, command):
+    for line in advice(estimates, command.place, kind):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -98,45 +97,3 @@ def _memory(estimates: list[Estimate], place: Place) -> Table:
                 str(line.largest_micro_batch),
             )
     return table
-
-
-def _advice(estimates: list[Estimate], command: Command) -> list[str]:
-    """Return what to change, judging from the estimates."""
-    place, kind = command.place, command.own.cluster
-    lines = [f"data: {stage.images.source}" for stage in estimates]
-    lines = list(dict.fromkeys(lines))
-    for stage in estimates:
-        own = next((line for line in stage.memory if line.level == place.zero.level), None)
-        if own is None:
-            lines.append(f"{stage.stage}: bfloat16 needs --place.zero.level 1, 2 or 3")
-        elif not own.fits:
-            lines.append(
-                f"{stage.stage}: {own.peak / GIB:.1f} GiB do not fit into"
-                f" {stage.limit_bytes / GIB:.1f} at --place.zero.level {own.level}"
-            )
-        if not stage.epochs:  # evaluation only
-            continue
-        if stage.decode_cpus > stage.spare_cpus:
-            lines.append(
-                f"{stage.stage}: decoding wants {stage.decode_cpus:,.0f} CPUs, the nodes have"
-                f" {stage.spare_cpus:,.0f} to spare - add CPU nodes, or training waits for data"
-            )
-        if stage.network_seconds > 0.3 * stage.step_seconds:
-            lines.append(
-                f"{stage.stage}: the network takes {stage.network_seconds:.2g} s of a step of"
-                f" {stage.step_seconds:.2g} s - use fewer nodes or a faster network"
-            )
-        gap = stage.save_period * stage.step_seconds
-        if 0 < gap < _SAVE_SECONDS and stage.days > 0.1:
-            lines.append(
-                f"{stage.stage}: a resume state of {stage.state_bytes / 1e9:.1f} GB every"
-                f" {gap:.0f} s - raise --place.save-every-steps from {stage.save_period}"
-            )
-    fitting = fitting_place(estimates, kind)
-    if fitting:
-        lines.append(f"settings that fit: {' '.join(fitting)}")
-    else:
-        lines.append(
-            "no ZeRO level fits all stages even with one image per worker - use larger GPUs"
-        )
-    return lines

@@ -11,8 +11,9 @@ import yaml
 from cluster.errors import BadPlace
 from cluster.settings import Place, ShardCache, Workers, Zero
 from pipelines.planning import command as planning
+from pipelines.planning.advice import fitting_place
 from pipelines.planning.command import plan, read_plan
-from pipelines.planning.estimate import estimate, fitting_place
+from pipelines.planning.estimate import estimate
 from pipelines.planning.hardware import NODE_KINDS, NodeKind, find_node_kind
 from pipelines.planning.images import Images, images_of
 from pipelines.recipes import find_recipe
@@ -101,7 +102,7 @@ def test_a_model_that_does_not_fit_says_so_and_no_place_is_proposed() -> None:
     tiny = replace(NODE_KINDS["p4d"], memory_gibibytes=3.0)
     found = estimate(pretrain("vit-h14-jft"), GPUS, tiny, IMAGES)
     assert {line.largest_micro_batch for line in found.memory} == {0}
-    assert fitting_place([found], tiny) == []
+    assert fitting_place([found], GPUS, tiny) == []
 
 
 def test_bfloat16_has_no_level_0() -> None:
