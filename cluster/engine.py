@@ -18,6 +18,7 @@ from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
 from cluster.lean_step import nothing, spare_host
+from cluster.numa import stay_beside
 from cluster.partitions import keep_moments
 from cluster.resume_state import moments, prime_optimizer
 from cluster.whole_tensors import spread_optimizer
@@ -83,6 +84,7 @@ def _gpu(local_rank: int) -> torch.device:
     else:
         device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
+    stay_beside(device)
     return device
 
 

@@ -7,6 +7,7 @@ import ray
 import ray.train.torch
 import torch
 
+from cluster import engine
 from cluster.engine import cuda_trouble, prepare_worker
 from cluster.errors import BadPlace
 
@@ -58,11 +59,13 @@ def test_deepspeed_gets_the_index_of_the_device_that_ray_gave(
     made_current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    beside: list[torch.device] = []
+    monkeypatch.setattr(engine, "stay_beside", beside.append)
     if given is not None:  # a node of 16 GPUs: Ray gave the third worker the GPU 10
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
         monkeypatch.setattr(ray, "get_gpu_ids", lambda: [given])
         monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cuda", given))
     index = 2 if given is None else given
     assert prepare(local_rank=2, gpu=True) == torch.device("cuda", index)
-    assert made_current == [torch.device("cuda", index)]
+    assert made_current == beside == [torch.device("cuda", index)]
     assert (os.environ["LOCAL_RANK"], os.environ["DS_ACCELERATOR"]) == (str(index), "cuda")
