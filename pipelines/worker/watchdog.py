@@ -16,13 +16,15 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from pipelines.worker.flight_recorder import Collectives, collectives
 from storage.errors import StorageError
 from storage.objects import open_store
 from storage.uri import join
 
 FOLDER = "stalled"
+MOST_LINES = 5  # about ranks of which nothing special is known
 EXIT_CODE = 75
 """EX_TEMPFAIL: trying again may help."""
 _FAREWELL_SECONDS = 5.0
@@ -42,6 +44,8 @@ class Stall:
     seconds: float
     stacks: str
     """Of all its threads."""
+    collectives: Collectives | None = None
+    """How far it was in the group's collective operations, if it could tell."""
 
 
 class Watchdog:
@@ -97,8 +101,12 @@ class Watchdog:
             seconds=silent,
             stacks=_stacks(),
         )
+        store = open_store(self._attempt)
         with suppress(StorageError):
-            open_store(self._attempt).write(_key(self._rank), json.dumps(asdict(stall)).encode())
+            store.write(_key(self._rank), json.dumps(asdict(stall)).encode())
+            # Last: a GPU's driver may be what hangs, and then the note above has to do.
+            stall = replace(stall, collectives=collectives())
+            store.write(_key(self._rank), json.dumps(asdict(stall)).encode())
 
 
 def stall_lines(attempt_uri: str) -> list[str]:
@@ -106,7 +114,7 @@ def stall_lines(attempt_uri: str) -> list[str]:
     store = open_store(join(attempt_uri, FOLDER))
     try:
         keys = sorted(key for key in store.list() if key.startswith("rank-"))
-        found = [Stall(**json.loads(store.read(key))) for key in keys]
+        found = [_stall(store.read(key)) for key in keys]
         for key, stall in zip(keys, found, strict=True):
             store.write(f"step-{stall.step:08d}-{key}", store.read(key))
             store.delete(key)
@@ -118,14 +126,38 @@ def stall_lines(attempt_uri: str) -> list[str]:
 def explain(found: Sequence[Stall]) -> list[str]:
     """Name the ranks that are behind the others, or say nothing at all."""
     silent = sorted(set(range(found[0].world_size)) - {stall.rank for stall in found})
-    behind = min(stall.step for stall in found)
+    step = min(stall.step for stall in found)
+    slow = list(found) if silent else [stall for stall in found if stall.step == step]
     lines = [
         f"rank {stall.rank} made no progress for {stall.seconds:.0f} s in step {stall.step}"
         f" ({stall.doing})"
-        for stall in found
-        if silent or stall.step == behind
+        for stall in slow[:MOST_LINES]
     ]
-    return lines + [f"rank {rank} did not even say so: look there first" for rank in silent]
+    if len(slow) > MOST_LINES:
+        lines.append(f"so did {len(slow) - MOST_LINES} other ranks")
+    if silent:
+        return lines + [f"rank {rank} did not even say so: look there first" for rank in silent]
+    return lines + _awaited(slow)
+
+
+def _awaited(slow: Sequence[Stall]) -> list[str]:
+    """Name those that the others wait for in a collective operation."""
+    known = {stall.rank: stall.collectives for stall in slow if stall.collectives is not None}
+    if len(known) < len(slow):
+        return []
+    least, most = (of((c.called, c.started) for c in known.values()) for of in (min, max))
+    return [
+        f"rank {rank} called {own.called} collective operations ({own.started} known to have begun)"
+        f" and last {own.last}, others {most[0]} ({most[1]}): look there first"
+        for rank, own in known.items()
+        if (own.called, own.started) == least != most
+    ]
+
+
+def _stall(note: bytes) -> Stall:
+    values = json.loads(note)
+    known = values.pop("collectives", None)
+    return Stall(**values, collectives=known and Collectives(**known))
 
 
 def _key(rank: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.worker import watchdog
-from pipelines.worker.watchdog import EXIT_CODE, Watchdog
+from pipelines.worker.watchdog import EXIT_CODE, Watchdog, stall_lines
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit])
@@ -53,3 +53,27 @@ def test_stacks_that_find_no_disk_are_a_reason(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     assert "could not be written to this machine's disk: [Errno 2]" in watchdog._stacks()
+
+
+def test_in_one_step_the_rank_that_others_wait_for_is_named(tmp_path: Path) -> None:
+    program = (
+        "import sys, time, torch; from pipelines.worker.watchdog import Watchdog\n"
+        "rank = int(sys.argv[1])\n"
+        f"meeting = dict(init_method='file://{tmp_path}/meeting', rank=rank, world_size=2)\n"
+        "torch.distributed.init_process_group('gloo', **meeting)\n"
+        f"dog = Watchdog({str(tmp_path)!r}, rank=rank, world_size=2, seconds=1)\n"
+        "torch.distributed.all_reduce(torch.ones(3))\n"
+        "dog.beat(7, 'train')\n"
+        "if rank: time.sleep(60)\n"
+        "torch.distributed.barrier()\n"
+    )
+    ranks = [subprocess.Popen([sys.executable, "-c", program, str(rank)]) for rank in (0, 1)]
+    assert [rank.wait(50) for rank in ranks] == [EXIT_CODE, EXIT_CODE]
+    lines = stall_lines(str(tmp_path))
+    assert [line.split(" for ")[0] for line in lines[:2]] == [
+        f"rank {rank} made no progress" for rank in (0, 1)
+    ]
+    assert lines[2:] == [
+        "rank 1 called 1 collective operations (0 known to have begun) and last gloo:all_reduce,"
+        " others 2 (0): look there first"
+    ]
