@@ -74,6 +74,26 @@ def workspace_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
     return batch * max(at_mlp, pairs + config.num_tokens * 2 * config.width * element_bytes)
 
 
+def forward_bytes(config: Config, batch: int, *, element_bytes: int) -> int:
+    """Bytes of a forward pass that keeps nothing for a backward pass, with the images in float32.
+
+    The peak is at the MLP of a block, which holds the stream (twice: its caller holds it too), what
+    attention added, the norm, and the hidden units; with relative positions, or few hidden units,
+    at attention. In a ResNet it is at the largest feature map, of which less than four exist.
+    """
+    height, breadth = config.image_hw
+    source = batch * config.in_channels * height * breadth * (4 + element_bytes % 4)
+    largest_map = (height // 4) * (breadth // 4) * 256 * element_bytes
+    if isinstance(config, BiTConfig):
+        return source + batch * 4 * largest_map * config.width_factor
+    hidden = _HIDDEN[config.mlp, config.gelu] * config.mlp_dim
+    at_attention = config.num_tokens * 9 * config.width
+    if config.pos_embed == "relative":  # a bias for each image
+        at_attention += 4 * config.heads * config.num_tokens**2
+    at_block = max(config.num_tokens * (4 * config.width + hidden), at_attention) * element_bytes
+    return source + batch * max(at_block, 4 * largest_map if config.stem_blocks else 0)
+
+
 def loss_bytes(classes: int, batch: int) -> int:
     """Bytes of the loss: float32 logits, their log-softmax (or the targets), and the gradient."""
     return 3 * 4 * batch * classes

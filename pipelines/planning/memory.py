@@ -13,14 +13,16 @@ from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.batches import batch_of
-from pipelines.recipes.objectives import stage_matrices, stage_trained_parameters
+from pipelines.recipes.objectives import stage_cost, stage_matrices, stage_trained_parameters
 from pipelines.recipes.stage import Stage
 from vit import ViTConfig
-from vit.memory import activation_bytes, loss_bytes, workspace_bytes
+from vit.memory import activation_bytes, forward_bytes, loss_bytes, workspace_bytes
 from vit.objectives.memory import pretext_bytes
 from vit.trained import HEAD
 
 GIB = 2**30
+MOST_EVALUATED = 4
+"""Micro-batches of training that an evaluation computes at once, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,36 +93,14 @@ def memory_at(
     share = max(1, -(-stage.global_batch // workers))  # images per worker and step
     reserve = kind.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
 
-    def activations_of(batch: int) -> int:
-        passing = 2 * workspace_bytes(stage.model, batch, element_bytes=element)
-        if not stage.steps:  # evaluation only: one block's activations, not kept
-            return passing
-        if stage.train == HEAD:
-            return passing + loss_bytes(stage.model.num_classes, batch)
-        if stage.objective != "classify":
-            assert isinstance(stage.model, ViTConfig)
-            return pretext_bytes(
-                stage.objective,
-                stage.model,
-                stage.masked,
-                batch,
-                element_bytes=element,
-                checkpointing=place.recompute_activations,
-            )
-        return (
-            activation_bytes(
-                stage.model,
-                batch,
-                element_bytes=element,
-                checkpointing=place.recompute_activations,
-            )
-            + workspace_bytes(stage.model, batch, element_bytes=element)
-            + loss_bytes(stage.model.num_classes, batch)
-        )
+    def held_by(batch: int) -> int:
+        if stage.steps:
+            return activations_of(stage, place, batch)
+        return evaluation_bytes(stage, batch, parameters)
 
     def peak(batch: int) -> int:
         accumulation = -(-share // batch)
-        used = states_of(accumulation).peak(activations_of(batch), accumulates=accumulation > 1)
+        used = states_of(accumulation).peak(held_by(batch), accumulates=accumulation > 1)
         return round(used * (1 + kind.fragmentation) + reserve)
 
     limit = limit_of(kind, workers, nodes)
@@ -132,12 +112,53 @@ def memory_at(
         states=states.standing,
         gradients=states.gradients,
         buffers=states.bucket + states.gathered + states.arriving,
-        activations=activations_of(batch),
+        activations=held_by(batch),
         peak=peak(batch),
         fits=peak(batch) <= limit,
         largest_micro_batch=largest,
         host=states.host,
     )
+
+
+def activations_of(stage: Stage, place: Place, batch: int) -> int:
+    """Bytes that forward and backward pass of a micro-batch hold, without the weights."""
+    element, recompute = element_bytes(stage), place.recompute_activations
+    loss = loss_bytes(stage.model.num_classes, batch)
+    if stage.train == HEAD:
+        return forward_bytes(stage.model, batch, element_bytes=element) + loss
+    if stage.objective != "classify":
+        assert isinstance(stage.model, ViTConfig)
+        return pretext_bytes(
+            stage.objective,
+            stage.model,
+            stage.masked,
+            batch,
+            element_bytes=element,
+            checkpointing=recompute,
+        )
+    kept = activation_bytes(stage.model, batch, element_bytes=element, checkpointing=recompute)
+    return kept + workspace_bytes(stage.model, batch, element_bytes=element) + loss
+
+
+def evaluation_bytes(stage: Stage, batch: int, parameters: int) -> int:
+    """Bytes that evaluating so many images at once holds, with the model of the average, if any."""
+    element = element_bytes(stage)
+    average = parameters * element if stage.optim.ema_decay is not None else 0
+    passing = forward_bytes(stage.model, batch, element_bytes=element)
+    return average + passing + loss_bytes(stage.model.num_classes, batch)
+
+
+def evaluated_at_once(stage: Stage, place: Place, micro_batch: int) -> int:
+    """Images that an evaluation computes at once: more than a micro-batch of training, up to four,
+    as far as the memory of its activations goes."""
+    if not stage.steps:
+        return micro_batch  # `memory_at` is about evaluation then
+    held = activations_of(stage, place, micro_batch)
+    parameters = stage_cost(stage).parameters
+    for times in range(MOST_EVALUATED, 1, -1):
+        if evaluation_bytes(stage, times * micro_batch, parameters) <= held:
+            return times * micro_batch
+    return micro_batch
 
 
 def with_micro_batch(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import ray.train
-import torch
 from torch import Tensor
 
 from cluster import resume_state
 from cluster.engine import prepare_worker
 from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
+from pipelines.planning.memory import evaluated_at_once
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
@@ -27,8 +27,8 @@ from pipelines.worker.feed import TRAIN, VAL
 from pipelines.worker.guards import explain_metrics
 from pipelines.worker.job import Job, Stopped
 from pipelines.worker.messages import Evaluated, Preempted, StageStopped
-from pipelines.worker.micro_batch import halve, with_number
-from pipelines.worker.out_of_memory import FIRST_STEPS, bad_place
+from pipelines.worker.micro_batch import with_number, within_memory
+from pipelines.worker.out_of_memory import FIRST_STEPS
 from pipelines.worker.pictures import ANSWERS_PICTURE, BATCH_PICTURE, draw_answers, draw_batch
 from pipelines.worker.quarantine import quarantines
 from pipelines.worker.start import start
@@ -40,9 +40,6 @@ from pipelines.worker.validation import evaluate
 
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
-
-EVALUATED_AT_ONCE = 4
-"""Micro-batches of training that fit where no gradients and activations are kept."""
 
 
 def train(job: Job) -> None:
@@ -104,11 +101,22 @@ class Worker:
             device=self.device,
         )
         self.plan = batch_of(job.stage, self.place, self.world_size)
+        self.within_memory = partial(
+            within_memory,
+            job.stage,
+            self.place,
+            self.plan,
+            attempt_uri=job.attempt_uri,
+            finds=job.place.max_micro_batch is None,
+            device=self.device,
+        )
         self.objective = stage_objective(job.stage)
         self.engine: DeepSpeedEngine
         self.train_batches: DeviceBatches
         self.best: Best
         self.first_step = 0
+        self.evaluated: set[bool] = set()
+        """Whether with the average, of the evaluations that did fit into memory."""
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device
         )
@@ -126,15 +134,16 @@ class Worker:
 
     def start(self) -> int:
         """Build the engine with its first weights, open the stream; return the first step."""
-        begin = start(
-            self.job,
-            self.plan,
-            self.survival,
-            partial(self.batches, TRAIN),
-            rank=self.rank,
-            device=self.device,
-            dtype=self.dtype,
-        )
+        with self.within_memory(what="the model", step=0, in_batches=False):
+            begin = start(
+                self.job,
+                self.plan,
+                self.survival,
+                partial(self.batches, TRAIN),
+                rank=self.rank,
+                device=self.device,
+                dtype=self.dtype,
+            )
         self.engine, self.first_step, self.best = begin.engine, begin.step, begin.best
         self.train_batches = DeviceBatches(begin.batches, self.device)
         self.telemetry.start(begin.step, begin.records, plan=str(self.plan), notes=begin.notes)
@@ -157,18 +166,14 @@ class Worker:
         return batch
 
     def step(self, batch: dict[str, Tensor], step: int) -> None:
-        """One optimizer step over the rank's share of the global batch.
-
-        Raises:
-            cluster.errors.BadPlace: the first steps of the group do not fit into the GPU.
-        """
+        """One optimizer step over the rank's share of the global batch."""
         self.survival.beat(step, "train")
-        stage = self.job.stage
-        try:
+        first = step < self.first_step + FIRST_STEPS
+        with self.within_memory(what=f"micro-batch {self.plan.micro}", step=step, first=first):
             trained = train_step(
                 batch,
                 step,
-                stage=stage,
+                stage=self.job.stage,
                 objective=self.objective,
                 engine=self.engine,
                 plan=self.plan,
@@ -176,12 +181,6 @@ class Worker:
                 dtype=self.dtype,
                 show=self.draw if step == 0 and self.rank == 0 else None,
             )
-        except torch.OutOfMemoryError:
-            if step >= self.first_step + FIRST_STEPS:
-                raise  # it did fit: somebody else took of it
-            if self.job.place.max_micro_batch is None:
-                halve(stage, self.place, self.job.attempt_uri, self.plan)
-            raise bad_place(stage, self.place, self.plan, step=step, device=self.device) from None
         self.telemetry.unreported.append(trained)
 
     def draw(self, images: Tensor) -> None:
@@ -218,17 +217,22 @@ class Worker:
         self.report(step)  # before the clock starts anew: steps are timed without evaluating
         stage = self.job.stage
         drawn = self.rank == 0 and self.objective.hides
-        metrics = evaluate(
-            stage,
-            self.objective,
-            self.engine,
-            self.validation_batches,
-            device=self.device,
-            dtype=self.dtype,
-            micro_batch=EVALUATED_AT_ONCE * self.plan.micro,
-            average=stage.optim.ema_decay is not None and (last or stage.chooses),
-            show=partial(draw_answers, self.job.attempt_uri) if drawn else None,
-        )
+        average = stage.optim.ema_decay is not None and (last or stage.chooses)
+        at_once = evaluated_at_once(stage, self.place, self.plan.micro)
+        what = f"an evaluation of {at_once} images at once"
+        with self.within_memory(what=what, step=step, first=average not in self.evaluated):
+            metrics = evaluate(
+                stage,
+                self.objective,
+                self.engine,
+                self.validation_batches,
+                device=self.device,
+                dtype=self.dtype,
+                micro_batch=at_once,
+                average=average,
+                show=partial(draw_answers, self.job.attempt_uri) if drawn else None,
+            )
+        self.evaluated.add(average)
         self.best.add(self.engine, step, metrics)
         pictures = (ANSWERS_PICTURE,) if drawn else ()
         self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics, pictures=pictures))

@@ -1,11 +1,13 @@
 """`place.max_micro_batch: null`: the plan's number for this GPU, less if the first steps need more.
 
 The number lies beside the attempt, so that every group of workers after this one takes the same. A
-worker that runs out of memory in the first steps halves it and fails; the driver then starts the
-group again.
+worker that runs out of memory in the first steps or in an evaluation halves it and fails; the
+driver then starts the group again.
 """
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -18,7 +20,7 @@ from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_cost
 from pipelines.recipes.stage import Stage
 from pipelines.worker.collectives import of_first_rank
-from pipelines.worker.out_of_memory import half_of
+from pipelines.worker.out_of_memory import bad_place, half_of
 from storage.errors import ObjectNotFound
 from storage.objects import open_store
 
@@ -72,6 +74,51 @@ def _most(stage: Stage, place: Place, attempt_uri: str, *, workers: int, memory_
     most = batch_of(stage, settled, workers).micro
     _write(attempt_uri, MicroBatch(most=most))
     return most
+
+
+@contextmanager
+def within_memory(
+    stage: Stage,
+    place: Place,
+    plan: BatchPlan,
+    *,
+    what: str,
+    step: int,
+    attempt_uri: str,
+    finds: bool,
+    device: torch.device,
+    first: bool = True,
+    in_batches: bool = True,
+) -> Generator[None]:
+    """Say what does not fit into the GPU's memory where it is tried for the first time.
+
+    Later it lacks memory that somebody else took. That is no mistake, and a restart may help.
+
+    Args:
+        stage: what is trained.
+        place: with a number for `max_micro_batch`.
+        plan: the batch arithmetic of the group.
+        what: needs the memory.
+        step: steps done before.
+        attempt_uri: of the stage attempt.
+        finds: the number was left open: the next group of workers takes half.
+        device: of this worker.
+        first: whether it is tried for the first time.
+        in_batches: whether a smaller micro-batch needs less.
+
+    Raises:
+        cluster.errors.BadPlace: it does not fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        if not first:
+            raise
+        if in_batches and finds:
+            halve(stage, place, attempt_uri, plan)
+        raise bad_place(
+            stage, place, plan, what=what, step=step, in_batches=in_batches, device=device
+        ) from None
 
 
 def halve(stage: Stage, place: Place, attempt_uri: str, plan: BatchPlan) -> None:

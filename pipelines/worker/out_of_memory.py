@@ -1,9 +1,9 @@
-"""What to say when the first step of a worker group does not fit into a GPU, and what would.
+"""What to say when the first steps of a worker group do not fit into a GPU, and what would.
 
 A step takes the same memory each time: what the first ones of a group lack is a mistake in the
-place, and a restart would meet it again. No rank asks another, since those that did have the
-memory are in the middle of a collective: the one that fails raises BadPlace, and the failure policy
-(`cluster.elastic`) ends the whole group.
+place, and a restart would meet it again. The same holds for the model itself and for evaluations.
+No rank asks another, since those that did have the memory are in the middle of a collective: the
+one that fails raises BadPlace, and the failure policy (`cluster.elastic`) ends the whole group.
 """
 
 from contextlib import suppress
@@ -26,7 +26,15 @@ FIRST_STEPS = 2
 
 
 def explain(
-    stage: Stage, place: Place, plan: BatchPlan, *, step: int, device: str, memory_bytes: int
+    stage: Stage,
+    place: Place,
+    plan: BatchPlan,
+    *,
+    what: str,
+    step: int,
+    in_batches: bool = True,
+    device: str,
+    memory_bytes: int,
 ) -> str:
     """One line: what did not fit, what the plan expects, and the settings that need less.
 
@@ -34,7 +42,9 @@ def explain(
         stage: what is trained.
         place: as it was set.
         plan: the batch arithmetic of the group.
+        what: did not fit.
         step: steps done before.
+        in_batches: whether a smaller micro-batch needs less.
         device: what CUDA calls the GPU.
         memory_bytes: all that it has.
     """
@@ -48,21 +58,39 @@ def explain(
         parameters,
         workers=plan.workers,
     )
-    smaller = " or ".join(_smaller(stage, place, plan)) or "it a GPU with more memory"
+    smaller = " or ".join(_smaller(stage, place, plan, in_batches)) or "it a GPU with more memory"
     return (
-        f"micro-batch {plan.micro} needs more than the {gibibytes:.1f} GiB of this {device} in step"
+        f"{what} needs more than the {gibibytes:.1f} GiB of this {device} in step"
         f" {step}: {plan}, zero.level {place.zero.level}, {parameters / 1e6:.0f} million"
         f" parameters; the plan expects {expected.peak / GIB:.1f} GiB - give {smaller}"
     )
 
 
 def bad_place(
-    stage: Stage, place: Place, plan: BatchPlan, *, step: int, device: torch.device
+    stage: Stage,
+    place: Place,
+    plan: BatchPlan,
+    *,
+    what: str,
+    step: int,
+    in_batches: bool,
+    device: torch.device,
 ) -> BadPlace:
     """The mistake of a worker whose GPU's memory ended."""
     total = torch.cuda.get_device_properties(device).total_memory
     name = device_name(device)
-    return BadPlace(explain(stage, place, plan, step=step, device=name, memory_bytes=total))
+    return BadPlace(
+        explain(
+            stage,
+            place,
+            plan,
+            what=what,
+            step=step,
+            in_batches=in_batches,
+            device=name,
+            memory_bytes=total,
+        )
+    )
 
 
 def half_of(stage: Stage, place: Place, plan: BatchPlan) -> int | None:
@@ -74,13 +102,13 @@ def half_of(stage: Stage, place: Place, plan: BatchPlan) -> int | None:
     return None
 
 
-def _smaller(stage: Stage, place: Place, plan: BatchPlan) -> list[str]:
+def _smaller(stage: Stage, place: Place, plan: BatchPlan, in_batches: bool) -> list[str]:
     """Settings that need less memory than those of the place, the cheapest first."""
     found: list[str] = []
     half = half_of(stage, place, plan)
-    if half is not None:
+    if half is not None and in_batches:
         found.append(f"--place.max-micro-batch {half}")
-    if not place.recompute_activations:
+    if in_batches and not place.recompute_activations:
         found.append("--place.recompute-activations")
     if plan.workers > 1 and place.zero.level < 3:
         found.append(f"--place.zero.level {max(2, place.zero.level + 1)}")

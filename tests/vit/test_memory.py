@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import vit
+from pipelines.recipes import find_recipe
+from tests.vit.support.live import LiveMemory
 from vit.config import PosEmbed
-from vit.memory import activation_bytes, saved_bytes, workspace_bytes
+from vit.memory import activation_bytes, forward_bytes, saved_bytes, workspace_bytes
 
 SMALL = vit.ViTConfig(
     image_size=64, patch_size=16, width=96, depth=3, heads=4, mlp_dim=384, num_classes=7
@@ -100,3 +102,50 @@ def test_the_largest_model_is_counted_without_memory() -> None:
     # 32 blocks of 257 tokens, 16 widths each, two bytes a number
     assert kept == pytest.approx(32 * 257 * 16 * 1280 * 2, rel=0.05)
     assert 0 < workspace_bytes(huge, 1, element_bytes=2) < kept / 30
+
+
+def forward_ratio(config: vit.Config, dtype: torch.dtype) -> float:
+    """What `forward_bytes` expects over what a forward pass holds."""
+    model = vit.build_model(config, seed=None).to(dtype).eval()
+    images = torch.empty(BATCH, config.in_channels, *config.image_hw)
+    with torch.no_grad(), LiveMemory(images, *model.parameters(), *model.buffers()) as memory:
+        pixels = images + 0  # float32, as `normalize` makes them
+        model(pixels.to(dtype))
+    return forward_bytes(config, BATCH, element_bytes=dtype.itemsize) / memory.peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        replace(SMALL, pool="gap"),
+        replace(SMALL, pool="map", gelu="quick"),
+        replace(SMALL, mlp="swiglu", mlp_norm=True, attn_norm=True, rotary="axial"),
+        replace(SMALL, qk_norm=True, layer_scale=True),
+        replace(SMALL, image_size=224, pos_embed="relative-bias"),
+        replace(vit.VARIANTS["vit_h14"], depth=2),
+    ],
+    ids=["token", "gap", "map", "swiglu", "qk-norm", "relative-bias", "h14"],
+)
+def test_a_forward_pass_without_gradients_holds_as_much(
+    config: vit.Config, dtype: torch.dtype
+) -> None:
+    assert forward_ratio(config, dtype) == pytest.approx(1, abs=0.001)
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mlp="swiglu", pool="gap")])
+def test_few_hidden_units_make_attention_the_peak(config: vit.ViTConfig) -> None:
+    assert 1 <= forward_ratio(replace(config, mlp_dim=96), torch.float32) < 1.05
+
+
+def test_relative_positions_hold_matrices_of_tokens() -> None:
+    relative = replace(SMALL, image_size=224, pos_embed="relative")
+    assert 1 <= forward_ratio(relative, torch.float32) < 1.1
+
+
+@pytest.mark.parametrize("recipe", ["r50-vit-b16-jft", "bit-r50x1-jft"])
+def test_a_resnet_holds_less_than_four_maps(recipe: str) -> None:
+    """In float32: for bfloat16 a CPU makes copies of its own."""
+    config = find_recipe(recipe).stages[0].model
+    assert 1 <= forward_ratio(config, torch.float32) < 1.15

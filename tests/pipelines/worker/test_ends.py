@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,12 @@ from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.recipes import find_recipe
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_objective
+from pipelines.worker import loop
 from pipelines.worker.best import Best
 from pipelines.worker.job import Stopped
 from pipelines.worker.loop import Worker
 from pipelines.worker.messages import Committed, Message
+from pipelines.worker.micro_batch import MicroBatch, read_micro_batch, within_memory
 from pipelines.worker.out_of_memory import explain
 from storage import weights
 from vit import build_model
@@ -41,6 +44,13 @@ class Reports:
 
     def report(self, message: Message) -> None:
         self.messages.append(message)
+
+    report_metrics = report
+
+    def check(self, quarantine: object, step: int) -> None:
+        assert quarantine is None
+
+    def reset_clock(self) -> None: ...
 
 
 @pytest.fixture
@@ -63,9 +73,19 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     one.rank, one.world_size, one.device, one.dtype = 0, 1, torch.device("cpu"), torch.float32
     one.place = one.job.place
     one.plan, one.first_step = batch_of(STAGE, one.job.place, 1), 0
-    one.objective = stage_objective(STAGE)
+    one.within_memory = partial(
+        within_memory,
+        STAGE,
+        one.place,
+        one.plan,
+        attempt_uri=one.job.attempt_uri,
+        finds=True,
+        device=one.device,
+    )
+    one.objective, one.evaluated = stage_objective(STAGE), set()
     one.survival = SimpleNamespace(beat=lambda *said: None, settle=lambda: "")
     one.telemetry, one.engine, one.best = Reports(), None, Best(STAGE)
+    one.val_quarantine = None
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([{"params": [parameter], "lr_scale": 1.0}])
     monkeypatch.setattr(resume_state, "inner_optimizer", lambda engine: optimizer)
@@ -127,8 +147,42 @@ def test_memory_that_ends_in_the_first_steps_is_a_mistake(
     ) as raised:
         worker.step(batch(), 2)
     assert is_mistake(RuntimeError(f"Traceback ...\ncluster.errors.BadPlace: {raised.value}"))
+    assert read_micro_batch(worker.job.attempt_uri) == MicroBatch(most=8, too_large=(16,))
     with pytest.raises(torch.OutOfMemoryError):  # it did fit: a restart may help
         worker.step(batch(), 3)
+
+
+def test_memory_that_ends_in_a_first_evaluation_is_a_mistake(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*arguments: object, **named: object) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    gpu = SimpleNamespace(total_memory=8 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(loop, "evaluate", ends)
+    with pytest.raises(BadPlace, match=r"^an evaluation of \d+ images at once needs more than"):
+        worker.evaluate(10)
+    assert read_micro_batch(worker.job.attempt_uri) == MicroBatch(most=8, too_large=(16,))
+    monkeypatch.setattr(loop, "evaluate", lambda *of, **named: METRICS)
+    worker.evaluate(20)
+    monkeypatch.setattr(loop, "evaluate", ends)
+    with pytest.raises(torch.OutOfMemoryError):
+        worker.evaluate(30)
+
+
+def test_a_model_without_room_is_a_mistake_that_no_micro_batch_mends(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*arguments: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    gpu = SimpleNamespace(total_memory=1 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(loop, "start", ends)
+    with pytest.raises(BadPlace, match=r"^the model needs more than .* give it a GPU with more"):
+        worker.start()
+    assert read_micro_batch(worker.job.attempt_uri) is None
 
 
 def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
@@ -138,7 +192,13 @@ def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
     def said(place: Place, workers: int) -> str:
         plan = batch_of(stage, place, workers)
         line = explain(
-            stage, place, plan, step=0, device="NVIDIA H100 80GB HBM3", memory_bytes=85_029_158_912
+            stage,
+            place,
+            plan,
+            what="micro-batch 64",
+            step=0,
+            device="NVIDIA H100 80GB HBM3",
+            memory_bytes=85_029_158_912,
         )
         assert "\n" not in line
         return line
