@@ -6,6 +6,7 @@ from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB
 
 _SAVE_SECONDS = 300.0  # saving more often than this brings a warning
+_SLOWED = 0.1  # so does a network that makes a step longer by more than this
 
 
 def advice(estimates: list[Estimate], place: Place, kind: NodeKind) -> list[str]:
@@ -37,10 +38,11 @@ def _of_stage(stage: Estimate, place: Place) -> list[str]:
             f"decoding wants {stage.decode_cpus:,.0f} CPUs, the nodes have"
             f" {stage.spare_cpus:,.0f} to spare - add CPU nodes, or training waits for data"
         )
-    if stage.network_seconds > 0.3 * stage.step_seconds:
+    if stage.network_exposed_seconds > _SLOWED * stage.step_seconds:
         lines.append(
-            f"the network takes {stage.network_seconds:.2g} s of a step of"
-            f" {stage.step_seconds:.2g} s - use fewer nodes or a faster network"
+            f"the network adds {stage.network_exposed_seconds:.2g} s to each step of"
+            f" {stage.step_seconds:.2g} s, which the time above leaves out - use fewer nodes or a"
+            " faster network"
         )
     gap = stage.save_period * stage.step_seconds
     if 0 < gap < _SAVE_SECONDS and stage.days > 0.1:

@@ -8,16 +8,14 @@ the command line can override. `benchmarks/memory.py` checks the memory as a who
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from cluster.budget import MASTER_BYTES, network_bytes
+from cluster.budget import MASTER_BYTES
 from cluster.errors import BadPlace
 from cluster.scaling import worker_cpus
 from cluster.settings import Place, ZeroLevel
-from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.images import PHOTOGRAPH_BYTES, Images
 from pipelines.planning.memory import (
     Memory,
-    element_bytes,
     limit_of,
     memory_at,
     nodes_for,
@@ -25,10 +23,10 @@ from pipelines.planning.memory import (
     with_micro_batch,
 )
 from pipelines.planning.mfu import Mfu, mfu_of
+from pipelines.planning.network import network_of
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import (
     stage_cost,
-    stage_matrices,
     stage_trained_parameters,
     stage_training_flops,
 )
@@ -70,8 +68,9 @@ class Estimate:
     network_bytes: int
     """Bytes each worker sends per step."""
     network_seconds: float
-    """Seconds per step to send them over the ring's slowest link; below level 3 they do not overlap
-    with computation."""
+    """Seconds per step to send them over the ring's slowest link."""
+    network_exposed_seconds: float
+    """Of these, seconds that computation does not hide. `step_seconds` and `days` are without."""
     decode_cpus: float
     """CPUs needed to decode `images_per_second`."""
     spare_cpus: float
@@ -113,17 +112,15 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     flops = trained * flops_per_image + evaluated * cost.forward_flops
     seconds = flops / speed
     rate = speed / flops_per_image
-    sent = network_bytes(
-        trains,
-        frozen=cost.parameters - trains,
-        workers=workers,
+    network = network_of(
+        stage,
+        kind,
+        batch,
         level=place.zero.level,
-        element_bytes=element_bytes(stage),
-        accumulation=batch.accumulation,
-        float32_sums=accumulates_in_float32(stage.precision, batch.accumulation),
-        added_up=_added_up(stage, place.zero.level, workers),
+        parameters=cost.parameters,
+        nodes=nodes,
+        step_seconds=stage.global_batch / rate,
     )
-    link = kind.link_gigabytes if nodes == 1 else kind.network_gigabytes
     requests, read = _reading(stage, place, images, evaluated, nodes)
     kept = 1 + int(stage.optim.ema_decay is not None)  # weights, average
     best = kept if stage.keep == "best" else 0  # a state has those of the best evaluation too
@@ -157,8 +154,9 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         save_period=period,
         days=seconds / 86400,
         gpu_days=seconds / 86400 * workers,
-        network_bytes=sent,
-        network_seconds=sent / (link * 1e9) if link else 0.0,
+        network_bytes=network.sent,
+        network_seconds=network.seconds,
+        network_exposed_seconds=network.exposed_seconds,
         decode_cpus=rate * _decode_seconds(kind, images),
         spare_cpus=_spare_cpus(place, kind, workers, nodes),
         read_requests=requests,
@@ -169,17 +167,6 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
         dollars=dollars,
         images=images,
     )
-
-
-def _added_up(stage: Stage, level: int, workers: int) -> int:
-    """Return the most numbers in matrices that are cut between workers: Muon adds up their parts.
-
-    A cut between two workers goes through one matrix at most, and at level 3 through all of them.
-    """
-    sizes = stage_matrices(stage)
-    if level == 3:
-        return sum(sizes)
-    return sum(sizes[::-1][: workers - 1]) if level else 0
 
 
 def _evaluations(stage: Stage) -> int:

@@ -61,6 +61,11 @@ _ROWS = (
         "per worker, ring: cluster.budget",
     ),
     ("network, s per step", lambda e: f"{e.network_seconds:,.2g}", "MB / the slowest link"),
+    (
+        "of it not hidden, s",
+        lambda e: f"{e.network_exposed_seconds:,.2g}",
+        "not in the time above",
+    ),
     ("decoding, CPUs", lambda e: f"{e.decode_cpus:,.1f}", "images/s x CPU time to decode"),
     ("CPUs available", lambda e: f"{e.spare_cpus:,.0f}", "nodes x CPUs - workers"),
     ("S3 requests to read", lambda e: f"{e.read_requests:,.0f}", "images / run of the order"),
