@@ -48,3 +48,39 @@ def let_host_run_ahead(sharded: Any) -> None:
     sharded.check_grad_overflow = False  # step() would look at each gradient and at the norm
     sharded.scaled_global_norm = scaled_global_norm
     sharded.unscale_and_clip_grads = unscale_and_clip_grads
+
+
+def let_sums_run_ahead(summed: Any) -> None:
+    """The same where gradients in bfloat16 are summed in float32 at level 1.
+
+    Args:
+        summed: DeepSpeed's `BF16_Optimizer` around a fused torch optimizer. The step is its own,
+            but for what it asks the device.
+    """
+    inner = summed.optimizer
+    assert all(group["fused"] for group in inner.param_groups), "only these know found_inf"
+    assert summed.grad_acc_dtype is torch.float32
+
+    def step(closure: None = None) -> None:
+        gradients, _ = summed.get_grads_for_norm()
+        norms: Any = torch.ops.aten._foreach_norm.Scalar(gradients, 2)
+        norm = torch.stack(norms).square().sum().sqrt()
+        summed._global_grad_norm = norm
+        inner.found_inf = (~norm.isfinite()).float()
+        if summed.clip_grad:
+            scale = (summed.clip_grad / (norm + 1e-6)).clamp(max=1.0)
+            torch.ops.aten._foreach_mul_.Tensor(gradients, scale)
+        parts = zip(
+            summed.fp32_groups_flat_partition,
+            summed.fp32_groups_gradient_flat_partition,
+            strict=True,
+        )
+        for weights, gradient in parts:
+            weights.grad = gradient
+        inner.step()
+        summed._lazy_init_hp_params_optimizer_state()
+        summed.update_lp_params()
+        summed.clear_hp_grads()
+
+    summed.overflow = False
+    summed.step = step

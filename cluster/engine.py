@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import nn
 
-from cluster.async_step import let_host_run_ahead
+from cluster.async_step import let_host_run_ahead, let_sums_run_ahead
 from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
@@ -166,10 +166,13 @@ def build_engine(
         # it looks at the norm only, as here.
         sharded: Any = engine.optimizer
         sharded.check_overflow = nothing
+        fused = all(group.get("fused") for group in optimizer.param_groups)
         if isinstance(sharded, stage_1_and_2.DeepSpeedZeroOptimizer):
             spare_host(sharded)
-            if all(group.get("fused") for group in optimizer.param_groups):
+            if fused:
                 let_host_run_ahead(sharded)
+        elif isinstance(sharded, bf16_optimizer.BF16_Optimizer) and fused:
+            let_sums_run_ahead(sharded)
     keep_frozen(engine, frozen)
     keep_moments(engine, states)
     prime_optimizer(engine, average=average)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.support import accumulation_worker
 from tests.cluster.support.groups import run_group
+from tests.cluster.support.operators import WAITED_FOR
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,17 @@ def test_fused_optimizers_clip_and_step_as_the_others_do(
     assert report["distances"][f"{level}-{precision}-{name}"] < 1e-6
 
 
-@pytest.mark.parametrize("level", [1, 2])
-def test_the_host_asks_a_gpu_nothing_in_a_step(report: Any, level: int) -> None:
-    called = report["operators"][f"{level}"]
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_sums_of_several_micro_batches_step_as_without_waiting(report: Any, name: str) -> None:
+    assert report["changed"][f"1-fused-{name}-parts"] == []
+    assert report["distances"][f"1-bfloat16-{name}-parts"] < 1e-6
+
+
+@pytest.mark.parametrize("how", ["1", "2", "1-parts", "2-parts"])
+def test_the_host_asks_a_gpu_nothing_in_a_step(report: Any, how: str) -> None:
+    called = report["operators"][how]
     assert called["aten::copy_"]
-    assert [name for name in accumulation_worker.WAITED_FOR if name in called] == []
+    assert [name for name in WAITED_FOR if name in called] == []
 
 
 def test_the_host_copies_and_measures_no_gradient_on_its_own(report: Any) -> None:

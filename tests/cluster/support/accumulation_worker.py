@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.precision import Precision, element_type
 from cluster.settings import Zero, ZeroLevel
+from tests.cluster.support.operators import Calls
 
 PARTS, STEPS, BREAK = 64, 6, 3
 LEVELS: tuple[ZeroLevel, ...] = (1, 2, 3)
@@ -94,8 +94,9 @@ def started(
     fused: bool = False,
     precision: Precision = "float32",
     offload: bool = False,
+    parts: int = 1,
 ) -> Any:
-    """An engine that clips gradients at 0.1 and keeps an average."""
+    """An engine that clips gradients at 0.1 and keeps an average; a step has so many parts."""
     from cluster.batching import BatchPlan
     from cluster.engine import build_engine
     from cluster.zero import zero_config
@@ -105,7 +106,7 @@ def started(
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, fused=fused)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, fused=fused)
-    plan = BatchPlan(micro=4, workers=1, accumulation=1)
+    plan = BatchPlan(micro=4, workers=1, accumulation=parts)
     zero = Zero(level=level, offload_optimizer=offload)
     config = zero_config(zero, plan, precision=precision, clip_norm=0.1)
     return build_engine(model, optimizer, config, average=True)
@@ -113,13 +114,13 @@ def started(
 
 def train(engine: Any, step: int, *, precision: Precision = "float32", bad: bool = False) -> None:
     """One step; with `bad` its loss is finite and its gradient is NaN."""
-    ((x, y),) = micro_batches(step, parts=1)
-    logits = engine(x.to(element_type(precision))).float()
-    loss = nn.functional.cross_entropy(logits, y)
-    if bad:
-        loss = loss + (0 * logits[0, 0]).abs().sqrt()  # 0, of infinite slope
-    engine.backward(loss)
-    engine.step()
+    for x, y in micro_batches(step, parts=engine.gradient_accumulation_steps()):
+        logits = engine(x.to(element_type(precision))).float()
+        loss = nn.functional.cross_entropy(logits, y)
+        if bad:
+            loss = loss + (0 * logits[0, 0]).abs().sqrt()  # 0, of infinite slope
+        engine.backward(loss)
+        engine.step()
 
 
 def state_of(engine: Any) -> dict[str, Tensor]:
@@ -133,13 +134,25 @@ def state_of(engine: Any) -> dict[str, Tensor]:
 
 
 def changed_by_nan(
-    level: ZeroLevel, precision: Precision, *, name: str = "adamw", fused: bool, offload: bool
+    level: ZeroLevel,
+    precision: Precision,
+    *,
+    name: str = "adamw",
+    fused: bool,
+    offload: bool,
+    parts: int = 1,
 ) -> list[str]:
     """What differs after a good, a bad and a good step from the two good ones alone."""
     ends = []
     for bad in (False, True):
         engine = started(
-            build(), level, name=name, fused=fused, precision=precision, offload=offload
+            build(),
+            level,
+            name=name,
+            fused=fused,
+            precision=precision,
+            offload=offload,
+            parts=parts,
         )
         train(engine, 0, precision=precision)
         if bad:
@@ -153,11 +166,11 @@ def changed_by_nan(
     return [key for key in good if not torch.equal(good[key], found[key])]
 
 
-def distance(level: ZeroLevel, precision: Precision, name: str) -> float:
+def distance(level: ZeroLevel, precision: Precision, name: str, *, parts: int = 1) -> float:
     """Of the weights after some steps of the fused optimizer from those of the other one."""
     ends = []
     for fused in (False, True):
-        engine = started(build(), level, name=name, fused=fused, precision=precision)
+        engine = started(build(), level, name=name, fused=fused, precision=precision, parts=parts)
         for step in range(STEPS):
             train(engine, step, precision=precision)
         state = state_of(engine)
@@ -166,25 +179,9 @@ def distance(level: ZeroLevel, precision: Precision, name: str) -> float:
     return float((ends[1] - ends[0]).norm() / ends[0].norm())
 
 
-WAITED_FOR = ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero")
-"""What a GPU's host waits for: numbers that it reads, and constants that it sends."""
-
-
-class Calls(TorchDispatchMode):
-    """Counts the calls of each operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counted: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counted[func.name()] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def calls(model: nn.Module, level: ZeroLevel) -> Counter[str]:
+def calls(model: nn.Module, level: ZeroLevel, *, parts: int = 1) -> Counter[str]:
     """The operators that a step in bfloat16 calls, and how often."""
-    engine = started(model, level, fused=True, precision="bfloat16")
+    engine = started(model, level, fused=True, precision="bfloat16", parts=parts)
     train(engine, 0, precision="bfloat16")
     with Calls() as mode:
         train(engine, 1, precision="bfloat16")
@@ -242,7 +239,14 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         for precision in precisions
         for name in ("adamw", "sgd")
     }
+    # Several micro-batches at level 1: another optimizer of DeepSpeed's.
+    for name in ("adamw", "sgd"):
+        changed[f"1-fused-{name}-parts"] = changed_by_nan(
+            1, "bfloat16", name=name, fused=True, offload=False, parts=3
+        )
+        distances[f"1-bfloat16-{name}-parts"] = distance(1, "bfloat16", name, parts=3)
     operators = {f"{level}": calls(build(), level) for level in (1, 2)}
+    operators |= {f"{level}-parts": calls(build(), level, parts=3) for level in (1, 2)}
     operators["1-deeper"] = calls(nn.Sequential(*(nn.Linear(16, 16) for _ in range(9))), 1)
     report = {"errors": errors, "differing": differing, "changed": changed}
     unused = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
