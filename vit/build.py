@@ -27,13 +27,17 @@ InitPretext = Callable[[str, Tensor, torch.Generator], object]
 
 
 @overload
-def build_model(config: ViTConfig, *, seed: int = 0, device: Device = "cpu") -> ViT: ...
+def build_model(config: ViTConfig, *, seed: int | None = 0, device: Device = "cpu") -> ViT: ...
 @overload
-def build_model(config: BiTConfig, *, seed: int = 0, device: Device = "cpu") -> BiT: ...
+def build_model(config: BiTConfig, *, seed: int | None = 0, device: Device = "cpu") -> BiT: ...
 @overload
-def build_model(config: Config, *, seed: int = 0, device: Device = "cpu") -> Model: ...
-def build_model(config: Config, *, seed: int = 0, device: Device = "cpu") -> Model:
-    """Build `config`'s model in float32; `device="meta"` gives shapes without memory."""
+def build_model(config: Config, *, seed: int | None = 0, device: Device = "cpu") -> Model: ...
+def build_model(config: Config, *, seed: int | None = 0, device: Device = "cpu") -> Model:
+    """Build `config`'s model in float32; `device="meta"` gives shapes without memory.
+
+    `seed=None` leaves its parameters NaN, for a caller that gives it all of them: to draw those of
+    a ViT-H takes seconds.
+    """
 
     def model() -> Model:
         return ViT(config) if isinstance(config, ViTConfig) else BiT(config)
@@ -45,7 +49,7 @@ def filled(
     make: Callable[[], Built],
     config: Config,
     *,
-    seed: int,
+    seed: int | None,
     device: Device,
     pretext: InitPretext | None = None,
 ) -> Built:
@@ -54,7 +58,7 @@ def filled(
     Args:
         make: gives the model.
         config: of the model.
-        seed: of the weights.
+        seed: of the weights; None as in `build_model`.
         device: as in `build_model`.
         pretext: fills what an objective adds to the model. The other weights are those of
             `build_model`, because these are drawn afterwards.
@@ -65,10 +69,12 @@ def filled(
         return model
     model.to_empty(device="cpu")
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in tensors.values():
             tensor.fill_(math.nan)
+        if seed is None:
+            tensors = dict(model.named_buffers())
+        generator = torch.Generator().manual_seed(seed or 0)
         own = {name: each for name, each in tensors.items() if not name.startswith(PRETEXT)}
         init_weights(own, config, generator)
         for name in [name for name in tensors if name not in own]:

@@ -38,7 +38,7 @@ def loss_fn(
     if kind not in ("sigmoid", "bce"):
         raise ValueError(f"unknown loss {kind!r}; known: 'softmax', 'sigmoid', 'bce'")
     if targets.ndim == 1:
-        targets = F.one_hot(targets, classes).to(logits.dtype)
+        targets = one_hot(targets, classes)
     if kind == "bce":
         targets = (targets > 0).to(logits.dtype)
     targets = targets * (1.0 - label_smoothing) + label_smoothing / classes
@@ -49,4 +49,6 @@ def loss_fn(
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Labels [B] (int64) as distributions [B, C] (float32)."""
-    return F.one_hot(labels, num_classes).to(torch.float32)
+    # torch's own looks at the labels before, on some devices, and makes eight bytes a class.
+    classes = torch.arange(num_classes, device=labels.device)
+    return (labels[:, None] == classes).to(torch.float32)

@@ -37,7 +37,7 @@ class Network:
         set_arithmetic(precision)
         self.device = torch.device(device)
         self.dtype = element_type(precision)
-        model = build_model(config)
+        model = build_model(config, seed=None)
         model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
         self.model = model.to(self.device, self.dtype).eval()
 

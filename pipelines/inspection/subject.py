@@ -55,7 +55,7 @@ def imported_subject(source: Source, stage: Stage) -> Subject:
         ValueError: it does not fit; names the place and the tensors.
     """
     tensors, notes = source.start_weights(replace(stage, reset_head=False))
-    model = build_model(stage.model)
+    model = build_model(stage.model, seed=None)
     model.load_state_dict(tensors)
     return Subject(name=source.name, model=model.eval(), notes=notes)
 

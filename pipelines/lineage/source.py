@@ -91,7 +91,7 @@ class Source:
     def model(self) -> ViT | BiT:
         """Return a stage's network with its weights, in evaluation mode on the CPU. Raises as
         `tensors` does."""
-        model = build_model(self.committed.config())
+        model = build_model(self.committed.config(), seed=None)
         model.load_state_dict(self.tensors())
         return model.eval()
 

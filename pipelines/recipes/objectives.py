@@ -23,12 +23,13 @@ def stage_objective(stage: Stage) -> Objective:
     )
 
 
-def stage_network(stage: Stage) -> Model:
-    """The network of the stage with fresh weights: the model, what the objective and adapters add.
+def stage_network(stage: Stage, *, fresh: bool = True) -> Model:
+    """The network of the stage: the model, what the objective and adapters add.
 
-    Gradients are switched off where nothing is trained.
+    Gradients are switched off where nothing is trained. Its weights are fresh, or without `fresh`
+    NaN (`vit.build_model`).
     """
-    network = stage_objective(stage).network(seed=stage.seed)
+    network = stage_objective(stage).network(seed=stage.seed if fresh else None)
     freeze(network, stage.train, seed=stage.seed)
     return network
 

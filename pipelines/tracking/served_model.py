@@ -39,7 +39,7 @@ class ImageClassifier(PythonModel):
         self.classes: list[str] = said["classes"]
         self.crop = Crop(**said["crop"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = build_model(config_from_dict(said["config"]))
+        model = build_model(config_from_dict(said["config"]), seed=None)
         model.load_state_dict(load_file(folder / "model.safetensors"))
         self.model = model.to(self.device).eval()
 

@@ -76,9 +76,10 @@ def start(
         dtype: of the forward and backward pass.
     """
     stage, place = job.stage, job.place
-    model = stage_network(stage)
     survival.beat(0, "start")
     with survival.open_state() as saved:
+        # Of the other ranks' first weights, and of those beside a state, nothing is kept.
+        model = stage_network(stage, fresh=rank == 0 and saved is None)
         step = saved.manifest["step"] if saved is not None else 0
         # The stream starts while the engine is built: both take seconds.
         batches = begun(stream) if step < stage.steps else iter(())

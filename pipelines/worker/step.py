@@ -94,7 +94,7 @@ def mask_keys(
     if not drops(stage.model):
         return None
     keys = sample_keys(seed=stage.seed, step=step, epoch=batch["visit"], index=batch["index"])
-    return _moved(keys, device)
+    return moved(keys, device)
 
 
 def hiding_keys(
@@ -106,8 +106,11 @@ def hiding_keys(
     dropout, nor each other.
     """
     keys = sample_keys(seed=stage.seed, step=purpose, epoch=batch["visit"], index=batch["index"])
-    return _moved(keys, device)
+    return moved(keys, device)
 
 
-def _moved(keys: Tensor, device: torch.device) -> Tensor:
-    return keys.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys
+def moved(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device; the host does not wait for it."""
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)

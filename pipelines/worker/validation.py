@@ -12,7 +12,7 @@ from cluster import resume_state
 from pipelines.recipes.objectives import stage_network
 from pipelines.recipes.stage import Stage
 from pipelines.worker.linear_probe import probe_accuracy
-from pipelines.worker.step import VALIDATION, hiding_keys
+from pipelines.worker.step import VALIDATION, hiding_keys, moved
 from vit import normalize
 from vit.objectives import Objective
 
@@ -69,9 +69,9 @@ def evaluate(
     engine.eval()
     metrics = measured("val", engine, show)
     if average:
-        model = stage_network(stage)
+        model = stage_network(stage, fresh=False).to(device, dtype).eval()
         resume_state.fill_with_average(engine, model)
-        metrics |= measured("val_ema", model.to(device, dtype).eval())
+        metrics |= measured("val_ema", model)
     engine.train()
     metrics["val/seconds"] = time.perf_counter() - began
     return metrics
@@ -107,8 +107,8 @@ def measure(
     totals = torch.zeros(len(objective.measures) + 1, dtype=torch.float64, device=device)
     features: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in batches:
+        labels = batch["label"].to(device)
         hiding = hiding_keys(batch, VALIDATION, stage, device) if objective.hides else None
-        labels, positions = batch["label"].to(device), batch["index"].to(device)
         for at in range(0, len(labels), micro_batch):
             rows = slice(at, at + micro_batch)
             images = normalize(batch["image"][rows].to(device))
@@ -129,7 +129,8 @@ def measure(
                     show(rows_of_images)
                 show = None
             if objective.hides:
-                features.append((network(images).float(), labels[rows], positions[rows]))  # [m, D]
+                positions = moved(batch["index"][rows], device)
+                features.append((network(images).float(), labels[rows], positions))  # [m, D]
     dist.all_reduce(totals)
     *sums, samples = totals.tolist()
     yield from zip(objective.measures, (each / samples for each in sums), strict=True)

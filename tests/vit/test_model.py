@@ -69,6 +69,15 @@ def test_a_tensor_without_initialisation_is_found(monkeypatch):
         vit.build_model(SMALL)
 
 
+def test_weights_that_nobody_drew_are_nan_and_what_is_no_weight_is_there():
+    config = replace(SMALL, pos_embed="sincos-2d")
+    drawn, empty = vit.build_model(config), vit.build_model(config, seed=None)
+    assert all(parameter.isnan().all() for parameter in empty.parameters())
+    assert [name for name, _ in empty.named_buffers()] == ["pos_table"]
+    empty.load_state_dict(drawn.state_dict())
+    assert torch.equal(empty.eval()(images()), drawn.eval()(images()))
+
+
 def test_initialisation_is_the_references():
     config = replace(vit.VARIANTS["vit_b16"], depth=1, head="mlp", head_bias_init=-10.0)
     weights = vit.build_model(config).state_dict()

@@ -27,7 +27,7 @@ class Classify:
     measures = ("accuracy", "loss")
     hides = False
 
-    def network(self, *, seed: int = 0, device: Device = "cpu") -> Model:
+    def network(self, *, seed: int | None = 0, device: Device = "cpu") -> Model:
         """The model itself."""
         return build_model(self.config, seed=seed, device=device)
 

@@ -141,7 +141,7 @@ class Mae:
         """Patches to predict of an image."""
         return hidden_patches("mae", self.config, self.masked)
 
-    def network(self, *, seed: int = 0, device: Device = "cpu") -> MaskedAutoencoder:
+    def network(self, *, seed: int | None = 0, device: Device = "cpu") -> MaskedAutoencoder:
         """A ViT with a decoder."""
         decoder = decoder_config(self.config, self.masked)
 

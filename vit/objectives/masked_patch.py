@@ -97,7 +97,7 @@ class MaskedPatch:
         """Patches to predict of an image."""
         return hidden_patches("masked-patch", self.config, self.masked)
 
-    def network(self, *, seed: int = 0, device: Device = "cpu") -> MaskedPatchViT:
+    def network(self, *, seed: int | None = 0, device: Device = "cpu") -> MaskedPatchViT:
         """A ViT with a mask token and a layer for the colours."""
 
         def pretext(name: str, tensor: Tensor, generator: torch.Generator) -> None:

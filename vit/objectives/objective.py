@@ -39,11 +39,11 @@ class Objective(Protocol):
         """Whether something of a sample is hidden, by its key, so that its label is not needed."""
         ...
 
-    def network(self, *, seed: int = 0, device: Device = "cpu") -> Model:
+    def network(self, *, seed: int | None = 0, device: Device = "cpu") -> Model:
         """The network that is trained, with its first weights; an encoder's as `build_model`'s.
 
         It is called as `network(images, keys, *hints)`, and without hints gives what `build_model`
-        of the same config gives: logits, or features where there is no head.
+        of the same config gives: logits, or features where there is no head. `seed=None` as there.
         """
         ...
 

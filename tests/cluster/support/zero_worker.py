@@ -1,6 +1,7 @@
 """Train a tiny network under DeepSpeed in processes of its own, and the same by plain torch."""
 
 import json
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
@@ -94,6 +95,11 @@ def loss_of(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float(nn.functional.cross_entropy(network(images), labels).detach())
 
 
+def forget(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, math.nan)
+
+
 def read_state(folder: Path) -> dict[str, Tensor]:
     with open_pieces(str(folder)) as state:
         return dict(state)
@@ -117,9 +123,9 @@ def run(
     leaves = ("vit.blocks.Block",) if part else ()
     zero = Zero(level=level)  # type: ignore[arg-type]  # one of CASES
     config = zero_config(zero, plan, precision=precision, clip_norm=0.5, leaf_classes=leaves)  # type: ignore[arg-type]
+    if rank or saved is not None:  # as `stage_network(fresh=False)` leaves it
+        forget(model)
     if saved is None:
-        if rank:  # the weights of rank 0 are those that count
-            nn.init.zeros_(next(iter(model.parameters())))
         given = {name: p.detach().clone() for name, p in model.named_parameters()}
         engine = build_engine(model, optimizer, config, average=True)
         resume_state.set_masters(engine, given)
@@ -150,7 +156,7 @@ def run(
         dist.all_reduce(total)
         losses.append(float(total) / world)
     copy, _ = build(part)
-    nn.init.zeros_(next(iter(copy.parameters())))  # all come from the engine
+    forget(copy)
     resume_state.fill_with_average(engine, copy)
     losses.append(loss_of(copy, *batch(0, part)))
     assert kept is not None
