@@ -1,15 +1,14 @@
 """Kinds of nodes for `pipelines/plan.py --on NAME`; every number can be overridden.
 
-Peaks are the vendors' data sheets, without sparsity: NVIDIA A100 (312 TFLOP/s in bfloat16, 19.5 in
-float32), H100 SXM (989, 67), H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2). The memory is what
-CUDA reports. The network is what `cluster/aws.yaml` and `cluster/gcp.yaml` attach to p4d, p5, a2
-and a3 (four EFA cards of 100 Gbit/s, or one gVNIC), not all that a node could have; the same is
-assumed of the others.
+Each field says whether its numbers were measured, are from a data sheet or are assumed. Peaks are
+NVIDIA's, without sparsity: A100 (312 TFLOP/s in bfloat16, 19.5 in float32), H100 SXM (989, 67),
+H200 (989, 67), L40S (362, 91.6), A10G (70, 31.2).
 
-Prices are on-demand list prices, good for the order of magnitude: of p4d, p4de and p5 in us-east-1
-on 9 November 2026 (after the cut of June 2025), of the others in early 2026. A p5e is reserved in
-advance: its price is that of a Capacity Block, in most regions since January 2026. Spot prices are
-often half of the list's and change by the hour: pass today's as `--cluster.dollars-per-node-hour`.
+Prices are list prices, good for the order of magnitude: of p4d, p4de and p5 on demand in us-east-1
+on 9 November 2026 (after the cut of June 2025), of the others in early 2026, of S3 in us-east-1 on
+27 November 2026. A p5e is reserved in advance: its price is that of a Capacity Block, in most
+regions since January 2026. Spot prices are often half of the list's and change by the hour: pass
+today's as `--cluster.dollars-per-node-hour`.
 """
 
 from dataclasses import dataclass, fields
@@ -27,39 +26,49 @@ class NodeKind:
     nodes: int | None = None
     """Number of nodes. None: as many as place.workers.max needs."""
     gpus: int = 0
-    """GPUs per node; 0 means training on CPUs."""
+    """GPUs per node (data sheet); 0 means training on CPUs."""
     memory_gibibytes: float = 16.0
-    """Memory of a GPU, or of the node if it has none, in GiB."""
+    """Memory of a GPU, or of the node if it has none, in GiB: what CUDA reports. H200: measured;
+    other GPUs: from error messages that people published; laptop: assumed."""
     bfloat16_tflops: float = 0.1
-    """Peak TFLOP/s of a GPU in bfloat16, or of the node if it has none."""
+    """Peak TFLOP/s of a GPU in bfloat16, or of the node if it has none. GPUs: data sheet; laptop:
+    assumed."""
     float32_tflops: float = 0.1
-    """Peak TFLOP/s of a GPU in float32, or of the node if it has none."""
+    """Peak TFLOP/s of a GPU in float32, or of the node if it has none. GPUs: data sheet; laptop:
+    assumed."""
     mfu: float | None = None
     """Share of the peak that training reaches (model FLOPs utilisation), for all stages. None: by
-    the model's size and place.compile, as measured on an H200 (docs/gpu.md); a guess for other
+    the model's size and place.compile, as measured on an H200 (docs/gpu.md); assumed for other
     GPUs, small models and CPUs. Measure yours: python -m benchmarks.gpu mfu."""
     link_gigabytes: float = 10.0
-    """Bandwidth between two GPUs of a node, one way, in GB/s."""
+    """Bandwidth between two GPUs of a node, one way, in GB/s. Data sheet: NVLink (A100, H100, H200)
+    or PCIe 4.0 with 16 lanes (L40S, A10G); laptop: assumed."""
     network_gigabytes: float = 1.25
-    """Network bandwidth of a node, one way, in GB/s."""
+    """Network bandwidth of a node, one way, in GB/s. Data sheet: of the cards that cluster/aws.yaml
+    and cluster/gcp.yaml attach to p4d, p5, a2 and a3, not of all that a node could have; of all
+    cards for other nodes. h200 and laptop: assumed."""
     cpus: int = 2
-    """CPUs per node."""
-    decode_milliseconds: float = 2.4
-    """CPU time to decode and crop a photograph of 110 kB (ImageNet's mean), at 224 px on one core.
-    Other images count in proportion to their bytes."""
+    """CPUs per node. Clouds: data sheet, which counts two for a core; h200 and laptop: assumed."""
+    decode_milliseconds: float = 1.9
+    """CPU time to read, decode and crop a photograph of 110 kB (ImageNet's mean) to 224 px.
+    Measured on one core (docs/benchmarks.md): 1.9 without libturbojpeg 3, as in the image of
+    cluster/Dockerfile; 1.45 with it. That other images count by their bytes is assumed."""
     reserve_gibibytes: float = 1.5
-    """GPU memory that training cannot use: CUDA context, buffers of NCCL and cuBLAS. A guess."""
+    """GPU memory that training cannot use: CUDA context, buffers of NCCL and cuBLAS. Assumed."""
     fragmentation: float = 0.08
-    """Memory that the allocator keeps beyond what is in use, as a fraction of that. A guess for
-    GPUs; measured for CPUs (glibc's heap)."""
+    """Memory that the allocator keeps beyond what is in use, as a fraction of that. GPUs: assumed;
+    CPUs: measured (glibc's heap, benchmarks/memory.py --heap)."""
     dollars_per_node_hour: float = 0.0
-    """Price of a node per hour."""
+    """List price of a node per hour, of November 2026 (p4d, p4de, p5), January 2026 (p5e) or early
+    2026 (others). Spot is often half."""
     dollars_per_million_reads: float = 0.4
-    """Price of a million read requests to the storage (S3 Standard: GET)."""
+    """Price of a million read requests to the storage: GET of S3 Standard, November 2026."""
     dollars_per_million_writes: float = 5.0
-    """Price of a million write requests to the storage (S3 Standard: PUT), one per 16 MiB."""
+    """Price of a million write requests to the storage, one per 16 MiB: PUT of S3 Standard,
+    November 2026."""
     dollars_per_gigabyte_read: float = 0.0
-    """Price of a GB read from the storage: 0 within a region, 0.02 between two, 0.09 outside."""
+    """Price of a GB read from the storage: 0 within a region, 0.02 between two, 0.09 outside.
+    S3, November 2026."""
 
     def tflops(self, precision: str) -> float:
         """Return the peak TFLOP/s of a GPU (or of a node without GPUs) in a stage's precision."""
@@ -112,7 +121,7 @@ HOPPER_TFLOPS = 989.0
 _A100, _H100, _L40S, _A10G = (312.0, 19.5), (HOPPER_TFLOPS, 67.0), (362.0, 91.6), (70.0, 31.2)
 NODE_KINDS = MappingProxyType(
     {
-        # No GPU. glibc's heap held 1.2 to 1.5 times what was in use: benchmarks/memory.py --heap
+        # No GPU. glibc's heap held 1.2 to 1.5 times what was in use.
         "laptop": NodeKind(reserve_gibibytes=4.0, fragmentation=0.4),
         # AWS: 8 x A100 40 GB (cluster/aws.yaml), 8 x A100 80 GB, 8 x H100, 8 x H200, 8 x L40S, A10G
         "p4d": _gpus(39.4, _A100, link=300, network=_EFA, cpus=96, dollars=22.0),

@@ -72,7 +72,7 @@ def test_time_and_cost_follow_from_peak_and_mfu() -> None:
     assert found.days == pytest.approx(found.exaflops * 1e18 / speed / 86400)
     assert found.images_per_second == pytest.approx(speed / (found.training_gigaflops * 1e9))
     assert found.dollars == pytest.approx(found.days * 24 * 4 * cluster.dollars_per_node_hour)
-    assert found.decode_cpus == pytest.approx(found.images_per_second * 0.0024 * 1e5 / 110_000)
+    assert found.decode_cpus == pytest.approx(found.images_per_second * 0.0019 * 1e5 / 110_000)
 
 
 def test_float32_takes_the_other_peak() -> None:
