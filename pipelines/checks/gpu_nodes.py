@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cluster.engine import LEAST_DRIVER
 from cluster.errors import BadPlace
 from pipelines.checks.finding import Finding, fail, ok, warn
+from pipelines.checks.gpu_speed import BetweenReport, NodeReport, slow_link, slow_network
 from pipelines.checks.ray_cluster import run_driver
 from pipelines.cli.options import Command
 from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
@@ -17,9 +17,6 @@ from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
 NAME = "GPU nodes"
 PROBE = Path(__file__).parent / "gpu_probe.py"
 SECONDS = 28.0
-NodeReport = Mapping[str, Any]
-"""node (address), gpus (as Ray counts them); if it answered: driver (if nvidia-smi ran),
-torch_cuda, names, capability, nccl, gigabytes_per_second, trouble (empty: none)."""
 
 
 def check_gpu_nodes(command: Command) -> Finding:
@@ -40,18 +37,21 @@ def check_gpu_nodes(command: Command) -> Finding:
         done = run_driver(str(PROBE), address, variables=variables, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return warn(NAME, f"{address} did not answer within {SECONDS:g} s - see the Ray check")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("nodes ")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("found ")]
     if not lines:
         return warn(NAME, "could not be looked at - see the Ray check")
     bfloat16 = any(stage.precision == "bfloat16" for stage in command.stages)
-    return finding_of(json.loads(lines[0].removeprefix("nodes ")), bfloat16=bfloat16)
+    return finding_of(**json.loads(lines[0].removeprefix("found ")), bfloat16=bfloat16)
 
 
-def finding_of(nodes: Sequence[NodeReport], *, bfloat16: bool) -> Finding:
+def finding_of(
+    nodes: Sequence[NodeReport], between: BetweenReport | None = None, *, bfloat16: bool
+) -> Finding:
     """Judge what the nodes said.
 
     Args:
         nodes: an object per node.
+        between: of an all-reduce over all of them.
         bfloat16: a stage needs GPUs with bfloat16.
     """
     if not nodes:
@@ -63,10 +63,15 @@ def finding_of(nodes: Sequence[NodeReport], *, bfloat16: bool) -> Finding:
             return fail(NAME, f"{node['node']}: {reason}")
     if not answers:
         return warn(NAME, f"{len(nodes)} nodes, all GPUs are in use: none was looked at")
+    slow = [slow_link(node) for node in answers] + [slow_network(nodes, between or {})]
+    for reason in filter(None, slow):
+        return warn(NAME, reason)
     kinds = sorted({_kind(node) for node in answers})
+    rate = (between or {}).get("gigabytes_per_second")
+    network = f"; between nodes {rate:.3g} GB/s" if rate else ""
     busy = len(nodes) - len(answers)
     more = f"; {busy} more are in use and were not looked at" if busy else ""
-    return ok(NAME, f"{len(answers)} nodes: {'; '.join(kinds)}{more}")
+    return ok(NAME, f"{len(answers)} nodes: {'; '.join(kinds)}{network}{more}")
 
 
 def _trouble(node: NodeReport, *, bfloat16: bool) -> str:

@@ -35,6 +35,72 @@ def test_good_nodes_are_named_with_driver_and_bandwidth() -> None:
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
+        ({"gigabytes_per_second": 224.0}, ["10.0.0.1", "224 GB/s", "450", "link-gigabytes 224"]),
+        ({"names": ["NVIDIA A100-SXM4-40GB"] * 8, "gigabytes_per_second": 149.0}, ["300"]),
+        ({"names": ["NVIDIA L40S"] * 8, "gigabytes_per_second": 15.9}, ["32", "15.9"]),
+    ],
+    ids=["H100", "A100", "L40S"],
+)
+def test_gpus_that_talk_at_less_than_half_of_the_plan_are_a_warning(
+    change: dict[str, Any], facts: list[str]
+) -> None:
+    found = finding_of([H100 | change], bfloat16=True)
+    assert found.status == "warn"
+    for fact in facts:
+        assert fact in found.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gigabytes_per_second": 225.0},
+        {"names": ["NVIDIA A100-SXM4-40GB"] * 8, "gigabytes_per_second": 150.0},
+        {"names": ["NVIDIA RTX 9"] * 8, "gigabytes_per_second": 1.0},
+    ],
+    ids=["H100", "A100", "unknown"],
+)
+def test_half_of_the_plan_and_unknown_cards_are_accepted(change: dict[str, Any]) -> None:
+    assert finding_of([H100 | change], bfloat16=True).status == "ok"
+
+
+A100 = {"names": ["NVIDIA A100-SXM4-40GB"] * 8}
+
+
+@pytest.mark.parametrize(
+    ("machine", "rate", "facts"),
+    [
+        ("p5.48xlarge", 24.0, ["2 nodes", "24 GB/s", "50", "EFA", "network-gigabytes 24"]),
+        ("p5.48xlarge", 25.0, []),
+        ("Google Compute Engine", 12.0, ["25"]),
+        ("Google Compute Engine", 12.5, []),
+        ("ProLiant", 1.0, []),
+    ],
+)
+def test_nodes_that_talk_at_less_than_half_of_the_plan_are_a_warning(
+    machine: str, rate: float, facts: list[str]
+) -> None:
+    nodes = [H100 | {"machine": machine}, H100 | {"machine": machine, "node": "10.0.0.3"}]
+    found = finding_of(nodes, {"gigabytes_per_second": rate}, bfloat16=True)
+    assert found.status == ("warn" if facts else "ok")
+    for fact in facts or [f"between nodes {rate:g} GB/s"]:
+        assert fact in found.text
+
+
+def test_an_a100_at_google_has_the_network_of_an_a2() -> None:
+    node = H100 | A100 | {"machine": "Google Compute Engine"}
+    found = finding_of([node, node], {"gigabytes_per_second": 6.0}, bfloat16=True)
+    assert "12.5" in found.text
+
+
+def test_nodes_that_cannot_reach_each_other_are_a_warning() -> None:
+    found = finding_of([H100, H100], {"trouble": "3 of 16 GPUs did not answer"}, bfloat16=True)
+    assert found.status == "warn"
+    assert "3 of 16 GPUs did not answer" in found.text
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
         ({"driver": "550.54.15", "trouble": "too old"}, ["10.0.0.1", "550.54.15", "580"]),
         ({"driver": None, "names": [], "trouble": "no device"}, ["no device", "nvidia-smi"]),
         ({"names": ["NVIDIA H100 80GB HBM3"] * 4}, ["8 GPUs", "torch 4"]),
