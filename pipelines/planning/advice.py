@@ -1,11 +1,19 @@
 """What to change, judging from the estimates: one line each."""
 
+from math import ceil
+
 from cluster.settings import Place
 from pipelines.planning.estimate import Estimate
 from pipelines.planning.hardware import NodeKind
 from pipelines.planning.memory import GIB
 
 _SAVE_SECONDS = 300.0  # saving more often than this brings a warning
+NODE_CPUS = 32
+"""CPUs of a `cpu-spot` node: c6i.8xlarge in cluster/aws.yaml, n2-standard-32 in gcp.yaml."""
+SMALLER_SIDE, SMALLER_GAIN = 256, 2.77
+"""Pixels, and how many times as fast such photographs are decoded (docs/stream.md; measured with
+quality 90, from 107 kB)."""
+_LARGE_BYTES = 80_000  # about what is gained by half: smaller images are not worth packing again
 _SLOWED = 0.1  # so does a network that makes a step longer by more than this
 
 
@@ -34,10 +42,7 @@ def _of_stage(stage: Estimate, place: Place) -> list[str]:
     if not stage.epochs:  # evaluation only
         return lines
     if stage.decode_cpus > stage.spare_cpus:
-        lines.append(
-            f"decoding wants {stage.decode_cpus:,.0f} CPUs, the nodes have"
-            f" {stage.spare_cpus:,.0f} to spare - add CPU nodes, or training waits for data"
-        )
+        lines.append(_of_decoding(stage))
     if stage.network_exposed_seconds > _SLOWED * stage.step_seconds:
         lines.append(
             f"the network adds {stage.network_exposed_seconds:.2g} s to each step of"
@@ -51,6 +56,23 @@ def _of_stage(stage: Estimate, place: Place) -> list[str]:
             f" {gap:.0f} s - raise --place.save-every-steps from {stage.save_period}"
         )
     return lines
+
+
+def _of_decoding(stage: Estimate) -> str:
+    """Return what feeds a stage that the nodes' CPUs cannot: more CPUs, or smaller images."""
+    nodes = ceil((stage.decode_cpus - stage.spare_cpus) / NODE_CPUS)
+    line = (
+        f"decoding wants {stage.decode_cpus:,.0f} CPUs, the nodes have {stage.spare_cpus:,.0f} to"
+        f" spare, so training waits for data - add CPU nodes ({nodes} with {NODE_CPUS} CPUs each)"
+    )
+    if stage.images.mean_bytes < _LARGE_BYTES or stage.image_size > SMALLER_SIDE:
+        return line
+    wants = stage.decode_cpus / SMALLER_GAIN
+    enough = "" if wants <= stage.spare_cpus else ", still too many"
+    return (
+        f"{line}, or pack smaller images: with pack.py --shorter-side {SMALLER_SIDE} decoding wants"
+        f" {wants:,.0f} CPUs{enough} (docs/stream.md)"
+    )
 
 
 def fitting_place(estimates: list[Estimate], place: Place, kind: NodeKind) -> list[str]:

@@ -41,6 +41,8 @@ class Estimate:
 
     stage: str
     parameters: int
+    image_size: int
+    """Side of the images in pixels."""
     training_gigaflops: float
     """GFLOP per image, forward and backward."""
     exaflops: float
@@ -138,6 +140,7 @@ def estimate(stage: Stage, place: Place, kind: NodeKind, images: Images) -> Esti
     return Estimate(
         stage=stage.name,
         parameters=cost.parameters,
+        image_size=stage.image_size,
         training_gigaflops=flops_per_image / 1e9,
         exaflops=flops / 1e18,
         workers=workers,
