@@ -247,6 +247,8 @@ def test_the_plan_is_json_for_machines(called: Callable[..., Said], tmp_path: Pa
     content = json.loads(said.out)
     assert [stage["stage"] for stage in content["stages"]] == ["pretrain", "upscale", "finetune"]
     assert content["stages"][0]["memory"][2]["level"] == 2
+    assert content["stages"][0]["mfu"] == {"share": 0.4, "source": "assumed: --cluster.mfu"}
+    assert content["place_that_fits"][-2] == "--place.max-micro-batch"
 
 
 def test_a_mistake_ends_with_2(called: Callable[..., Said]) -> None:
