@@ -56,7 +56,7 @@ def crowded(bench: Bench) -> None:
 
 def _needed(batch: int) -> int:
     """Bytes that the plan expects of B/16 with a micro-batch of so many images."""
-    return predicted("b", 1, batch, workers=1, element_bytes=2, gpu=True)
+    return predicted("b", 1, batch, workers=1, accumulation=1, dtype="bfloat16", gpu=True)
 
 
 def _pretrain(bench: Bench, name: str, size: str, batch: int, *words: str) -> int:

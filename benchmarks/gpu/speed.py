@@ -247,18 +247,25 @@ def save(bench: Bench) -> None:
         bench.clear()
 
 
+MEMORY_CASES = (("b", 64, 1), ("b", 256, 1), ("b", 64, 4), ("l", 64, 1), ("h", 32, 1))
+"""Size, images of a micro-batch, micro-batches of a step."""
+
+
 def memory(bench: Bench) -> None:
     """The plan's memory of a worker against what its process allocated (benchmarks/memory.py)."""
     from benchmarks.memory import measured, predicted
 
-    cases = (("ti", 8),) if bench.tiny else (("b", 64), ("b", 256), ("l", 64), ("h", 32))
+    cases = (("ti", 8, 1),) if bench.tiny else MEMORY_CASES
     levels: tuple[ZeroLevel, ...] = (1,) if bench.tiny else (1, 2, 3)
-    for size, batch in cases:
+    for size, batch, accumulation in cases:
+        how = {"workers": 1, "accumulation": accumulation}
         for level in levels if size in bench.sizes else ():
-            wanted = predicted(size, level, batch, workers=1, element_bytes=2, gpu=bench.gpu)
-            found = measured(size, level, batch, 1, bench.device.type, "bfloat16")
+            wanted = predicted(size, level, batch, dtype="bfloat16", gpu=bench.gpu, **how)
+            kind = bench.device.type
+            found = measured(size, level, batch, dtype="bfloat16", device=kind, **how)
             text = f"planned {wanted / GIB:.2f}, measured {found / GIB:.2f} GiB"
-            name = f"memory {size} b{batch} level {level}"
+            name = f"memory {size} b{batch}{f' x{accumulation}' if accumulation > 1 else ''}"
+            name += f" level {level}"
             if bench.gpu:
                 good = 0.9 < wanted / found < 1.1
                 bench.report.check(name, good, f"{text}, {wanted / found:.2f}")

@@ -185,7 +185,10 @@ def _decode_seconds(kind: NodeKind, images: Images) -> float:
 
 
 def _spare_cpus(place: Place, kind: NodeKind, workers: int, nodes: int) -> float:
-    """Return the CPUs of the nodes that the workers leave free."""
+    """Return the CPUs of the nodes that the workers leave to decoding (`cluster.placement`)."""
+    where = place.decode_on_gpu_nodes
+    if kind.gpus and (where is False or (where is None and place.wait_for_nodes)):
+        return 0.0  # other nodes are there for it
     have = float(nodes * kind.cpus)
     on_gpus = replace(place.workers, gpus=int(kind.gpus > 0))
     return max(0.0, have - workers * worker_cpus(on_gpus, most=workers, cluster_cpus=have))

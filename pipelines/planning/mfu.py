@@ -47,15 +47,26 @@ _ELSEWHERE = 0.4
 _CONVOLUTIONS = 0.2
 """Guess for BiT's ResNets on H100 and H200: they move more bytes per FLOP than a Transformer."""
 _ASSUMED = "assumed: --cluster.mfu"
+_RECOMPUTING = 3 / 4
+"""A forward pass more, which is a third of a step's work and not counted as progress."""
 
 
 def mfu_of(stage: Stage, place: Place, kind: NodeKind, parameters: int) -> Mfu:
     """Return what `--cluster.mfu` says, else what was measured with the model next in size.
 
     Sizes are compared by their ratio: 150 million parameters are nearer to B (86) than to L (304).
+    Where activations are recomputed, it is a quarter less.
     """
     if kind.mfu is not None:
         return Mfu(share=kind.mfu, source="--cluster.mfu")
+    found = _known(stage, place, kind, parameters)
+    if not (place.recompute_activations and stage.steps):
+        return found
+    source = f"{found.source}; a quarter less: place.recompute-activations"
+    return Mfu(share=found.share * _RECOMPUTING, source=source)
+
+
+def _known(stage: Stage, place: Place, kind: NodeKind, parameters: int) -> Mfu:
     if kind.bfloat16_tflops != HOPPER_TFLOPS or stage.precision != "bfloat16":
         return Mfu(share=_ELSEWHERE, source=_ASSUMED)
     if not isinstance(stage.model, ViTConfig):

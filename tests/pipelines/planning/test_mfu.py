@@ -110,3 +110,14 @@ def test_the_plan_says_whether_its_share_was_measured(
     said = called(planning.main, "plan", "--recipe", recipe, "--on", on, *root)
     assert words in said.out
     assert ("assumed" in said.out.partition("\n")[0]) == (on == "p4d")
+
+
+def test_recomputed_activations_cost_a_forward_pass() -> None:
+    stage, place = pretrain("vit-b16-jft"), replace(PLACE, recompute_activations=True)
+    usual, slower = (
+        mfu_of(stage, each, NODE_KINDS["p5"], SIZES["B/16"]) for each in (PLACE, place)
+    )
+    assert slower.share == pytest.approx(usual.share * 3 / 4)
+    assert slower.source == f"{usual.source}; a quarter less: place.recompute-activations"
+    own = replace(NODE_KINDS["p5"], mfu=0.5)
+    assert mfu_of(stage, place, own, SIZES["B/16"]).share == 0.5
