@@ -97,6 +97,10 @@ class Manifest(Value):
     mlflow_run_id: str = ""
     git_commit: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    arithmetic: Mapping[str, Any] = field(default_factory=dict)
+    """What decides the last bits of trained weights beside `stage`, of the last group of workers:
+    device, workers, micro_batch, and of the place zero_level, offload_optimizer, compile,
+    recompute_activations, deterministic."""
     started: str = ""
     """Start time in UTC, such as 2026-01-31T12:00:00+00:00."""
     step: int = 0

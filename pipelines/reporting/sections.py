@@ -72,7 +72,10 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
     parent = tags.get("parent.attempt")
     init = stage.config.get("init", "None")
     came = f"{tags.get('parent.stage', '')} {parent}" if parent else None
-    versions = ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) if manifest else None
+    versions, arithmetic = (
+        ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+        for said in ((manifest.versions, manifest.arithmetic) if manifest else ({}, {}))
+    )
     data = manifest.dataset if manifest else None
     weights = manifest.files.get(WEIGHTS) if manifest else None
     facts = [
@@ -83,6 +86,7 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
         ("dataset digest", data.digest if data else tags.get("dataset_digest")),
         ("git commit", (manifest and manifest.git_commit) or tags.get("git_commit")),
         ("versions", versions),
+        ("arithmetic", arithmetic),
         ("started", manifest and manifest.started),
         ("weights", stage.uri if manifest else f"{stage.uri} (not committed)"),
         ("weights, sha256", weights and weights.sha256),

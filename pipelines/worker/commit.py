@@ -1,19 +1,23 @@
 """Hand the weights to the next stage, once: bytes first, manifest last."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cluster import resume_state
+from cluster.batching import BatchPlan
 from cluster.partitions import trained
+from cluster.settings import Place
 from pipelines.lineage.manifest import read_manifest
 from pipelines.worker.best import Chosen
 from pipelines.worker.collectives import of_first_rank
 from pipelines.worker.job import Job
 from pipelines.worker.messages import Committed
+from pipelines.worker.utilisation import device_name
 from storage import weights
 from storage.errors import WeightsExist
 from vit.lora import lora_of, merged
@@ -36,13 +40,21 @@ def committed_before(job: Job, *, rank: int, device: torch.device) -> Committed 
     return Committed(step=manifest.step, metrics=manifest.metrics, best=manifest.best, earlier=True)
 
 
-def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) -> Committed:
+def commit(
+    job: Job,
+    engine: "DeepSpeedEngine",
+    chosen: Chosen,
+    *,
+    rank: int,
+    arithmetic: Mapping[str, Any],
+) -> Committed:
     """Commit the weights, and the average if the recipe keeps one (collective).
 
     Adapters are added to the weights beside them; with the head, they are kept apart as well. What
     only the objective needed, as the decoder of `mae`, is left out.
 
-    The driver drops the resume states once it has heard of the commit.
+    `arithmetic` goes into the manifest. The driver drops the resume states once it has heard of the
+    commit.
     """
     stage = job.stage
     gathered = resume_state.gather_weights(engine)
@@ -56,7 +68,13 @@ def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) ->
         average = _of_encoder(resume_state.gather_weights(engine, resume_state.AVERAGE))
     earlier = False
     if rank == 0:
-        manifest = replace(job.manifest, step=chosen.step, metrics=chosen.metrics, best=chosen.best)
+        manifest = replace(
+            job.manifest,
+            step=chosen.step,
+            metrics=chosen.metrics,
+            best=chosen.best,
+            arithmetic=arithmetic,
+        )
         try:
             lineage = manifest.to_json()
             weights.commit(job.attempt_uri, tensors, lineage, ema=average, adapters=adapters)
@@ -64,6 +82,20 @@ def commit(job: Job, engine: "DeepSpeedEngine", chosen: Chosen, *, rank: int) ->
             earlier = True
     dist.barrier()
     return Committed(step=chosen.step, metrics=chosen.metrics, best=chosen.best, earlier=earlier)
+
+
+def arithmetic_of(place: Place, plan: BatchPlan, device: torch.device) -> dict[str, Any]:
+    """What decides the last bits of the weights beside the stage."""
+    return {
+        "device": device_name(device),
+        "workers": plan.workers,
+        "micro_batch": plan.micro,
+        "zero_level": place.zero.level,
+        "offload_optimizer": place.zero.offload_optimizer,
+        "compile": place.compile,
+        "recompute_activations": place.recompute_activations,
+        "deterministic": place.deterministic,
+    }
 
 
 def _of_encoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

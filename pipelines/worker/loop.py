@@ -4,6 +4,7 @@ fetch -> mix -> forward, backward, step -> report -> evaluate -> save; at the en
 Every rank takes every branch: gathering, evaluating and reporting are collective.
 """
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -22,7 +23,7 @@ from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
 from pipelines.worker.best import Best
-from pipelines.worker.commit import commit, committed_before
+from pipelines.worker.commit import arithmetic_of, commit, committed_before
 from pipelines.worker.feed import TRAIN, VAL
 from pipelines.worker.guards import explain_metrics
 from pipelines.worker.job import Job, Stopped
@@ -168,7 +169,7 @@ class Worker:
     def step(self, batch: dict[str, Tensor], step: int) -> None:
         """One optimizer step over the rank's share of the global batch."""
         self.survival.beat(step, "train")
-        first = step < self.first_step + FIRST_STEPS
+        first, began = step < self.first_step + FIRST_STEPS, time.perf_counter()
         with self.within_memory(what=f"micro-batch {self.plan.micro}", step=step, first=first):
             trained = train_step(
                 batch,
@@ -181,6 +182,8 @@ class Worker:
                 dtype=self.dtype,
                 show=self.draw if step == 0 and self.rank == 0 else None,
             )
+        if step == self.first_step:
+            self.telemetry.first_step_seconds = time.perf_counter() - began
         self.telemetry.unreported.append(trained)
 
     def draw(self, images: Tensor) -> None:
@@ -263,4 +266,7 @@ class Worker:
         reason = explain_metrics(chosen.step, chosen.metrics)
         if reason:
             raise Stopped(reason)
-        self.telemetry.report(commit(self.job, self.engine, chosen, rank=self.rank))
+        arithmetic = arithmetic_of(self.place, self.plan, self.device)
+        self.telemetry.report(
+            commit(self.job, self.engine, chosen, rank=self.rank, arithmetic=arithmetic)
+        )

@@ -17,6 +17,9 @@ from pipelines.worker.saver import Saver
 from pipelines.worker.watchdog import Watchdog
 from storage.pieces import Piece, Pieces
 
+COMPILE_SECONDS = 600.0
+"""That compiling the blocks may take: minutes, where a model drops paths."""
+
 
 class Survival:
     """One rank's; what is marked collective is called by every rank."""
@@ -33,7 +36,11 @@ class Survival:
             keep=job.place.keep_states,
         )
         self._watchdog = Watchdog(
-            job.attempt_uri, rank=rank, world_size=world_size, seconds=job.place.hang_seconds
+            job.attempt_uri,
+            rank=rank,
+            world_size=world_size,
+            seconds=job.place.hang_seconds,
+            first_seconds=COMPILE_SECONDS if job.place.compile else 0.0,
         )
         self._stalled = 0.0
         self._heeded: object = None

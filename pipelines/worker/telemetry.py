@@ -89,6 +89,8 @@ class Telemetry:
         self._reported: deque[Record] = deque(maxlen=most)
         self._reported_before: deque[Record] = deque(maxlen=most)
         self._first_batch_seconds: float | None = None
+        self.first_step_seconds = 0.0
+        """Of the group, until it is reported: compiling is in it."""
         self.unreported: list[TrainedStep] = []
         self.reset_clock()
 
@@ -186,6 +188,9 @@ class Telemetry:
         if self._first_batch_seconds:
             records[-1]["train/first_batch_seconds"] = self._first_batch_seconds
             self._first_batch_seconds = 0.0  # reported
+        if self.first_step_seconds:
+            records[-1]["train/first_step_seconds"] = self.first_step_seconds
+            self.first_step_seconds = 0.0
         stalled = self._survival.stalled()
         if stalled:
             records[-1]["train/save_seconds"] = stalled

@@ -51,10 +51,27 @@ class Stall:
 class Watchdog:
     """Watches one worker; `beat` at each sign of life."""
 
-    def __init__(self, attempt_uri: str, *, rank: int, world_size: int, seconds: float) -> None:
-        """Watch from now on; 0 seconds never."""
+    def __init__(
+        self,
+        attempt_uri: str,
+        *,
+        rank: int,
+        world_size: int,
+        seconds: float,
+        first_seconds: float = 0.0,
+    ) -> None:
+        """Watch from now on.
+
+        Args:
+            attempt_uri: where notes go.
+            rank: of this worker.
+            world_size: workers of the group.
+            seconds: how long it may be silent; 0: nobody watches.
+            first_seconds: how much longer, when it does something for the first time.
+        """
         self._attempt, self._rank, self._world_size = attempt_uri, rank, world_size
-        self._seconds = seconds
+        self._seconds, self._first_seconds = seconds, first_seconds
+        self._known: set[str] = set()
         self._last = (time.monotonic(), 0, "start")
         self._died: BaseException | None = None
         self._ended = threading.Event()
@@ -69,7 +86,10 @@ class Watchdog:
         """
         if self._died is not None:
             raise RuntimeError("the watchdog's thread died") from self._died
-        self._last = (time.monotonic(), step, doing)
+        # In the time of a first step and a first evaluation blocks are compiled.
+        more = 0.0 if doing in self._known else self._first_seconds
+        self._known.add(doing)
+        self._last = (time.monotonic() + more, step, doing)
 
     def end(self) -> None:
         """Watch no more."""

@@ -98,6 +98,18 @@ def test_a_group_after_the_commit_finds_it_and_trains_nothing(worker: Worker) ->
     assert not worker.committed()
     worker.commit(STEPS, METRICS)
     assert worker.committed()
+    manifest = read_manifest(worker.job.attempt_uri)
+    assert manifest is not None
+    assert manifest.arithmetic == {
+        "device": "cpu",
+        "workers": 1,
+        "micro_batch": 16,
+        "zero_level": 1,
+        "offload_optimizer": False,
+        "compile": False,
+        "recompute_activations": False,
+        "deterministic": False,
+    }
     own, found = worker.telemetry.messages  # type: ignore[attr-defined]
     assert own == Committed(step=STEPS, metrics=METRICS)
     assert found == Committed(step=STEPS, metrics=METRICS, earlier=True)

@@ -77,3 +77,16 @@ def test_in_one_step_the_rank_that_others_wait_for_is_named(tmp_path: Path) -> N
         "rank 1 called 1 collective operations (0 known to have begun) and last gloo:all_reduce,"
         " others 2 (0): look there first"
     ]
+
+
+def test_what_is_done_for_the_first_time_may_take_longer(tmp_path: Path) -> None:
+    program = (
+        "import time; from pipelines.worker.watchdog import Watchdog\n"
+        f"dog = Watchdog({str(tmp_path)!r}, rank=0, world_size=1, seconds=0.5, first_seconds=30)\n"
+        "dog.beat(0, 'train'); time.sleep(2); print('compiled', flush=True)\n"
+        "dog.beat(1, 'train'); time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=50, capture_output=True)
+    assert ended.stdout == b"compiled\n"
+    assert ended.returncode == EXIT_CODE
+    assert stall_lines(str(tmp_path))[0].endswith(" s in step 1 (train)")
