@@ -13,20 +13,21 @@ import torch
 
 SYSFS = Path("/sys/bus/pci/devices")
 LEAST = 4
-"""CPUs that a worker needs: a container may have been given most of them on the other socket."""
+"""CPUs that a worker needs, or as many as it has threads for arithmetic: a container may have been
+given most of them on the other socket."""
 
 
 def stay_beside(device: torch.device) -> None:
     """Bind all threads of this process, and those to come, to the CPUs beside a GPU.
 
     It stays as it is where the machine does not say which these are, has no others, or gives this
-    process fewer than `LEAST` of them.
+    process too few of them.
     """
     gpu = torch.cuda.get_device_properties(device)
     address = f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
     allowed = os.sched_getaffinity(0)
     beside = cpus_beside(address) & allowed
-    if len(beside) < LEAST or beside == allowed:
+    if len(beside) < max(LEAST, torch.get_num_threads()) or beside == allowed:
         return
     for thread in os.listdir("/proc/self/task"):
         with suppress(OSError):  # it ended

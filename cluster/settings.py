@@ -78,8 +78,8 @@ class Zero:
     3 also the weights. Level 1 is the fastest; `pipelines/plan.py` shows when memory requires
     more."""
     offload_optimizer: bool = False
-    """Keep optimizer states in host memory and run the optimizer there (levels 1 to 3). Slow: a step
-    of AdamW takes about 5 s of a CPU per billion numbers."""
+    """Keep optimizer states in host memory and run the optimizer there (levels 1 to 3). Slow: AdamW
+    takes about 5 s of a CPU per billion numbers in each step."""
 
     def __post_init__(self) -> None:
         if self.level not in get_args(ZeroLevel):
@@ -134,7 +134,7 @@ class Place:
     max_micro_batch: int | None = None
     """Most images per worker in one forward pass; gradient accumulation follows from it. If null,
     64 on CPUs. On GPUs the number that the plan says fits, halved for as long as the first steps
-    run out of memory, and kept for the whole attempt."""
+    run out of memory, and kept for the whole attempt. Evaluations have a number of their own."""
     recompute_activations: bool = False
     """Keep only the input of each block and recompute the rest in the backward pass. This adds a
     third to the work and saves most of the memory for activations."""
@@ -169,7 +169,7 @@ class Place:
     without losing a worker are the last."""
     hang_seconds: float = 900.0
     """Seconds without progress after which a worker prints where it hangs and is ended, so that the
-    group restarts; 0 waits forever."""
+    group restarts; 0 waits forever. With `compile` the first step and evaluation have 600 more."""
     verbose: bool = False
     """Show the logs of Ray and DeepSpeed."""
 

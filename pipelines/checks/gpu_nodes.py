@@ -16,7 +16,7 @@ from pipelines.cli.ray_address import LOCAL, read_address, variables_of_head
 
 NAME = "GPU nodes"
 PROBE = Path(__file__).parent / "gpu_probe.py"
-SECONDS = 28.0
+SECONDS = 35.0
 
 
 def check_gpu_nodes(command: Command) -> Finding:

@@ -23,8 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 SECONDS = 25.0
 """How long all of it may take. GPUs that train are not free, so a node may not answer."""
 LOOK_SECONDS = 20.0
-LEAST_SECONDS = 4.0
-"""An all-reduce between nodes is not tried with less time left."""
+LEAST_SECONDS = 12.0
+"""An all-reduce between nodes is not tried with less time left: its processes have to start."""
 MACHINE = Path("/sys/class/dmi/id/product_name")
 _BYTES = 1 << 28
 _ROUNDS = 5
@@ -156,7 +156,8 @@ def meet(places: Sequence[str], *, seconds: float) -> dict[str, Any]:
     except RayError as error:
         return {"trouble": _reason(error)}
     if waiting:
-        return {"trouble": f"{len(waiting)} of {len(tasks)} GPUs did not answer"}
+        late = f"{len(waiting)} of {len(tasks)} GPUs did not answer in {seconds:.0f} s"
+        return {"trouble": late}
     return {"gigabytes_per_second": min(rates)}
 
 

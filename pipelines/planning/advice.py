@@ -21,7 +21,7 @@ def advice(estimates: list[Estimate], place: Place, kind: NodeKind) -> list[str]
     """Return where the numbers of images come from, what will go wrong, and settings that fit."""
     lines = list(dict.fromkeys(f"data: {stage.images.source}" for stage in estimates))
     for stage in estimates:
-        lines += [f"{stage.stage}: {line}" for line in _of_stage(stage, place)]
+        lines += [f"{stage.stage}: {line}" for line in _of_stage(stage, place, kind)]
     fitting = fitting_place(estimates, place, kind)
     if fitting:
         return [*lines, f"settings that fit: {' '.join(fitting)}"]
@@ -29,7 +29,7 @@ def advice(estimates: list[Estimate], place: Place, kind: NodeKind) -> list[str]
     return [*lines, none]
 
 
-def _of_stage(stage: Estimate, place: Place) -> list[str]:
+def _of_stage(stage: Estimate, place: Place, kind: NodeKind) -> list[str]:
     lines: list[str] = []
     own = next((line for line in stage.memory if line.level == place.zero.level), None)
     if own is None:
@@ -42,7 +42,8 @@ def _of_stage(stage: Estimate, place: Place) -> list[str]:
     if not stage.epochs:  # evaluation only
         return lines
     if stage.decode_cpus > stage.spare_cpus:
-        lines.append(_of_decoding(stage))
+        stops = kind.gpus > 0 and place.decode_on_gpu_nodes is None
+        lines.append(_of_decoding(stage, gpu_nodes_stop=stops))
     if stage.network_exposed_seconds > _SLOWED * stage.step_seconds:
         lines.append(
             f"the network adds {stage.network_exposed_seconds:.2g} s to each step of"
@@ -58,13 +59,18 @@ def _of_stage(stage: Estimate, place: Place) -> list[str]:
     return lines
 
 
-def _of_decoding(stage: Estimate) -> str:
-    """Return what feeds a stage that the nodes' CPUs cannot: more CPUs, or smaller images."""
+def _of_decoding(stage: Estimate, *, gpu_nodes_stop: bool) -> str:
+    """Return what feeds a stage that the nodes' CPUs cannot: more CPUs, or smaller images.
+
+    GPU nodes may stop decoding where there are others (`cluster.placement`).
+    """
     nodes = ceil((stage.decode_cpus - stage.spare_cpus) / NODE_CPUS)
     line = (
         f"decoding wants {stage.decode_cpus:,.0f} CPUs, the nodes have {stage.spare_cpus:,.0f} to"
         f" spare, so training waits for data - add CPU nodes ({nodes} with {NODE_CPUS} CPUs each)"
     )
+    if stage.spare_cpus and gpu_nodes_stop:
+        line += " and --place.decode-on-gpu-nodes True"
     if stage.images.mean_bytes < _LARGE_BYTES or stage.image_size > SMALLER_SIDE:
         return line
     wants = stage.decode_cpus / SMALLER_GAIN

@@ -8,16 +8,17 @@ their sum with measured processes. Overhead of allocator and CUDA is added as as
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from cluster.batching import BatchPlan
 from cluster.budget import States, model_states
 from cluster.settings import Place, ZeroLevel
 from cluster.zero import accumulates_in_float32
 from pipelines.planning.hardware import NodeKind
 from pipelines.recipes.batches import batch_of
-from pipelines.recipes.objectives import stage_cost, stage_matrices, stage_trained_parameters
+from pipelines.recipes.objectives import stage_matrices, stage_trained_parameters
 from pipelines.recipes.stage import Stage
 from vit import ViTConfig
 from vit.memory import activation_bytes, forward_bytes, loss_bytes, workspace_bytes
-from vit.objectives.memory import pretext_bytes
+from vit.objectives.memory import asking_bytes, pretext_bytes
 from vit.trained import HEAD
 
 GIB = 2**30
@@ -94,9 +95,10 @@ def memory_at(
     reserve = kind.reserve_gibibytes * GIB / (1 if gpu else max(1, workers // nodes))
 
     def held_by(batch: int) -> int:
-        if stage.steps:
-            return activations_of(stage, place, batch)
-        return evaluation_bytes(stage, batch, parameters)
+        cut = BatchPlan(micro=batch, workers=workers, accumulation=-(-share // batch))
+        at_once = evaluated_at_once(stage, place, cut, parameters)
+        evaluating = evaluation_bytes(stage, at_once, parameters)
+        return max(evaluating, activations_of(stage, place, batch) if stage.steps else 0)
 
     def peak(batch: int) -> int:
         accumulation = -(-share // batch)
@@ -142,23 +144,34 @@ def activations_of(stage: Stage, place: Place, batch: int) -> int:
 
 def evaluation_bytes(stage: Stage, batch: int, parameters: int) -> int:
     """Bytes that evaluating so many images at once holds, with the model of the average, if any."""
-    element = element_bytes(stage)
+    element, model = element_bytes(stage), stage.model
     average = parameters * element if stage.optim.ema_decay is not None else 0
-    passing = forward_bytes(stage.model, batch, element_bytes=element)
-    return average + passing + loss_bytes(stage.model.num_classes, batch)
+    if stage.objective != "classify":
+        assert isinstance(model, ViTConfig)
+        hides = (stage.objective, model, stage.masked, batch)
+        return average + asking_bytes(*hides, element_bytes=element)
+    passing = forward_bytes(model, batch, element_bytes=element)
+    return average + passing + loss_bytes(model.num_classes, batch)
 
 
-def evaluated_at_once(stage: Stage, place: Place, micro_batch: int) -> int:
-    """Images that an evaluation computes at once: more than a micro-batch of training, up to four,
-    as far as the memory of its activations goes."""
+def evaluated_at_once(stage: Stage, place: Place, plan: BatchPlan, parameters: int) -> int:
+    """Images that an evaluation computes at once: as much memory as the activations of training.
+
+    Up to four micro-batches, where a step has so many: other numbers would leave a rest, for which
+    compiled blocks would be compiled once more. Less than one where even that holds more.
+    """
+    micro = plan.micro
     if not stage.steps:
-        return micro_batch  # `memory_at` is about evaluation then
-    held = activations_of(stage, place, micro_batch)
-    parameters = stage_cost(stage).parameters
-    for times in range(MOST_EVALUATED, 1, -1):
-        if evaluation_bytes(stage, times * micro_batch, parameters) <= held:
-            return times * micro_batch
-    return micro_batch
+        return micro  # `memory_at` is about evaluation then
+    held = activations_of(stage, place, micro)
+    most = min(MOST_EVALUATED, plan.accumulation)
+    for times in range(most, 1, -1):
+        fits = evaluation_bytes(stage, times * micro, parameters) <= held
+        if fits and plan.accumulation % times == 0:
+            return times * micro
+    while micro > 1 and evaluation_bytes(stage, micro, parameters) > held:
+        micro //= 2
+    return micro
 
 
 def with_micro_batch(

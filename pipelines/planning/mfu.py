@@ -13,6 +13,7 @@ from cluster.settings import Place
 from pipelines.planning.hardware import HOPPER_TFLOPS, NodeKind
 from pipelines.recipes.stage import Stage
 from vit import ViTConfig
+from vit.trained import ALL, HEAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def mfu_of(stage: Stage, place: Place, kind: NodeKind, parameters: int) -> Mfu:
     if kind.mfu is not None:
         return Mfu(share=kind.mfu, source="--cluster.mfu")
     found = _known(stage, place, kind, parameters)
-    if not (place.recompute_activations and stage.steps):
+    if not (place.recompute_activations and stage.steps) or stage.train == HEAD:
         return found
     source = f"{found.source}; a quarter less: place.recompute-activations"
     return Mfu(share=found.share * _RECOMPUTING, source=source)
@@ -73,10 +74,15 @@ def _known(stage: Stage, place: Place, kind: NodeKind, parameters: int) -> Mfu:
         return Mfu(share=_CONVOLUTIONS, source=_ASSUMED)
     row = min(_ROWS, key=lambda row: abs(log(parameters / row.parameters)))
     measured = f"measured with {row.model} on one H200, level 1: docs/gpu.md"
-    return Mfu(
-        share=row.compiled if place.compile else row.eager,
-        source=measured if row.measured else _ASSUMED,
-    )
+    so = row.measured and _as_measured(stage, place)
+    share = row.compiled if place.compile else row.eager
+    return Mfu(share=share, source=measured if so else _ASSUMED)
+
+
+def _as_measured(stage: Stage, place: Place) -> bool:
+    """Whether a stage does what was measured: all weights of a classifier, on the card alone."""
+    on_card = place.zero.level < 3 and not place.zero.offload_optimizer
+    return on_card and stage.objective == "classify" and stage.train == ALL
 
 
 def in_words(found: Iterable[Mfu]) -> str:

@@ -75,9 +75,10 @@ def with_smaller_micro_batches(
             return train()
         except BadInput:
             found = read_micro_batch(attempt_uri)
-            if found is None or found.too_large == (before.too_large if before else ()):
+            if found is None or found == before:
                 raise
-            note(
-                f"micro-batch {found.too_large[-1]} needs more memory than a GPU has: starting"
-                f" again with {found.most}"
-            )
+            if found.too_large != (before.too_large if before else ()):
+                tried, rest = f"micro-batch {found.too_large[-1]} needs", found.most
+            else:
+                tried, rest = "an evaluation needs", f"{found.evaluated} images at once in it"
+            note(f"{tried} more memory than a GPU has: starting again with {rest}")

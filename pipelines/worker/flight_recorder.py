@@ -26,7 +26,10 @@ class Collectives:
 
 
 def collectives() -> Collectives | None:
-    """What this process has called until now; None if nothing was recorded. Waits for nothing."""
+    """What this process has called until now; None if nothing was recorded.
+
+    Other threads stand still meanwhile, for as long as a GPU's driver takes to answer.
+    """
     from torch._C import _distributed_c10d as c10d  # the driver, which only reads, has no torch
 
     for name in _DUMPS:
@@ -36,14 +39,10 @@ def collectives() -> Collectives | None:
         if own:
             started = [entry for entry in own if entry["state"] in ("started", "completed")]
             last: str = own[-1]["profiling_name"]
-            return Collectives(called=_count(own), started=_count(started), last=last)
+            return Collectives(called=_number(own), started=_number(started), last=last)
     return None
 
 
-def _count(entries: list[dict[str, Any]]) -> int:
-    """The recorder keeps the last 2,000; each has its number within its group, from 1."""
-    numbers: dict[int, int] = {}
-    for entry in entries:
-        group = entry["pg_id"]
-        numbers[group] = max(numbers.get(group, 0), entry["collective_seq_id"])
-    return sum(numbers.values())
+def _number(entries: list[dict[str, Any]]) -> int:
+    """Of the last one, from 1. The recorder keeps the last 2,000, and counts all."""
+    return entries[-1]["record_id"] + 1 if entries else 0

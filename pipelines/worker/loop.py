@@ -18,7 +18,6 @@ from cluster import resume_state
 from cluster.engine import prepare_worker
 from cluster.precision import element_type, set_arithmetic
 from cluster.settings import Place
-from pipelines.planning.memory import evaluated_at_once
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_objective
 from pipelines.recipes.stage import Stage
@@ -27,8 +26,9 @@ from pipelines.worker.commit import arithmetic_of, commit, committed_before
 from pipelines.worker.feed import TRAIN, VAL
 from pipelines.worker.guards import explain_metrics
 from pipelines.worker.job import Job, Stopped
+from pipelines.worker.memory_guard import MemoryGuard
 from pipelines.worker.messages import Evaluated, Preempted, StageStopped
-from pipelines.worker.micro_batch import with_number, within_memory
+from pipelines.worker.micro_batch import with_number
 from pipelines.worker.out_of_memory import FIRST_STEPS
 from pipelines.worker.pictures import ANSWERS_PICTURE, BATCH_PICTURE, draw_answers, draw_batch
 from pipelines.worker.quarantine import quarantines
@@ -102,22 +102,12 @@ class Worker:
             device=self.device,
         )
         self.plan = batch_of(job.stage, self.place, self.world_size)
-        self.within_memory = partial(
-            within_memory,
-            job.stage,
-            self.place,
-            self.plan,
-            attempt_uri=job.attempt_uri,
-            finds=job.place.max_micro_batch is None,
-            device=self.device,
-        )
+        self.memory = MemoryGuard(job, self.place, self.plan, rank=self.rank, device=self.device)
         self.objective = stage_objective(job.stage)
         self.engine: DeepSpeedEngine
         self.train_batches: DeviceBatches
         self.best: Best
         self.first_step = 0
-        self.evaluated: set[bool] = set()
-        """Whether with the average, of the evaluations that did fit into memory."""
         self.survival = Survival(
             job, rank=self.rank, world_size=self.world_size, device=self.device
         )
@@ -135,7 +125,7 @@ class Worker:
 
     def start(self) -> int:
         """Build the engine with its first weights, open the stream; return the first step."""
-        with self.within_memory(what="the model", step=0, in_batches=False):
+        with self.memory.model():
             begin = start(
                 self.job,
                 self.plan,
@@ -170,7 +160,7 @@ class Worker:
         """One optimizer step over the rank's share of the global batch."""
         self.survival.beat(step, "train")
         first, began = step < self.first_step + FIRST_STEPS, time.perf_counter()
-        with self.within_memory(what=f"micro-batch {self.plan.micro}", step=step, first=first):
+        with self.memory.step(first=first):
             trained = train_step(
                 batch,
                 step,
@@ -221,9 +211,7 @@ class Worker:
         stage = self.job.stage
         drawn = self.rank == 0 and self.objective.hides
         average = stage.optim.ema_decay is not None and (last or stage.chooses)
-        at_once = evaluated_at_once(stage, self.place, self.plan.micro)
-        what = f"an evaluation of {at_once} images at once"
-        with self.within_memory(what=what, step=step, first=average not in self.evaluated):
+        with self.memory.evaluation(average=average):
             metrics = evaluate(
                 stage,
                 self.objective,
@@ -231,11 +219,10 @@ class Worker:
                 self.validation_batches,
                 device=self.device,
                 dtype=self.dtype,
-                micro_batch=at_once,
+                micro_batch=self.memory.at_once,
                 average=average,
                 show=partial(draw_answers, self.job.attempt_uri) if drawn else None,
             )
-        self.evaluated.add(average)
         self.best.add(self.engine, step, metrics)
         pictures = (ANSWERS_PICTURE,) if drawn else ()
         self.telemetry.report_metrics(Evaluated(step=step, metrics=metrics, pictures=pictures))

@@ -1,13 +1,11 @@
 """`place.max_micro_batch: null`: the plan's number for this GPU, less if the first steps need more.
 
 The number lies beside the attempt, so that every group of workers after this one takes the same. A
-worker that runs out of memory in the first steps or in an evaluation halves it and fails; the
-driver then starts the group again.
+worker that runs out of memory in the first steps halves it and fails; the driver then starts the
+group again. Evaluations have a number of their own, so that they never change the training's.
 """
 
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -15,12 +13,12 @@ import torch
 from cluster.batching import BatchPlan
 from cluster.settings import Place
 from pipelines.planning.hardware import NodeKind
-from pipelines.planning.memory import GIB, with_micro_batch
+from pipelines.planning.memory import GIB, evaluated_at_once, with_micro_batch
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_cost
 from pipelines.recipes.stage import Stage
 from pipelines.worker.collectives import of_first_rank
-from pipelines.worker.out_of_memory import bad_place, half_of
+from pipelines.worker.out_of_memory import half_of
 from storage.errors import ObjectNotFound
 from storage.objects import open_store
 
@@ -35,6 +33,8 @@ class MicroBatch:
     """Most images in one forward pass."""
     too_large: tuple[int, ...] = ()
     """Micro-batches that ran out of memory."""
+    evaluated: int | None = None
+    """Most images that an evaluation computes at once, where those of the plan did not fit."""
 
 
 def read_micro_batch(attempt_uri: str) -> MicroBatch | None:
@@ -43,7 +43,7 @@ def read_micro_batch(attempt_uri: str) -> MicroBatch | None:
         found = json.loads(open_store(attempt_uri).read(FILE))
     except ObjectNotFound:
         return None
-    return MicroBatch(most=int(found["most"]), too_large=tuple(found["too_large"]))
+    return MicroBatch(**found | {"too_large": tuple(found["too_large"])})
 
 
 def _write(attempt_uri: str, found: MicroBatch) -> None:
@@ -76,49 +76,22 @@ def _most(stage: Stage, place: Place, attempt_uri: str, *, workers: int, memory_
     return most
 
 
-@contextmanager
-def within_memory(
+def evaluated_number(
     stage: Stage,
     place: Place,
     plan: BatchPlan,
-    *,
-    what: str,
-    step: int,
     attempt_uri: str,
-    finds: bool,
+    *,
+    rank: int,
     device: torch.device,
-    first: bool = True,
-    in_batches: bool = True,
-) -> Generator[None]:
-    """Say what does not fit into the GPU's memory where it is tried for the first time.
-
-    Later it lacks memory that somebody else took. That is no mistake, and a restart may help.
-
-    Args:
-        stage: what is trained.
-        place: with a number for `max_micro_batch`.
-        plan: the batch arithmetic of the group.
-        what: needs the memory.
-        step: steps done before.
-        attempt_uri: of the stage attempt.
-        finds: the number was left open: the next group of workers takes half.
-        device: of this worker.
-        first: whether it is tried for the first time.
-        in_batches: whether a smaller micro-batch needs less.
-
-    Raises:
-        cluster.errors.BadPlace: it does not fit.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        if not first:
-            raise
-        if in_batches and finds:
-            halve(stage, place, attempt_uri, plan)
-        raise bad_place(
-            stage, place, plan, what=what, step=step, in_batches=in_batches, device=device
-        ) from None
+) -> int:
+    """Images that an evaluation computes at once, the same on every rank (collective on GPUs)."""
+    planned = evaluated_at_once(stage, place, plan, stage_cost(stage).parameters)
+    if device.type == "cpu":
+        return planned
+    before = read_micro_batch(attempt_uri) if rank == 0 else None
+    known = before.evaluated if before is not None else None
+    return of_first_rank(min(planned, known or planned), device)
 
 
 def halve(stage: Stage, place: Place, attempt_uri: str, plan: BatchPlan) -> None:
@@ -128,4 +101,11 @@ def halve(stage: Stage, place: Place, attempt_uri: str, plan: BatchPlan) -> None
         return
     before = read_micro_batch(attempt_uri) or MicroBatch(most=plan.micro)
     if half < before.most:  # not where another rank has halved it
-        _write(attempt_uri, MicroBatch(most=half, too_large=(*before.too_large, plan.micro)))
+        _write(attempt_uri, replace(before, most=half, too_large=(*before.too_large, plan.micro)))
+
+
+def halve_evaluated(attempt_uri: str, plan: BatchPlan, at_once: int) -> None:
+    """Keep half of the images that an evaluation computed at once when it ran out of memory."""
+    before = read_micro_batch(attempt_uri) or MicroBatch(most=plan.micro)
+    if before.evaluated is None or at_once // 2 < before.evaluated:
+        _write(attempt_uri, replace(before, evaluated=at_once // 2))

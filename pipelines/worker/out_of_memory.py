@@ -31,7 +31,6 @@ def explain(
     plan: BatchPlan,
     *,
     what: str,
-    step: int,
     in_batches: bool = True,
     device: str,
     memory_bytes: int,
@@ -43,7 +42,6 @@ def explain(
         place: as it was set.
         plan: the batch arithmetic of the group.
         what: did not fit.
-        step: steps done before.
         in_batches: whether a smaller micro-batch needs less.
         device: what CUDA calls the GPU.
         memory_bytes: all that it has.
@@ -60,8 +58,8 @@ def explain(
     )
     smaller = " or ".join(_smaller(stage, place, plan, in_batches)) or "it a GPU with more memory"
     return (
-        f"{what} needs more than the {gibibytes:.1f} GiB of this {device} in step"
-        f" {step}: {plan}, zero.level {place.zero.level}, {parameters / 1e6:.0f} million"
+        f"{what} needs more than the {gibibytes:.1f} GiB of this {device}:"
+        f" {plan}, zero.level {place.zero.level}, {parameters / 1e6:.0f} million"
         f" parameters; the plan expects {expected.peak / GIB:.1f} GiB - give {smaller}"
     )
 
@@ -72,7 +70,6 @@ def bad_place(
     plan: BatchPlan,
     *,
     what: str,
-    step: int,
     in_batches: bool,
     device: torch.device,
 ) -> BadPlace:
@@ -85,7 +82,6 @@ def bad_place(
             place,
             plan,
             what=what,
-            step=step,
             in_batches=in_batches,
             device=name,
             memory_bytes=total,
@@ -113,3 +109,11 @@ def _smaller(stage: Stage, place: Place, plan: BatchPlan, in_batches: bool) -> l
     if plan.workers > 1 and place.zero.level < 3:
         found.append(f"--place.zero.level {max(2, place.zero.level + 1)}")
     return found
+
+
+def held_by_others(device: torch.device) -> int:
+    """Bytes of a GPU that neither are free nor torch's in this process."""
+    if device.type == "cpu":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free - torch.cuda.memory_reserved(device)

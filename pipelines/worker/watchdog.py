@@ -27,6 +27,9 @@ FOLDER = "stalled"
 MOST_LINES = 5  # about ranks of which nothing special is known
 EXIT_CODE = 75
 """EX_TEMPFAIL: trying again may help."""
+COMPILED = ("train", "evaluate")
+"""What compiles the model's blocks when it is done for the first time."""
+_STDERR = 2
 _FAREWELL_SECONDS = 5.0
 """All ranks wait for the one that hangs: each gets time to leave its note before the group ends."""
 
@@ -67,12 +70,12 @@ class Watchdog:
             rank: of this worker.
             world_size: workers of the group.
             seconds: how long it may be silent; 0: nobody watches.
-            first_seconds: how much longer, when it does something for the first time.
+            first_seconds: how much longer in its first step and its first evaluation.
         """
         self._attempt, self._rank, self._world_size = attempt_uri, rank, world_size
         self._seconds, self._first_seconds = seconds, first_seconds
         self._known: set[str] = set()
-        self._last = (time.monotonic(), 0, "start")
+        self._last = (time.monotonic(), 0, "start", seconds)
         self._died: BaseException | None = None
         self._ended = threading.Event()
         if seconds:
@@ -86,10 +89,9 @@ class Watchdog:
         """
         if self._died is not None:
             raise RuntimeError("the watchdog's thread died") from self._died
-        # In the time of a first step and a first evaluation blocks are compiled.
-        more = 0.0 if doing in self._known else self._first_seconds
+        more = self._first_seconds if doing in COMPILED and doing not in self._known else 0.0
         self._known.add(doing)
-        self._last = (time.monotonic() + more, step, doing)
+        self._last = (time.monotonic(), step, doing, self._seconds + more)
 
     def end(self) -> None:
         """Watch no more."""
@@ -103,11 +105,11 @@ class Watchdog:
 
     def _wait_for_silence(self) -> None:
         while True:
-            since, step, doing = self._last
+            since, step, doing, allowed = self._last
             silent = time.monotonic() - since
-            if silent >= self._seconds:
+            if silent >= allowed:
                 break
-            if self._ended.wait(min(1.0, self._seconds - silent)):
+            if self._ended.wait(min(1.0, allowed - silent)):
                 return
         try:  # first: the store may be what hangs
             threading.Timer(_FAREWELL_SECONDS, os._exit, (EXIT_CODE,)).start()
@@ -124,8 +126,11 @@ class Watchdog:
         store = open_store(self._attempt)
         with suppress(StorageError):
             store.write(_key(self._rank), json.dumps(asdict(stall)).encode())
-            # Last: a GPU's driver may be what hangs, and then the note above has to do.
+            # Last, because a GPU's driver may be what hangs, and while torch asks it, no other
+            # thread of Python runs. This timer, which needs none, ends the process then.
+            faulthandler.dump_traceback_later(2 * _FAREWELL_SECONDS, exit=True, file=_STDERR)
             stall = replace(stall, collectives=collectives())
+            store.read(_key(self._rank))  # or the driver has told it already
             store.write(_key(self._rank), json.dumps(asdict(stall)).encode())
 
 

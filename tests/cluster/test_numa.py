@@ -38,13 +38,14 @@ def test_a_device_that_says_nothing_binds_nothing(sysfs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "beside", "bound"),
+    ("allowed", "beside", "threads", "bound"),
     [
-        (range(16), "0-7", {*range(8)}),
-        (range(4, 16), "0-7", {4, 5, 6, 7}),  # a container has some of each
-        (range(16), "0-15", None),  # one socket
-        (range(8, 16), "0-7", None),  # a container has none of them
-        (range(5, 16), "0-7", None),  # or too few
+        (range(16), "0-7", 1, {*range(8)}),
+        (range(4, 16), "0-7", 4, {4, 5, 6, 7}),  # a container has some of each
+        (range(16), "0-15", 1, None),  # one socket
+        (range(8, 16), "0-7", 1, None),  # a container has none of them
+        (range(5, 16), "0-7", 1, None),  # or too few
+        (range(16), "0-7", 12, None),  # too few for its arithmetic
     ],
 )
 def test_a_worker_is_bound_to_what_it_may_use_of_them(
@@ -52,11 +53,13 @@ def test_a_worker_is_bound_to_what_it_may_use_of_them(
     monkeypatch: pytest.MonkeyPatch,
     allowed: range,
     beside: str,
+    threads: int,
     bound: set[int] | None,
 ) -> None:
     card = SimpleNamespace(pci_domain_id=0, pci_bus_id=0xDC, pci_device_id=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {*allowed})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     given: list[set[int]] = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cpus: given.append(cpus))
     sysfs.write_text(beside)
@@ -72,6 +75,7 @@ def test_all_threads_of_a_process_are_bound(sysfs: Path) -> None:
         "import json, os, threading; from pathlib import Path; from types import SimpleNamespace\n"
         "import torch; from cluster import numa\n"
         f"numa.SYSFS, numa.LEAST = Path({str(sysfs.parents[1])!r}), 1\n"
+        "torch.set_num_threads(1)\n"
         "card = SimpleNamespace(pci_domain_id=0, pci_bus_id=0xdc, pci_device_id=0)\n"
         "torch.cuda.get_device_properties = lambda device: card\n"
         "go = threading.Event(); threading.Thread(target=go.wait, daemon=True).start()\n"

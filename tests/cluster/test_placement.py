@@ -9,6 +9,7 @@ import yaml
 from cluster.errors import BadPlace
 from cluster.placement import ROLE, TRAINS, decoding_cpus, decoding_selector, more_cpus
 from cluster.settings import read_place
+from tests.cluster.support.kustomize import build
 
 ROOT = Path(__file__).parents[2] / "cluster"
 
@@ -103,21 +104,19 @@ def test_kuberay_groups_with_gpus_are_labelled_and_the_others_are_not() -> None:
     [
         ("place-aws.yaml", "aws.yaml"),
         ("place-gcp.yaml", "gcp.yaml"),
-        ("kuberay/base/ray_config.yaml", "kuberay/base/raycluster.yaml"),
-        ("kuberay/overlays/eks/ray_config.yaml", "kuberay/base/raycluster.yaml"),
+        ("kuberay/base/ray_config.yaml", "kuberay/base"),
+        ("kuberay/overlays/eks/ray_config.yaml", "kuberay/overlays/eks"),
     ],
 )
 def test_gpu_nodes_decode_and_none_is_brought_for_that_alone(place: str, cluster: str) -> None:
     settings = read_place(ROOT / place)
     assert settings.decode_on_gpu_nodes
-    said = yaml.safe_load((ROOT / cluster).read_text())
-    if "spec" in said:
-        (most,) = (
-            group["maxReplicas"]
-            for group in said["spec"]["workerGroupSpecs"]
-            if group["groupName"] == "gpu-spot"
-        )
+    if (ROOT / cluster).is_dir():
+        (ray,) = (each for each in build(ROOT / cluster) if each["kind"] == "RayCluster")
+        groups = {group["groupName"]: group for group in ray["spec"]["workerGroupSpecs"]}
+        most = groups["gpu-spot"]["maxReplicas"]
     else:
+        said = yaml.safe_load((ROOT / cluster).read_text())
         most = said["available_node_types"]["gpu-spot"]["max_workers"]
     assert 8 * most == settings.workers.fewest
     assert settings.workers.cpus == 4

@@ -4,7 +4,7 @@ In closed form from the same terms as `vit.memory`; a test counts what autograd 
 """
 
 from vit.config import ViTConfig
-from vit.memory import blocks_bytes, embedding_bytes, loss_bytes, norm_bytes
+from vit.memory import blocks_bytes, embedding_bytes, forward_bytes, loss_bytes, norm_bytes
 from vit.objectives.mae import decoder_config
 from vit.objectives.masked import Hiding, Masked, hidden_patches
 from vit.objectives.masked_patch import LEVELS
@@ -47,3 +47,17 @@ def pretext_bytes(
     kept += 3 * 4 * hidden * pixels  # float32 answers, targets, their difference
     widest = max(visible * (config.mlp_dim + 2 * width), tokens * 6 * decoder.width) * element
     return batch * (kept + widest)
+
+
+def asking_bytes(
+    kind: Hiding, config: ViTConfig, masked: Masked, batch: int, *, element_bytes: int
+) -> int:
+    """Bytes that an evaluation holds: it asks about hidden patches, then computes features."""
+    hidden = hidden_patches(kind, config, masked)
+    passing = forward_bytes(config, batch, element_bytes=element_bytes)
+    if kind == "masked-patch":
+        return passing + loss_bytes(hidden * LEVELS**config.in_channels, batch)
+    decoding = forward_bytes(decoder_config(config, masked), batch, element_bytes=element_bytes)
+    pixels = config.patch_pixels**2 * config.in_channels
+    # In float32 beside the larger of the two: answers, targets, their difference.
+    return max(passing, decoding) + 3 * 4 * batch * hidden * pixels

@@ -61,12 +61,15 @@ def test_cpus_that_cannot_feed_a_model_bring_what_would(tmp_path: Path) -> None:
     root = ("--place.data-root", str(tmp_path))
     assert of_decoding("--on", "h200", *root) == [
         "pretrain: decoding wants 23 CPUs, the nodes have 15 to spare, so training waits for data"
-        " - add CPU nodes (1 with 32 CPUs each), or pack smaller images: with pack.py"
-        " --shorter-side 256 decoding wants 8 CPUs (docs/stream.md)"
+        " - add CPU nodes (1 with 32 CPUs each) and --place.decode-on-gpu-nodes True, or pack"
+        " smaller images: with pack.py --shorter-side 256 decoding wants 8 CPUs (docs/stream.md)"
     ]
     assert of_decoding("--on", "h200", "--cluster.cpus", "25", *root) == []
     few, _ = of_decoding("--on", "p5", "--cluster.cpus", "48", *root)
-    assert "add CPU nodes (5 with 32 CPUs each)" in few  # of 182 CPUs 40 are there
+    assert "add CPU nodes (5 with 32 CPUs each) and" in few  # of 182 CPUs 40 are there
+    on_all = ("--place.decode-on-gpu-nodes", "True")
+    few, _ = of_decoding("--on", "p5", "--cluster.cpus", "48", *on_all, *root)
+    assert "(5 with 32 CPUs each), or" in few  # they decode already
     assert "decoding wants 66 CPUs, still too many" in few
 
 

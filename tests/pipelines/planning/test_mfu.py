@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import Place, Workers
+from cluster.settings import Place, Workers, Zero
 from pipelines.planning import command as planning
 from pipelines.planning.command import plan, read_plan
 from pipelines.planning.estimate import estimate
@@ -121,3 +121,21 @@ def test_recomputed_activations_cost_a_forward_pass() -> None:
     assert slower.source == f"{usual.source}; a quarter less: place.recompute-activations"
     own = replace(NODE_KINDS["p5"], mfu=0.5)
     assert mfu_of(stage, place, own, SIZES["B/16"]).share == 0.5
+    head = replace(stage, train="head")  # there is nothing to recompute
+    assert mfu_of(head, place, NODE_KINDS["p5"], SIZES["B/16"]).share == usual.share
+
+
+@pytest.mark.parametrize(
+    ("stage", "zero"),
+    [
+        (pretrain("vit-b16-jft"), Zero(level=3)),
+        (pretrain("vit-b16-jft"), Zero(offload_optimizer=True)),
+        (pretrain("mae-b16"), Zero()),
+        (replace(pretrain("vit-b16-jft"), train="blocks 6.."), Zero()),
+    ],
+    ids=["level 3", "offloaded", "mae", "a part"],
+)
+def test_what_was_measured_otherwise_is_assumed(stage: Stage, zero: Zero) -> None:
+    place = replace(PLACE, zero=zero)
+    found = mfu_of(stage, place, NODE_KINDS["p5"], SIZES["B/16"])
+    assert found.source == "assumed: --cluster.mfu"

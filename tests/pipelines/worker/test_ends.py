@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +19,14 @@ from pipelines.lineage.manifest import Manifest, read_manifest
 from pipelines.recipes import find_recipe
 from pipelines.recipes.batches import batch_of
 from pipelines.recipes.objectives import stage_objective
-from pipelines.worker import loop
+from pipelines.worker import loop, memory_guard
 from pipelines.worker.best import Best
 from pipelines.worker.job import Stopped
 from pipelines.worker.loop import Worker
+from pipelines.worker.memory_guard import MemoryGuard
 from pipelines.worker.messages import Committed, Message
-from pipelines.worker.micro_batch import MicroBatch, read_micro_batch, within_memory
-from pipelines.worker.out_of_memory import explain
+from pipelines.worker.micro_batch import MicroBatch, read_micro_batch
+from pipelines.worker.out_of_memory import explain, held_by_others
 from storage import weights
 from vit import build_model
 
@@ -67,22 +67,15 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """Rank 0 of a group of one, whose engine is a plain model."""
     one: Any = object.__new__(Worker)
     manifest = Manifest(stage={"name": "pretrain"}, fingerprint="f")
-    one.job = SimpleNamespace(
+    job: Any = SimpleNamespace(
         stage=STAGE, place=Place(), attempt_uri=str(tmp_path / "a"), manifest=manifest
     )
+    one.job = job
     one.rank, one.world_size, one.device, one.dtype = 0, 1, torch.device("cpu"), torch.float32
     one.place = one.job.place
     one.plan, one.first_step = batch_of(STAGE, one.job.place, 1), 0
-    one.within_memory = partial(
-        within_memory,
-        STAGE,
-        one.place,
-        one.plan,
-        attempt_uri=one.job.attempt_uri,
-        finds=True,
-        device=one.device,
-    )
-    one.objective, one.evaluated = stage_objective(STAGE), set()
+    one.memory = MemoryGuard(job, one.place, one.plan, rank=0, device=one.device)
+    one.objective = stage_objective(STAGE)
     one.survival = SimpleNamespace(beat=lambda *said: None, settle=lambda: "")
     one.telemetry, one.engine, one.best = Reports(), None, Best(STAGE)
     one.val_quarantine = None
@@ -164,37 +157,69 @@ def test_memory_that_ends_in_the_first_steps_is_a_mistake(
         worker.step(batch(), 3)
 
 
-def test_memory_that_ends_in_a_first_evaluation_is_a_mistake(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ends(*arguments: object, **named: object) -> dict[str, float]:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+def no_memory(*arguments: object, **named: object) -> dict[str, float]:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
+
+@pytest.fixture
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(total_memory=8 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(loop, "evaluate", ends)
-    with pytest.raises(BadPlace, match=r"^an evaluation of \d+ images at once needs more than"):
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_memory_that_ends_in_a_first_evaluation_halves_evaluations_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "evaluate", no_memory)
+    with pytest.raises(BadPlace, match=r"^an evaluation of 16 images at once needs more than"):
         worker.evaluate(10)
-    assert read_micro_batch(worker.job.attempt_uri) == MicroBatch(most=8, too_large=(16,))
+    found = read_micro_batch(worker.job.attempt_uri)
+    assert found == MicroBatch(most=16, evaluated=8)  # training did fit
     monkeypatch.setattr(loop, "evaluate", lambda *of, **named: METRICS)
     worker.evaluate(20)
-    monkeypatch.setattr(loop, "evaluate", ends)
-    with pytest.raises(torch.OutOfMemoryError):
+    monkeypatch.setattr(loop, "evaluate", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):  # it did fit: a restart may help
         worker.evaluate(30)
+    assert read_micro_batch(worker.job.attempt_uri) == found
 
 
+@pytest.mark.usefixtures("small_gpu")
+def test_an_image_that_cannot_be_evaluated_is_a_mistake(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.memory.at_once = 1
+    monkeypatch.setattr(loop, "evaluate", no_memory)
+    with pytest.raises(BadPlace, match=r"^an evaluation of 1 images at once .* more memory$"):
+        worker.evaluate(10)
+    assert read_micro_batch(worker.job.attempt_uri) is None
+
+
+@pytest.mark.usefixtures("small_gpu")
 def test_a_model_without_room_is_a_mistake_that_no_micro_batch_mends(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ends(*arguments: object, **named: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    gpu = SimpleNamespace(total_memory=1 << 30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(loop, "start", ends)
+    monkeypatch.setattr(loop, "start", no_memory)
     with pytest.raises(BadPlace, match=r"^the model needs more than .* give it a GPU with more"):
         worker.start()
     assert read_micro_batch(worker.job.attempt_uri) is None
+
+
+def test_a_model_that_others_leave_no_room_is_no_mistake(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the worker before this one, which has not ended yet."""
+    monkeypatch.setattr(loop, "start", no_memory)
+    monkeypatch.setattr(memory_guard, "held_by_others", lambda device: 30 << 30)
+    with pytest.raises(torch.OutOfMemoryError):
+        worker.start()
+
+
+def test_what_others_hold_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 64 << 30)
+    assert held_by_others(torch.device("cuda", 0)) == 6 << 30
+    assert held_by_others(torch.device("cpu")) == 0
 
 
 def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
@@ -208,7 +233,6 @@ def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
             place,
             plan,
             what="micro-batch 64",
-            step=0,
             device="NVIDIA H100 80GB HBM3",
             memory_bytes=85_029_158_912,
         )
@@ -217,7 +241,7 @@ def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
 
     line = said(place, 2)
     assert line.startswith(
-        "micro-batch 64 needs more than the 79.2 GiB of this NVIDIA H100 80GB HBM3 in step 0:"
+        "micro-batch 64 needs more than the 79.2 GiB of this NVIDIA H100 80GB HBM3:"
         " global batch 256 = 64 micro x 2 workers x 2 accumulation, zero.level 1, "
     )
     parameters = sum(p.numel() for p in build_model(stage.model, device="meta").parameters())

@@ -13,7 +13,15 @@ from cluster.settings import Place
 from pipelines.recipes import find_recipe
 from pipelines.recipes.batches import batch_of
 from pipelines.training.fit import with_smaller_micro_batches
-from pipelines.worker.micro_batch import MicroBatch, halve, read_micro_batch, with_number
+from pipelines.worker import micro_batch
+from pipelines.worker.micro_batch import (
+    MicroBatch,
+    evaluated_number,
+    halve,
+    halve_evaluated,
+    read_micro_batch,
+    with_number,
+)
 from storage.errors import BadInput
 
 BASE = find_recipe("vit-b16-imagenet21k").stages[0]
@@ -102,3 +110,41 @@ def test_another_mistake_is_raised_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match="damaged"):
         with_smaller_micro_batches(train, str(tmp_path), print)
+
+
+def test_an_evaluation_has_a_number_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    attempt, plan = str(tmp_path), BatchPlan(micro=32, workers=8, accumulation=16)
+
+    def number() -> int:
+        monkeypatch.setattr(micro_batch, "of_first_rank", lambda value, device: value)
+        return evaluated_number(STAGE, PLACE, plan, attempt, rank=0, device=GPU)
+
+    assert number() == 128
+    halve_evaluated(attempt, plan, 128)
+    assert number() == 64
+    halve_evaluated(attempt, plan, 128)  # another rank did so too
+    assert number() == 64
+    halve(STAGE, replace(PLACE, max_micro_batch=32), attempt, plan)
+    found = read_micro_batch(attempt)
+    assert found == MicroBatch(most=16, too_large=(32,), evaluated=64)
+
+
+def test_an_evaluation_that_ran_out_of_memory_starts_the_group_again(tmp_path: Path) -> None:
+    attempt, notes = str(tmp_path), []
+    plan = BatchPlan(micro=32, workers=8, accumulation=16)
+    tries = iter([128, None])
+
+    def train() -> str:
+        at_once = next(tries)
+        if at_once is not None:
+            halve_evaluated(attempt, plan, at_once)
+            raise BadInput("does not fit")
+        return "trained"
+
+    assert with_smaller_micro_batches(train, attempt, notes.append) == "trained"
+    assert notes == [
+        "an evaluation needs more memory than a GPU has: starting again with 64 images at once"
+        " in it"
+    ]

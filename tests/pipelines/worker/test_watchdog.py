@@ -90,3 +90,31 @@ def test_what_is_done_for_the_first_time_may_take_longer(tmp_path: Path) -> None
     assert ended.stdout == b"compiled\n"
     assert ended.returncode == EXIT_CODE
     assert stall_lines(str(tmp_path))[0].endswith(" s in step 1 (train)")
+
+
+def test_a_driver_that_hangs_under_the_flight_recorder_ends_the_process(tmp_path: Path) -> None:
+    """Torch asks it while no other thread of Python runs."""
+    program = (
+        "import ctypes, time; from pipelines.worker import watchdog\n"
+        "watchdog._FAREWELL_SECONDS = 0.5\n"
+        "watchdog.collectives = lambda: ctypes.PyDLL(None).sleep(600)\n"
+        f"watchdog.Watchdog({str(tmp_path)!r}, rank=0, world_size=1, seconds=0.2)\n"
+        "time.sleep(600)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=50, capture_output=True)
+    assert ended.returncode == 1  # by faulthandler
+    assert stall_lines(str(tmp_path))[0].startswith("rank 0 made no progress")
+
+
+def test_a_note_that_was_told_already_does_not_come_back(tmp_path: Path) -> None:
+    told = tmp_path / "stalled" / "rank-00000.json"
+    program = (
+        "import pathlib, time; from pipelines.worker import watchdog\n"
+        "watchdog._FAREWELL_SECONDS = 1\n"
+        f"watchdog.collectives = lambda: pathlib.Path({str(told)!r}).unlink()\n"
+        f"watchdog.Watchdog({str(tmp_path)!r}, rank=0, world_size=1, seconds=0.2)\n"
+        "time.sleep(600)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=50)
+    assert ended.returncode == EXIT_CODE
+    assert list(told.parent.iterdir()) == []
