@@ -27,6 +27,20 @@ def test_every_check_passes_on_a_cpu(tmp_path: Path) -> None:
     assert f"{len(passed)} passed, 0 failed" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_commands_of_the_kit_pass_on_a_cpu(tmp_path: Path) -> None:
+    """Each trains by way of a Ray of its own."""
+    parts = ("memory", "stage", "killed", "modes")
+    command = [sys.executable, "-m", "benchmarks.gpu", *parts, "--tiny", "--device", "cpu"]
+    command += ["--json", str(tmp_path / "lines.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = json.loads((tmp_path / "lines.json").read_text())
+    assert {name.split()[0] for name in lines} >= {*parts}
+    assert {line["kind"] for line in lines.values()} == {"ok", "fig"}
+
+
 def test_an_unknown_part_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
