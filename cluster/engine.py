@@ -17,7 +17,7 @@ from cluster.async_step import let_host_run_ahead, let_sums_run_ahead
 from cluster.deepspeed_import import import_deepspeed
 from cluster.errors import BadPlace
 from cluster.frozen import keep_frozen, take_frozen
-from cluster.lean_step import nothing, spare_host
+from cluster.lean_step import nothing, spare_host, spare_sums
 from cluster.numa import stay_beside
 from cluster.partitions import keep_moments
 from cluster.resume_state import moments, prime_optimizer
@@ -171,8 +171,10 @@ def build_engine(
             spare_host(sharded)
             if fused:
                 let_host_run_ahead(sharded)
-        elif isinstance(sharded, bf16_optimizer.BF16_Optimizer) and fused:
-            let_sums_run_ahead(sharded)
+        elif isinstance(sharded, bf16_optimizer.BF16_Optimizer):
+            spare_sums(sharded)
+            if fused:
+                let_sums_run_ahead(sharded)
     keep_frozen(engine, frozen)
     keep_moments(engine, states)
     prime_optimizer(engine, average=average)

@@ -5,6 +5,7 @@ A ViT-B/16 has 152 parameters. Where a step of the GPU is short, the GPU waits f
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 
@@ -35,3 +36,30 @@ def spare_host(sharded: Any) -> None:
 
 def nothing(*_: Any, **__: Any) -> None:
     """Stands in the place of a function of DeepSpeed whose work is not needed."""
+
+
+def spare_sums(summed: Any) -> None:
+    """Add the gradients of a micro-batch to their float32 sums in one call, and forget them.
+
+    DeepSpeed makes a float32 copy of each gradient, adds that, and zeros the gradient before the
+    next backward pass, which then adds to the zeros.
+
+    Args:
+        summed: DeepSpeed's `BF16_Optimizer`, without `immediate_grad_update`.
+    """
+    assert not summed.immediate_grad_update
+    known, places = summed.fp32_groups_has_gradients, []
+    for group, parameters in enumerate(summed.bf16_groups):
+        for index, parameter in enumerate(parameters):
+            parameter._hp_grad = summed.fp32_groups_gradients[group][index]
+            places.append((parameter, parameter._hp_grad.view(parameter.shape), group, index))
+
+    @torch.no_grad()
+    def update_hp_grads(clear_lp_grads: bool = False) -> None:
+        found = [place for place in places if place[0].grad is not None]
+        torch.ops.aten._foreach_add_.List([each[1] for each in found], [p.grad for p, *_ in found])
+        for parameter, _, group, index in found:
+            parameter.grad = None
+            known[group][index] = True
+
+    summed.update_hp_grads = update_hp_grads

@@ -70,9 +70,7 @@ def zero_config(
     if accumulates_in_float32(precision, batch.accumulation):
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         if zero.level == 1:
-            # Each gradient is added and freed as soon as the backward pass has made it; the sum is
-            # reduced once per step, without rounding it.
-            config["bf16"]["immediate_grad_update"] = True
+            # The sum is reduced once per step, without rounding it.
             config["communication_data_type"] = "fp32"
     return config
 

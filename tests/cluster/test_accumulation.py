@@ -75,6 +75,13 @@ def test_the_host_copies_and_measures_no_gradient_on_its_own(report: Any) -> Non
         assert many.get(name, 0) == few.get(name, 0), name
 
 
+def test_the_host_adds_no_gradient_to_its_sum_on_its_own(report: Any) -> None:
+    few, many = report["operators"]["1-parts"], report["operators"]["1-parts-deeper"]
+    assert many["aten::addmm"] > few["aten::addmm"]
+    for name in ("aten::_to_copy", "aten::add_.Tensor", "aten::zero_", "aten::copy_"):
+        assert many.get(name, 0) == few.get(name, 0), name
+
+
 def test_an_engine_takes_neither_mlflow_nor_torchs_compiler_along(report: Any) -> None:
     """They would cost every start of a worker seconds of a processor."""
     assert report["unused"] == []

@@ -247,7 +247,9 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         distances[f"1-bfloat16-{name}-parts"] = distance(1, "bfloat16", name, parts=3)
     operators = {f"{level}": calls(build(), level) for level in (1, 2)}
     operators |= {f"{level}-parts": calls(build(), level, parts=3) for level in (1, 2)}
-    operators["1-deeper"] = calls(nn.Sequential(*(nn.Linear(16, 16) for _ in range(9))), 1)
+    for how, parts in (("1-deeper", 1), ("1-parts-deeper", 3)):
+        deeper = nn.Sequential(*(nn.Linear(16, 16) for _ in range(9)))
+        operators[how] = calls(deeper, 1, parts=parts)
     report = {"errors": errors, "differing": differing, "changed": changed}
     unused = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
     report |= {"distances": distances, "operators": operators, "unused": unused}
