@@ -79,11 +79,22 @@ def measured(
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
+        meeting = f"{folder}/meeting"
         processes = [
             context.Process(
                 target=_steps,
-                args=(send, size, level, batch, rank, workers, f"{folder}/meeting", device, dtype),
-                kwargs={"accumulation": accumulation},
+                args=(
+                    send,
+                    size,
+                    level,
+                    batch,
+                    rank,
+                    workers,
+                    accumulation,
+                    meeting,
+                    device,
+                    dtype,
+                ),
             )
             for rank in range(workers)
         ]
@@ -103,10 +114,10 @@ def _steps(
     batch: int,
     rank: int,
     workers: int,
+    accumulation: int,
     meeting: str,
     device: str,
     dtype: Precision,
-    accumulation: int,
 ) -> None:
     from cluster.engine import end_worker, prepare_worker
 

@@ -27,9 +27,7 @@ def let_host_run_ahead(sharded: Any) -> None:
         """Norm [] of all workers' gradients, not masked: infinite or NaN as it is."""
         assert norm_type == 2
         gradients = [each for group in sharded.averaged_gradients.values() for each in group]
-        # `get_total_norm`, its public form, rounds each norm to bfloat16.
-        norms: Any = torch.ops.aten._foreach_norm.Scalar(gradients, 2, dtype=torch.float32)
-        total = torch.stack(norms).square().sum()
+        total = _sum_of_squares(gradients)
         dist.all_reduce(total, group=sharded.dp_process_group)
         norm = total.sqrt()
         inner.found_inf = (~norm.isfinite()).float()
@@ -63,8 +61,7 @@ def let_sums_run_ahead(summed: Any) -> None:
 
     def step(closure: None = None) -> None:
         gradients, _ = summed.get_grads_for_norm()
-        norms: Any = torch.ops.aten._foreach_norm.Scalar(gradients, 2)
-        norm = torch.stack(norms).square().sum().sqrt()
+        norm = _sum_of_squares(gradients).sqrt()
         summed._global_grad_norm = norm
         inner.found_inf = (~norm.isfinite()).float()
         if summed.clip_grad:
@@ -84,3 +81,9 @@ def let_sums_run_ahead(summed: Any) -> None:
 
     summed.overflow = False
     summed.step = step
+
+
+def _sum_of_squares(gradients: list[Tensor]) -> Tensor:
+    """Of all elements, float32 []. `get_total_norm` would round each norm to bfloat16."""
+    norms: Any = torch.ops.aten._foreach_norm.Scalar(gradients, 2, dtype=torch.float32)
+    return torch.stack(norms).square().sum()

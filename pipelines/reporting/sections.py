@@ -1,6 +1,6 @@
 """Make the lineage, the curves and the pictures of the page: each is escaped HTML, or ""."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from pipelines.lineage.manifest import WEIGHTS
@@ -72,10 +72,6 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
     parent = tags.get("parent.attempt")
     init = stage.config.get("init", "None")
     came = f"{tags.get('parent.stage', '')} {parent}" if parent else None
-    versions, arithmetic = (
-        ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
-        for said in ((manifest.versions, manifest.arithmetic) if manifest else ({}, {}))
-    )
     data = manifest.dataset if manifest else None
     weights = manifest.files.get(WEIGHTS) if manifest else None
     facts = [
@@ -85,8 +81,8 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
         ("dataset", data.name if data else tags.get("dataset")),
         ("dataset digest", data.digest if data else tags.get("dataset_digest")),
         ("git commit", (manifest and manifest.git_commit) or tags.get("git_commit")),
-        ("versions", versions),
-        ("arithmetic", arithmetic),
+        ("versions", manifest and _listed(manifest.versions)),
+        ("arithmetic", manifest and _listed(manifest.arithmetic)),
         ("started", manifest and manifest.started),
         ("weights", stage.uri if manifest else f"{stage.uri} (not committed)"),
         ("weights, sha256", weights and weights.sha256),
@@ -94,6 +90,10 @@ def _origin(stage: StageContent) -> list[tuple[str, str]]:
         ("Ray job", tags.get("ray_job_id")),
     ]
     return [(name, str(value)) for name, value in facts if value]
+
+
+def _listed(said: Mapping[str, object]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
 
 
 def curves(stages: Sequence[StageContent]) -> str:

@@ -31,7 +31,7 @@ def explain(
     plan: BatchPlan,
     *,
     what: str,
-    in_batches: bool = True,
+    in_batches: bool,
     device: str,
     memory_bytes: int,
 ) -> str:

@@ -21,7 +21,7 @@ from pipelines.recipes import find_recipe
 from pipelines.recipes.objectives import stage_cost, stage_network, stage_objective
 from pipelines.recipes.stage import Stage
 from pipelines.worker.validation import measure
-from tests.pipelines.worker.test_waits import columns
+from tests.pipelines.support.batches import columns
 from tests.vit.support.live import LiveMemory
 from vit import ViTConfig
 from vit.memory import forward_bytes

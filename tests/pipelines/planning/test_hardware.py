@@ -31,7 +31,7 @@ def test_each_number_says_where_it_comes_from(field: str) -> None:
     text = docstrings()[field]
     if field.startswith("dollars_"):
         assert re.search("price of", text, re.IGNORECASE), text
-        assert re.search(r"\b20\d\d\b", text), text  # a price without a date is none
+        assert re.search(r"\b20\d\d\b", text), text  # prices have dates
     elif field != "nodes":  # a choice
         assert re.search("measured|data sheet|assumed", text, re.IGNORECASE), text
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from cluster import resume_state
 from cluster.errors import BadPlace
@@ -28,6 +27,7 @@ from pipelines.worker.messages import Committed, Message
 from pipelines.worker.micro_batch import MicroBatch, read_micro_batch
 from pipelines.worker.out_of_memory import explain, held_by_others
 from storage import weights
+from tests.pipelines.support.batches import columns
 from vit import build_model
 
 STAGE = replace(find_recipe("digits").stages[0], global_batch=16)
@@ -128,35 +128,6 @@ def test_a_last_evaluation_that_is_not_finite_stops_the_stage(worker: Worker, va
     assert read_manifest(worker.job.attempt_uri) is None
 
 
-def batch() -> dict[str, Tensor]:
-    rows = 16
-    return {
-        "image": torch.zeros(rows, 8, 8, 3, dtype=torch.uint8),
-        "label": torch.zeros(rows, dtype=torch.int64),
-        "index": torch.arange(rows),
-        "visit": torch.zeros(rows, dtype=torch.int64),
-    }
-
-
-def test_memory_that_ends_in_the_first_steps_is_a_mistake(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def engine(*arguments: object) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    gpu = SimpleNamespace(total_memory=8 << 30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    worker.engine, worker.first_step = engine, 1  # type: ignore[assignment]  # out of memory
-    with pytest.raises(
-        BadPlace, match=r"--place\.max-micro-batch 8 or --place\.recompute"
-    ) as raised:
-        worker.step(batch(), 2)
-    assert is_mistake(RuntimeError(f"Traceback ...\ncluster.errors.BadPlace: {raised.value}"))
-    assert read_micro_batch(worker.job.attempt_uri) == MicroBatch(most=8, too_large=(16,))
-    with pytest.raises(torch.OutOfMemoryError):  # it did fit: a restart may help
-        worker.step(batch(), 3)
-
-
 def no_memory(*arguments: object, **named: object) -> dict[str, float]:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -165,6 +136,20 @@ def no_memory(*arguments: object, **named: object) -> dict[str, float]:
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(total_memory=8 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_memory_that_ends_in_the_first_steps_is_a_mistake(worker: Worker) -> None:
+    batch = columns(STAGE, 16, worker.device)
+    worker.engine, worker.first_step = no_memory, 1  # type: ignore[assignment]
+    with pytest.raises(
+        BadPlace, match=r"--place\.max-micro-batch 8 or --place\.recompute"
+    ) as raised:
+        worker.step(batch, 2)
+    assert is_mistake(RuntimeError(f"Traceback ...\ncluster.errors.BadPlace: {raised.value}"))
+    assert read_micro_batch(worker.job.attempt_uri) == MicroBatch(most=8, too_large=(16,))
+    with pytest.raises(torch.OutOfMemoryError):  # it did fit: a restart may help
+        worker.step(batch, 3)
 
 
 @pytest.mark.usefixtures("small_gpu")
@@ -233,6 +218,7 @@ def test_what_fits_no_gpu_is_said_with_the_plan_and_what_needs_less() -> None:
             place,
             plan,
             what="micro-batch 64",
+            in_batches=True,
             device="NVIDIA H100 80GB HBM3",
             memory_bytes=85_029_158_912,
         )

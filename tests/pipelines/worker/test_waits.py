@@ -19,6 +19,7 @@ from pipelines.recipes.stage import Stage
 from pipelines.worker.step import train_step
 from pipelines.worker.validation import measure
 from tests.cluster.support.operators import WAITED_FOR, Calls
+from tests.pipelines.support.batches import columns
 from vit import ViTConfig
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -36,19 +37,6 @@ def stage_of(recipe: str) -> Stage:
         model=replace(stage.model, dropout=0.1, drop_path=0.1),
         augment=replace(stage.augment, mixup=0.2, cutmix=1.0),
     )
-
-
-def columns(stage: Stage, rows: int, device: torch.device) -> dict[str, Tensor]:
-    """A batch as `DeviceBatches` gives it: what the network needs is on the device."""
-    side = stage.image_size
-    numbers = torch.arange(rows)
-    return {
-        "image": torch.zeros(rows, side, side, 3, dtype=torch.uint8, device=device),
-        "label": (numbers % 3).to(device),
-        "mix": torch.zeros(rows, 5, dtype=torch.float64, device=device),
-        "index": numbers,
-        "visit": torch.zeros_like(numbers),
-    }
 
 
 def waited(called: Counter[str]) -> dict[str, int]:
